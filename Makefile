@@ -1,0 +1,156 @@
+# libnflow. `make help` lists the targets.
+#
+# Everything is built below build/<compiler>-<key>, where the key follows from the flags, so that builds with different flags do not
+# mix. BUILD=dir overrides it.
+
+VERSION := 0.1.0
+SOVERSION := 0
+
+CC ?= cc
+PREFIX ?= /usr/local
+LIBDIR ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+BINDIR ?= $(PREFIX)/bin
+PKG_CONFIG ?= pkg-config
+INSTALL ?= install
+
+WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wno-psabi
+OPTIMIZE ?= -O2
+CFLAGS ?= -g
+# EXTRA is for sanitizers and -Werror: it reaches the compiler and the linker, engine included.
+EXTRA ?=
+
+TARGET := $(shell $(CC) -dumpmachine 2>/dev/null)
+KEY := $(shell printf '%s' '$(CC) $(TARGET) $(OPTIMIZE) $(CFLAGS) $(EXTRA)' | cksum | cut -d' ' -f1)
+BUILD ?= build/$(notdir $(firstword $(CC)))-$(KEY)
+
+BASE_FLAGS = -std=gnu11 $(WARNINGS) $(CFLAGS) $(EXTRA) -fPIC -fvisibility=hidden -Iinclude -Isrc -MMD -MP
+ENGINE_FLAGS := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
+
+ISAS := base
+ifneq (,$(filter x86_64-%,$(TARGET)))
+ISAS += v2 v3 v4
+endif
+FLAGS_base :=
+FLAGS_v2 := -march=x86-64-v2
+FLAGS_v3 := -march=x86-64-v3
+FLAGS_v4 := -march=x86-64-v4 -mprefer-vector-width=512
+HAVE := $(patsubst %,-DNF_HAVE_%,$(subst v,V,$(filter-out base,$(ISAS))))
+SINGLE_f64 := 0
+SINGLE_f32 := 1
+
+ONCE := $(wildcard src/core/*.c src/io/*.c src/api/*.c)
+ENGINE := $(wildcard src/engine/*.c src/engine/*/*.c)
+ONCE_OBJECTS := $(ONCE:%.c=$(BUILD)/%.o)
+ENGINE_OBJECTS :=
+
+LIBS := -ljansson -lpthread -lm
+JANSSON_CFLAGS := $(shell $(PKG_CONFIG) --cflags jansson 2>/dev/null)
+JANSSON_LIBS := $(or $(shell $(PKG_CONFIG) --libs jansson 2>/dev/null),-ljansson)
+
+STATIC := $(BUILD)/libnflow.a
+SHARED := $(BUILD)/libnflow.so.$(VERSION)
+
+.PHONY: all help deps deps-check demo check examples tests bench docs install uninstall checkabi abi-baseline clean \
+        check-asan check-tsan check-valgrind check-install check-header
+.DEFAULT_GOAL := all
+
+all: $(STATIC) $(SHARED) $(BUILD)/libnflow.pc ## build the libraries
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 18
+
+# ---- the library
+
+$(BUILD)/src/%.o: src/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BASE_FLAGS) $(OPTIMIZE) $(HAVE) $(JANSSON_CFLAGS) -c $< -o $@
+
+define engine_rule
+ENGINE_OBJECTS += $$(ENGINE:src/engine/%.c=$$(BUILD)/engine-$(1)-$(2)/%.o)
+$$(BUILD)/engine-$(1)-$(2)/%.o: src/engine/%.c
+	@mkdir -p $$(@D)
+	$$(CC) $$(BASE_FLAGS) $$(ENGINE_FLAGS) $$(FLAGS_$(2)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$(2) -c $$< -o $$@
+endef
+$(foreach p,f64 f32,$(foreach i,$(ISAS),$(eval $(call engine_rule,$(p),$(i)))))
+
+OBJECTS = $(ONCE_OBJECTS) $(ENGINE_OBJECTS)
+
+$(STATIC): $(OBJECTS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+$(SHARED): $(OBJECTS) src/libnflow.map
+	$(CC) -shared $(EXTRA) $(LDFLAGS) -Wl,-soname,libnflow.so.$(SOVERSION) -Wl,--version-script=src/libnflow.map -Wl,-z,defs \
+	    $(OBJECTS) $(JANSSON_LIBS) -lpthread -lm -o $@
+	@ln -sf libnflow.so.$(VERSION) $(BUILD)/libnflow.so.$(SOVERSION)
+	@ln -sf libnflow.so.$(SOVERSION) $(BUILD)/libnflow.so
+
+# The .pc file for building against the tree, as the examples do, and the one that is installed.
+pc = sed -e 's|@PREFIX@|$(1)|' -e 's|@LIBDIR@|$(2)|' -e 's|@INCLUDEDIR@|$(3)|' -e 's|@VERSION@|$(VERSION)|' libnflow.pc.in
+
+$(BUILD)/libnflow.pc: libnflow.pc.in Makefile
+	@mkdir -p $(@D)
+	@$(call pc,$(CURDIR),$(CURDIR)/$(BUILD),$(CURDIR)/include) > $@
+
+# ---- tests: plain ones once, those of engine internals for each precision and instruction set that this machine runs
+
+TESTS_ALL := $(wildcard tests/test_*.c)
+TESTS_ENGINE := $(foreach t,$(TESTS_ALL),$(if $(shell head -n 1 $(t) | grep engine-test),$(t)))
+TESTS_PLAIN := $(filter-out $(TESTS_ENGINE),$(TESTS_ALL))
+TEST_CFLAGS = $(shell $(PKG_CONFIG) --cflags check mpfr openblas 2>/dev/null)
+TEST_LIBS = $(shell $(PKG_CONFIG) --libs check mpfr openblas 2>/dev/null) $(JANSSON_LIBS) -lpthread -lm
+RUNS := $(shell sh tests/isas.sh 2>/dev/null || echo base)
+TEST_ISAS := $(filter $(RUNS),$(ISAS))
+TEST_SUPPORT := $(filter-out $(TESTS_ALL),$(wildcard tests/*.c) examples/toy.c examples/csv.c)
+SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(TEST_SUPPORT))
+
+TEST_PROGRAMS := $(TESTS_PLAIN:tests/%.c=$(BUILD)/tests/%)
+
+$(BUILD)/tests/%.o: tests/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BASE_FLAGS) -fno-trapping-math -O1 -Iexamples $(TEST_CFLAGS) -c $< -o $@
+
+$(BUILD)/examples/%.o: examples/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BASE_FLAGS) $(OPTIMIZE) -c $< -o $@
+
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(SUPPORT_OBJECTS) $(STATIC)
+	$(CC) $(EXTRA) $(LDFLAGS) $< $(SUPPORT_OBJECTS) $(STATIC) $(TEST_LIBS) -o $@
+
+define engine_test_rule
+TEST_PROGRAMS += $$(TESTS_ENGINE:tests/%.c=$$(BUILD)/tests/%-$(1)-$(2))
+$$(BUILD)/tests/test_%-$(1)-$(2): tests/test_%.c $$(STATIC)
+	@mkdir -p $$(@D)
+	$$(CC) $$(BASE_FLAGS) $$(ENGINE_FLAGS) $$(FLAGS_$(2)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$(2) $$(TEST_CFLAGS) $$(LDFLAGS) \
+	    $$< $$(STATIC) $$(TEST_LIBS) -o $$@
+endef
+$(foreach p,f64 f32,$(foreach i,$(TEST_ISAS),$(eval $(call engine_test_rule,$(p),$(i)))))
+
+tests: $(TEST_PROGRAMS)
+
+check: deps ## install what is missing, build, run every test
+	@$(MAKE) --no-print-directory check-now
+
+.PHONY: check-now
+check-now: all tests examples
+	@NFLOW_BUILD=$(BUILD) sh tests/run.sh $(TEST_PROGRAMS)
+
+# ---- examples
+
+EXAMPLES := $(filter-out toy csv plot,$(basename $(notdir $(wildcard examples/*.c))))
+EXAMPLE_PARTS := $(patsubst %,$(BUILD)/examples/%.o,$(filter toy csv plot,$(basename $(notdir $(wildcard examples/*.c)))))
+examples: $(EXAMPLES:%=$(BUILD)/examples/%) ## build the example programs
+
+$(BUILD)/examples/%: $(BUILD)/examples/%.o $(EXAMPLE_PARTS) $(STATIC)
+	$(CC) $(EXTRA) $(LDFLAGS) $< $(EXAMPLE_PARTS) $(STATIC) $(JANSSON_LIBS) -lpthread -lm -o $@
+
+demo: deps ## install what is missing, build, train, draw; DATA=file.csv for data of your own
+	@$(MAKE) --no-print-directory $(BUILD)/examples/demo
+	$(BUILD)/examples/demo $(if $(DATA),--data "$(DATA)") --output demo
+
+clean: ## remove all builds
+	rm -rf build
+
+.SECONDARY:
+-include $(wildcard $(BUILD)/src/*/*.d $(BUILD)/engine-*/*.d $(BUILD)/engine-*/*/*.d $(BUILD)/tests/*.d $(BUILD)/examples/*.d)

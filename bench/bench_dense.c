@@ -1,0 +1,213 @@
+/*
+ * The dense kernels of one engine build (precision x instruction set) beside OpenBLAS on one thread and beside the peak of
+ * fused multiply-adds measured in this process. Samples are taken in tiles of 128, as the library takes them; OpenBLAS is
+ * given the whole batch at once. Each figure is the best of several timings.
+ *
+ * Compile with the flags of the build, with src/engine/kernels/dense.c; define BENCH_BLAS and link OpenBLAS for its column.
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#ifdef BENCH_BLAS
+#include <cblas.h>
+#endif
+
+#include "engine/kernels/dense.h"
+
+#define TILE 128
+#define REPEATS 9
+#define SECONDS_EACH 0.004
+
+typedef struct work {
+    size_t rows, in, out, panels, last_lanes; /* rows in panels, of which each tile takes TILE / PANEL */
+    real *W, *bias, *X, *Y, *dX, *dW, *dbias, *scratch, *packed, *x_rows, *y_rows;
+} work;
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* The best time of one call. */
+static double time_of(void (*run)(const work *), const work *w) {
+    run(w);
+    double best = 1e30;
+    size_t calls = 1;
+    for (int r = 0; r < REPEATS; r++) {
+        for (;;) {
+            const double start = seconds();
+            for (size_t i = 0; i < calls; i++) run(w);
+            const double took = seconds() - start;
+            if (took < SECONDS_EACH / 4) {
+                calls *= 2;
+                continue;
+            }
+            if (took / (double)calls < best) best = took / (double)calls;
+            break;
+        }
+    }
+    return best;
+}
+
+/* Multiply-adds between registers only: what the processor could do. */
+#define PEAK_CHAINS 12
+#define PEAK_ROUNDS 500
+#define PEAK_REPEATS 4
+static void peak(const work *w) {
+    const vec a = vec_set1((real)0.999), b = vec_set1((real)0.001);
+    vec sum[PEAK_CHAINS];
+    VEC_UNROLL for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = vec_set1(w->X[i]);
+    for (int r = 0; r < PEAK_ROUNDS; r++) {
+        VEC_UNROLL for (int u = 0; u < PEAK_REPEATS; u++) {
+            VEC_UNROLL for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = vec_madd(sum[i], a, b);
+        }
+    }
+    for (int i = 1; i < PEAK_CHAINS; i++) sum[0] = sum[0] + sum[i];
+    vec_storeu(w->dbias, sum[0]);
+}
+
+static size_t tile_panels(const work *w, size_t first) {
+    return w->panels - first < TILE / PANEL ? w->panels - first : TILE / PANEL;
+}
+
+static void forward(const work *w) {
+    const size_t xs = w->in * PANEL, ys = w->out * PANEL;
+    for (size_t p = 0, n; p < w->panels; p += n) {
+        n = tile_panels(w, p);
+        R(dense_forward)(w->out, w->in, w->W, w->bias, n, w->X + p * xs, xs, w->Y + p * ys, ys,
+                         p + n == w->panels ? w->last_lanes : PANEL);
+    }
+}
+
+static void backward_input(const work *w) {
+    const size_t xs = w->in * PANEL, ys = w->out * PANEL;
+    for (size_t p = 0, n; p < w->panels; p += n) {
+        n = tile_panels(w, p);
+        R(dense_backward_input)(w->out, w->in, w->W, n, w->Y + p * ys, ys, w->dX + p * xs, xs, 0);
+    }
+}
+
+static void backward_weights(const work *w) {
+    const size_t xs = w->in * PANEL, ys = w->out * PANEL;
+    for (size_t p = 0, n; p < w->panels; p += n) {
+        n = tile_panels(w, p);
+        R(dense_backward_weights)(w->out, w->in, n, w->Y + p * ys, ys, w->X + p * xs, xs, w->scratch, w->dW, w->dbias);
+    }
+}
+
+static void one_row(const work *w) {
+    R(dense_rows_forward)(w->out, w->in, w->packed, 1, w->x_rows, w->in, w->y_rows, dense_rows_width(w->out));
+}
+
+static void four_rows(const work *w) {
+    R(dense_rows_forward)(w->out, w->in, w->packed, 4, w->x_rows, w->in, w->y_rows, dense_rows_width(w->out));
+}
+
+#ifdef BENCH_BLAS
+extern void openblas_set_num_threads(int);
+#if NF_SINGLE_BUILD
+#define GEMM cblas_sgemm
+#else
+#define GEMM cblas_dgemm
+#endif
+static void blas_forward(const work *w) {
+    const int rows = (int)w->rows, in = (int)w->in, out = (int)w->out;
+    GEMM(CblasRowMajor, CblasNoTrans, CblasTrans, rows, out, in, 1, w->X, in, w->W, in, 0, w->Y, out);
+}
+static void blas_backward_input(const work *w) {
+    const int rows = (int)w->rows, in = (int)w->in, out = (int)w->out;
+    GEMM(CblasRowMajor, CblasNoTrans, CblasNoTrans, rows, in, out, 1, w->Y, out, w->W, in, 0, w->dX, in);
+}
+static void blas_backward_weights(const work *w) {
+    const int rows = (int)w->rows, in = (int)w->in, out = (int)w->out;
+    GEMM(CblasRowMajor, CblasTrans, CblasNoTrans, out, in, rows, 1, w->Y, out, w->X, in, 1, w->dW, in);
+}
+#endif
+
+static real *numbers(size_t count, real scale) {
+    const size_t bytes = (count * sizeof(real) + 4095) / 4096 * 4096;
+    real *x = aligned_alloc(4096, bytes);
+    if (x == NULL) {
+        fprintf(stderr, "bench_dense: no memory\n");
+        exit(1);
+    }
+    memset(x, 0, bytes);
+    uint32_t state = 2385;
+    for (size_t i = 0; i < count; i++) {
+        state = state * 1664525u + 1013904223u;
+        x[i] = scale * ((real)(state >> 8) / (real)(1 << 24) - (real)0.5);
+    }
+    return x;
+}
+
+static work prepare(size_t rows, size_t in, size_t out) {
+    work w = {.rows = rows, .in = in, .out = out, .panels = (rows + PANEL - 1) / PANEL};
+    w.last_lanes = rows - (w.panels - 1) * PANEL;
+    const size_t lanes = w.panels * PANEL;
+    /* the weights end up unaligned, as they do in a flat parameter vector */
+    w.W = numbers(in * out + 1, (real)0.1) + 1;
+    w.bias = numbers(out, 1);
+    w.X = numbers(in * lanes, 1);
+    w.Y = numbers(out * lanes, 1);
+    w.dX = numbers(in * lanes, 1);
+    w.dW = numbers(in * out, 0);
+    w.dbias = numbers(out + VEC_LANES, 0);
+    w.scratch = numbers(R(dense_weights_scratch)(out, in, TILE / PANEL) + 1, 0);
+    w.packed = numbers(dense_rows_packed(out, in), 0);
+    w.x_rows = numbers(8 * in, 1);
+    w.y_rows = numbers(8 * dense_rows_width(out), 0);
+    R(dense_rows_pack)(out, in, w.W, w.bias, w.packed);
+    return w;
+}
+
+static void discard(work *w) {
+    real *const all[] = {w->W - 1, w->bias, w->X, w->Y, w->dX, w->dW, w->dbias, w->scratch, w->packed, w->x_rows, w->y_rows};
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
+}
+
+static void column(double flops, double took) { printf(" %8.1f", flops / took * 1e-9); }
+
+#define TEXT_(x) #x
+#define TEXT(x) TEXT_(x)
+
+int main(void) {
+    static const size_t shapes[][3] = {
+        {32,256,12},{32,128,12},{32, 1, 32}, {32, 32, 32}, {32, 32, 2}, {4096, 1, 32}, {4096, 32, 32}, {4096, 32, 2}, {4096, 8, 128}, {4096, 64, 64},
+        {4096, 128, 16}, {4096, 128, 128}, {4096, 32, 256}, {4096, 256, 256}, {4096, 512, 512}, {1024, 1024, 1024},
+        {512, 4096, 512}, {512, 512, 4096}, {256, 100, 100}, {7, 64, 64}, {65, 256, 256}, {1, 256, 256}};
+    work w = prepare(32, 1, 32);
+    const double top = 2.0 * VEC_LANES * PEAK_CHAINS * PEAK_ROUNDS * PEAK_REPEATS / time_of(peak, &w) * 1e-9;
+    discard(&w);
+    printf("%s, %s: peak of multiply-adds in registers %.1f GFLOP/s, vectors of %d bytes\n",
+           NF_SINGLE_BUILD ? "single" : "double", TEXT(NF_ISA), top, VEC_BYTES);
+    printf("GFLOP/s of one thread; one row and four rows in ns\n");
+    printf("%5s %5s %5s | %8s %8s %8s | %8s %8s | BLAS: %7s %8s %8s | us: %6s %8s %8s\n", "rows", "in", "out", "forward",
+           "dX", "dW", "1 row", "4 rows", "forward", "dX", "dW", "forward", "dX", "dW");
+#ifdef BENCH_BLAS
+    openblas_set_num_threads(1);
+#endif
+    for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
+        w = prepare(shapes[s][0], shapes[s][1], shapes[s][2]);
+        const double flops = 2.0 * (double)w.rows * (double)w.in * (double)w.out;
+        const double took[3] = {time_of(forward, &w), time_of(backward_input, &w), time_of(backward_weights, &w)};
+        printf("%5zu %5zu %5zu |", w.rows, w.in, w.out);
+        for (int i = 0; i < 3; i++) column(flops, took[i]);
+        printf(" | %8.0f %8.0f |      ", 1e9 * time_of(one_row, &w), 1e9 * time_of(four_rows, &w));
+#ifdef BENCH_BLAS
+        column(flops, time_of(blas_forward, &w));
+        column(flops, time_of(blas_backward_input, &w));
+        column(flops, time_of(blas_backward_weights, &w));
+#else
+        printf(" %8s %8s %8s", "-", "-", "-");
+#endif
+        printf(" |  ");
+        for (int i = 0; i < 3; i++) printf(" %8.3f", took[i] * 1e6);
+        printf("\n");
+        fflush(stdout);
+        discard(&w);
+    }
+    return 0;
+}

@@ -1,0 +1,480 @@
+/*
+ * nf_fit: mini-batch training by maximum likelihood.
+ *
+ * Nothing here grows with the number of rows: the order of the rows is computed, not stored, and batches are gathered into
+ * one buffer. Row i of an epoch, its noise and the split are functions of the seed alone, so the number of threads changes no bit.
+ */
+#include <math.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <time.h>
+
+#include "api/floating.h"
+#include "api/handles.h"
+#include "core/philox.h"
+#include "core/shuffle.h"
+
+/* Streams of the generator that a fit draws from. */
+enum { STREAM_SPLIT = 1, STREAM_NOISE = 2, STREAM_EPOCH = 1000 };
+
+/* Rows gathered at once for the validation loss. */
+#define VALIDATION_CHUNK 1024
+
+typedef struct fit {
+    const char *function;
+    nf_fit_config config; /* with the defaults filled in */
+    nf_flow *flow;
+    size_t rows, training_rows, validation_rows, steps_per_epoch;
+    const double *x, *context;
+    nf_shuffle split;      /* places 0 .. validation_rows - 1 are held out, unless an array was given */
+    double base_rate;
+
+    nf_workspace *workspace;
+    nf_gradient *gradient;
+    nf_optimizer *optimizer;
+    double *batch_x, *batch_context, *batch_weight, *log_prob, *column_sd;
+    void *best, *average; /* parameters */
+
+    nf_fit_report report;
+    double best_loss, last_norm, seconds_begun;
+} fit;
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static size_t size_or(size_t value, size_t fallback) { return value == 0 ? fallback : value; }
+
+static nf_status check_data(const fit *f) {
+    const nf_fit_config *c = &f->config;
+    const size_t context_dim = f->flow->model.context_dim;
+    if (f->rows == 0)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "rows is 0");
+    if (!f->x)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "x is NULL");
+    if ((context_dim != 0) != (f->context != NULL))
+        return nf_fail(NF_ERR_ARGUMENT, f->function, context_dim ? "context is NULL, and the flow takes %zu columns"
+                                                                 : "context is not NULL, and the flow takes %zu columns", context_dim);
+    if (c->validation_rows && !c->validation_x)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_x is NULL with %zu validation_rows", c->validation_rows);
+    if (c->validation_rows && (context_dim != 0) != (c->validation_context != NULL))
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_context does not go with a flow of context_dim %zu", context_dim);
+    for (size_t r = 0; c->weight && r < f->rows; r++)
+        if (!(c->weight[r] >= 0.0) || !isfinite(c->weight[r]))
+            return nf_fail(NF_ERR_ARGUMENT, f->function, "config->weight[%zu] is %g, must be finite and not negative", r, c->weight[r]);
+    for (size_t r = 0; c->validation_weight && r < c->validation_rows; r++)
+        if (!(c->validation_weight[r] >= 0.0) || !isfinite(c->validation_weight[r]))
+            return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_weight[%zu] is %g, must be finite and not negative", r,
+                           c->validation_weight[r]);
+    return NF_OK;
+}
+
+static nf_status check_settings(const fit *f) {
+    const nf_fit_config *c = &f->config;
+    if (c->schedule < NF_SCHEDULE_CONSTANT || c->schedule > NF_SCHEDULE_STEP)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->schedule is %d, which is none", (int)c->schedule);
+    if (c->objective != NF_OBJECTIVE_LIKELIHOOD)
+        return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->objective is %d, and this library fits likelihoods only",
+                       (int)c->objective);
+    if (c->checkpoint)
+        return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->checkpoint is set, and this library writes none");
+    if (c->comm)
+        return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->comm is set, and this library fits in one process only");
+    if (!(c->ema_decay >= 0.0) || !(c->ema_decay < 1.0))
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->ema_decay is %g, must be in [0, 1)", c->ema_decay);
+    if (!(c->noise >= 0.0) || !isfinite(c->noise))
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->noise is %g, must be finite and not negative", c->noise);
+    if (!isfinite(c->schedule_factor) || c->schedule_factor > 1.0)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->schedule_factor is %g, must be at most 1", c->schedule_factor);
+    if (!(c->validation_fraction < 1.0))
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_fraction is %g, must be less than 1", c->validation_fraction);
+    return NF_OK;
+}
+
+static nf_status fill_defaults(fit *f) {
+    nf_fit_config *c = &f->config;
+    c->epochs = size_or(c->epochs, 200);
+    c->batch_size = size_or(c->batch_size, 128);
+    c->patience = size_or(c->patience, 30);
+    c->schedule_step = size_or(c->schedule_step, c->epochs / 3 + 1);
+    if (c->schedule_factor == 0.0 && c->schedule == NF_SCHEDULE_STEP)
+        c->schedule_factor = 0.1;
+    if (c->schedule_factor < 0.0)
+        c->schedule_factor = 0.0;
+    const double fraction = c->validation_fraction == 0.0 ? 0.1 : c->validation_fraction < 0.0 ? 0.0 : c->validation_fraction;
+    f->validation_rows = c->validation_x ? c->validation_rows : (size_t)((double)f->rows * fraction);
+    f->training_rows = c->validation_x ? f->rows : f->rows - f->validation_rows;
+    if (c->batch_size > f->training_rows)
+        c->batch_size = f->training_rows;
+    f->steps_per_epoch = (f->training_rows + c->batch_size - 1) / c->batch_size;
+    f->split = nf_shuffle_begin(c->seed, STREAM_SPLIT, f->rows);
+    return NF_OK;
+}
+
+static size_t training_row(const fit *f, size_t place) {
+    return f->config.validation_x ? place : (size_t)nf_shuffle_at(&f->split, f->validation_rows + place);
+}
+
+static nf_status allocate(fit *f) {
+    const nf_allocator *a = &f->flow->allocator;
+    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
+    const size_t rows = f->config.batch_size > VALIDATION_CHUNK ? f->config.batch_size : VALIDATION_CHUNK;
+    const size_t bytes = f->flow->model.parameter_count * f->flow->engine->real_size;
+    nf_status status = nf_workspace_create(f->flow, f->config.threads, &f->workspace);
+    if (status == NF_OK)
+        status = nf_gradient_create(f->flow, &f->gradient);
+    if (status == NF_OK)
+        status = nf_optimizer_create(f->flow, f->config.optimizer, &f->optimizer);
+    if (status != NF_OK)
+        return nf_fail_in(status, f->function);
+    f->base_rate = f->optimizer->update.rate;
+    f->batch_x = nf_allocate(a, rows * dim * sizeof(double));
+    f->batch_context = nf_allocate(a, rows * context_dim * sizeof(double));
+    f->batch_weight = nf_allocate(a, rows * sizeof(double));
+    f->log_prob = nf_allocate(a, rows * sizeof(double));
+    f->column_sd = nf_allocate_zeroed(a, dim * sizeof(double));
+    f->best = nf_allocate(a, bytes);
+    f->average = nf_allocate(a, bytes);
+    if (!f->batch_x || !f->batch_context || !f->batch_weight || !f->log_prob || !f->column_sd || !f->best || !f->average)
+        return nf_fail(NF_ERR_MEMORY, f->function, "no memory for batches of %zu rows", rows);
+    memcpy(f->best, f->flow->theta, bytes);
+    memcpy(f->average, f->flow->theta, bytes);
+    return NF_OK;
+}
+
+static void release(fit *f) {
+    const nf_allocator *a = &f->flow->allocator;
+    nf_release(a, f->average);
+    nf_release(a, f->best);
+    nf_release(a, f->column_sd);
+    nf_release(a, f->log_prob);
+    nf_release(a, f->batch_weight);
+    nf_release(a, f->batch_context);
+    nf_release(a, f->batch_x);
+    nf_optimizer_free(f->optimizer);
+    nf_gradient_free(f->gradient);
+    nf_workspace_free(f->workspace);
+}
+
+/* Mean and standard deviation of the columns of the finite training rows (Welford 1962). */
+static size_t measure_columns(const fit *f, double *mean, double *sd) {
+    const size_t dim = f->flow->model.dim;
+    size_t used = 0;
+    for (size_t i = 0; i < dim; i++)
+        mean[i] = sd[i] = 0.0;
+    for (size_t place = 0; place < f->training_rows; place++) {
+        const double *row = f->x + training_row(f, place) * dim;
+        bool good = true;
+        for (size_t i = 0; i < dim; i++)
+            good = good && isfinite(row[i]);
+        if (!good)
+            continue;
+        used++;
+        for (size_t i = 0; i < dim; i++) {
+            const double delta = row[i] - mean[i];
+            mean[i] += delta / (double)used;
+            sd[i] += delta * (row[i] - mean[i]);
+        }
+    }
+    for (size_t i = 0; i < dim; i++)
+        sd[i] = used ? sqrt(sd[i] / (double)used) : 0.0;
+    return used;
+}
+
+/* The affine layer at the data end takes the columns' mean and standard deviation, if nobody has set it before. */
+static nf_status standardize(fit *f) {
+    nf_flow *flow = f->flow;
+    const nf_model *model = &flow->model;
+    const size_t dim = model->dim;
+    double *mean = nf_allocate(&flow->allocator, dim * sizeof *mean);
+    double *parameters = nf_allocate(&flow->allocator, model->parameter_count * sizeof *parameters);
+    nf_status status = NF_OK;
+    if (!mean || !parameters) {
+        status = nf_fail(NF_ERR_MEMORY, f->function, "no memory for the mean of %zu columns", dim);
+    } else {
+        measure_columns(f, mean, f->column_sd);
+        const nf_layer *last = model->layer_count ? model->layers[model->layer_count - 1] : NULL;
+        if (f->config.standardize >= 0 && last && last->kind == NF_LAYER_AFFINE && !last->inverted) {
+            flow->engine->to_double(parameters, flow->theta, model->parameter_count);
+            double *slice = parameters + last->parameter_offset;
+            bool identity = true;
+            for (size_t i = 0; i < 2 * dim; i++)
+                identity = identity && slice[i] == 0.0;
+            for (size_t i = 0; identity && i < dim; i++) {
+                slice[i] = f->column_sd[i] > 0.0 && isfinite(f->column_sd[i]) ? log(f->column_sd[i]) : 0.0;
+                slice[dim + i] = isfinite(mean[i]) ? mean[i] : 0.0;
+            }
+            if (identity)
+                nf_flow_put(flow, parameters);
+        }
+    }
+    nf_release(&flow->allocator, parameters);
+    nf_release(&flow->allocator, mean);
+    return status;
+}
+
+static void copy_row(const fit *f, size_t row, size_t at) {
+    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
+    memcpy(f->batch_x + at * dim, f->x + row * dim, dim * sizeof(double));
+    if (context_dim)
+        memcpy(f->batch_context + at * context_dim, f->context + row * context_dim, context_dim * sizeof(double));
+    f->batch_weight[at] = f->config.weight ? f->config.weight[row] : 1.0;
+}
+
+/* Gaussian noise on the rows of a batch; row i of the epoch draws the same whatever the batch size. */
+static void add_noise(const fit *f, size_t epoch, size_t first, size_t rows) {
+    const size_t dim = f->flow->model.dim;
+    uint32_t key[2];
+    nf_philox_key(f->config.seed, STREAM_NOISE, key);
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < dim; i += 2) {
+            double even, odd;
+            f->flow->engine->normals(key, (uint64_t)epoch * f->training_rows + first + r, i / 2, 1, &even, &odd);
+            f->batch_x[r * dim + i] += f->config.noise * f->column_sd[i] * even;
+            if (i + 1 < dim)
+                f->batch_x[r * dim + i + 1] += f->config.noise * f->column_sd[i + 1] * odd;
+        }
+}
+
+static double rate_at(const fit *f, size_t epoch, size_t step) {
+    const nf_fit_config *c = &f->config;
+    const double total = (double)(c->epochs * f->steps_per_epoch);
+    switch (c->schedule) {
+    case NF_SCHEDULE_COSINE:
+        return f->base_rate * (c->schedule_factor + (1.0 - c->schedule_factor) * 0.5 * (1.0 + cos(3.14159265358979323846 * (double)step / total)));
+    case NF_SCHEDULE_STEP:
+        return f->base_rate * pow(c->schedule_factor, (double)(epoch / c->schedule_step));
+    case NF_SCHEDULE_CONSTANT:
+        break;
+    }
+    return f->base_rate;
+}
+
+/* One batch: gradient and step. Parameters change only when both are finite. */
+static nf_status train_batch(fit *f, const nf_shuffle *order, size_t epoch, size_t first, double *loss_sum, double *weight_sum) {
+    const size_t left = f->training_rows - first, rows = left < f->config.batch_size ? left : f->config.batch_size;
+    double weight = 0;
+    for (size_t i = 0; i < rows; i++) {
+        copy_row(f, training_row(f, (size_t)nf_shuffle_at(order, first + i)), i);
+        weight += f->batch_weight[i];
+    }
+    if (!(weight > 0.0))
+        return NF_OK; /* a batch of rows that do not count */
+    if (f->config.noise > 0.0)
+        add_noise(f, epoch, first, rows);
+    double loss;
+    nf_gradient_zero(f->gradient);
+    nf_status status = nf_run_grad_nll(f->flow, f->workspace, rows, f->batch_x, f->flow->model.context_dim ? f->batch_context : NULL,
+                                       f->config.weight ? f->batch_weight : NULL, f->gradient, &loss);
+    if (status != NF_OK && status != NF_ERR_ROWS)
+        return nf_fail_in(status, f->function);
+    if (status == NF_ERR_ROWS) {
+        nf_stats stats = {.struct_size = sizeof stats};
+        nf_workspace_stats(f->workspace, &stats);
+        if (stats.bad_rows == rows)
+            return NF_OK; /* nothing to learn here */
+    }
+    if (!isfinite(loss))
+        return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in epoch %zu", epoch + 1);
+    f->optimizer->update.rate = rate_at(f, epoch, f->report.steps);
+    status = nf_run_step(f->optimizer, f->flow, f->gradient);
+    if (status != NF_OK)
+        return nf_fail_in(status, f->function);
+    f->report.steps++;
+    if (f->config.ema_decay > 0.0) {
+        /* A short memory at first, so that the start is forgotten. */
+        const double t = (double)f->report.steps, decay = fmin(f->config.ema_decay, (1.0 + t) / (10.0 + t));
+        f->flow->engine->average(f->average, f->flow->theta, decay, f->flow->model.parameter_count);
+    }
+    *loss_sum += loss * weight;
+    *weight_sum += weight;
+    return NF_OK;
+}
+
+static nf_status validation_chunk(fit *f, size_t first, size_t rows, double *loss_sum, double *weight_sum) {
+    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
+    const nf_fit_config *c = &f->config;
+    const double *x = f->batch_x, *context = context_dim ? f->batch_context : NULL;
+    if (c->validation_x) {
+        x = c->validation_x + first * dim;
+        context = context_dim ? c->validation_context + first * context_dim : NULL;
+        for (size_t i = 0; i < rows; i++)
+            f->batch_weight[i] = c->validation_weight ? c->validation_weight[first + i] : 1.0;
+    } else {
+        for (size_t i = 0; i < rows; i++)
+            copy_row(f, (size_t)nf_shuffle_at(&f->split, first + i), i);
+    }
+    nf_status status = nf_run_log_prob(f->flow, f->workspace, rows, x, context, f->log_prob);
+    if (status != NF_OK && status != NF_ERR_ROWS)
+        return nf_fail_in(status, f->function);
+    for (size_t i = 0; i < rows; i++) {
+        /* A row of the data that is not a number is not held against the flow; one that the flow cannot map is. */
+        bool good = true;
+        for (size_t k = 0; k < dim; k++)
+            good = good && isfinite(x[i * dim + k]);
+        if (!good)
+            continue;
+        *loss_sum -= f->batch_weight[i] * f->log_prob[i];
+        *weight_sum += f->batch_weight[i];
+    }
+    return NF_OK;
+}
+
+/* The held-out loss of the parameters that would be kept now: their average where there is one. */
+static nf_status validate(fit *f, double *loss) {
+    double loss_sum = 0, weight_sum = 0;
+    nf_status status = NF_OK;
+    void *current = f->flow->theta;
+    if (f->config.ema_decay > 0.0) {
+        f->flow->theta = f->average;
+        f->flow->epoch = nf_unique();
+    }
+    for (size_t first = 0; status == NF_OK && first < f->validation_rows; first += VALIDATION_CHUNK) {
+        const size_t left = f->validation_rows - first;
+        status = validation_chunk(f, first, left < VALIDATION_CHUNK ? left : VALIDATION_CHUNK, &loss_sum, &weight_sum);
+    }
+    if (f->flow->theta != current) {
+        f->flow->theta = current;
+        f->flow->epoch = nf_unique();
+    }
+    *loss = weight_sum > 0.0 ? loss_sum / weight_sum : NAN;
+    return status;
+}
+
+static void keep_best(fit *f, size_t epoch, double loss) {
+    const void *from = f->config.ema_decay > 0.0 ? f->average : f->flow->theta;
+    memcpy(f->best, from, f->flow->model.parameter_count * f->flow->engine->real_size);
+    f->best_loss = loss;
+    f->report.best_epoch = epoch + 1;
+}
+
+static bool progress_stops(fit *f, size_t epoch, double seconds) {
+    if (!f->config.progress)
+        return false;
+    const nf_fit_progress p = {.struct_size = sizeof p,
+                               .epoch = epoch + 1,
+                               .epochs = f->config.epochs,
+                               .steps = f->report.steps,
+                               .train_loss = f->report.train_loss,
+                               .validation_loss = f->report.validation_loss,
+                               .best_loss = f->best_loss,
+                               .learning_rate = f->optimizer->update.rate,
+                               .gradient_norm = f->last_norm,
+                               .seconds = seconds,
+                               .seconds_left = seconds / (double)(epoch + 1) * (double)(f->config.epochs - epoch - 1)};
+    return f->config.progress(f->config.progress_user, &p) != 0;
+}
+
+static nf_status run_epoch(fit *f, size_t epoch) {
+    const nf_shuffle order = nf_shuffle_begin(f->config.seed, STREAM_EPOCH + epoch, f->training_rows);
+    double loss_sum = 0, weight_sum = 0;
+    for (size_t first = 0; first < f->training_rows; first += f->config.batch_size) {
+        const nf_floating saved = nf_floating_enter();
+        const nf_status status = train_batch(f, &order, epoch, first, &loss_sum, &weight_sum);
+        nf_floating_leave(saved);
+        if (status != NF_OK)
+            return status;
+    }
+    f->report.train_loss = weight_sum > 0.0 ? loss_sum / weight_sum : NAN;
+    f->last_norm = f->flow->engine->norm2(f->gradient->sum, f->gradient->count);
+    return validate(f, &f->report.validation_loss);
+}
+
+/* All epochs. NF_OK, NF_STOPPED or an error; the best parameters are in f->best. */
+static nf_status run_epochs(fit *f) {
+    const bool validates = f->validation_rows > 0;
+    for (size_t epoch = 0; epoch < f->config.epochs; epoch++) {
+        const nf_status status = run_epoch(f, epoch);
+        if (status != NF_OK) {
+            if (status == NF_ERR_DIVERGED)
+                f->report.stop_reason = NF_STOP_DIVERGED;
+            return status;
+        }
+        f->report.epochs_run = epoch + 1;
+        if (validates ? f->report.validation_loss < f->best_loss : isfinite(f->report.train_loss))
+            keep_best(f, epoch, validates ? f->report.validation_loss : f->report.train_loss);
+        if (progress_stops(f, epoch, now() - f->seconds_begun)) {
+            f->report.stop_reason = NF_STOP_CALLBACK;
+            return NF_STOPPED;
+        }
+        if (validates && f->config.patience != NF_NONE && epoch + 1 - f->report.best_epoch >= f->config.patience) {
+            f->report.stop_reason = NF_STOP_PATIENCE;
+            return NF_OK;
+        }
+    }
+    f->report.stop_reason = NF_STOP_EPOCHS;
+    return NF_OK;
+}
+
+static size_t count_bad_rows(const fit *f) {
+    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
+    size_t bad = 0;
+    for (size_t r = 0; r < f->rows; r++) {
+        bool good = true;
+        for (size_t i = 0; i < dim; i++)
+            good = good && isfinite(f->x[r * dim + i]);
+        for (size_t i = 0; i < context_dim; i++)
+            good = good && isfinite(f->context[r * context_dim + i]);
+        bad += !good;
+    }
+    return bad;
+}
+
+static nf_status run(fit *f) {
+    nf_status status = allocate(f);
+    if (status == NF_OK)
+        status = standardize(f);
+    if (status != NF_OK)
+        return status;
+    memcpy(f->best, f->flow->theta, f->flow->model.parameter_count * f->flow->engine->real_size);
+    memcpy(f->average, f->best, f->flow->model.parameter_count * f->flow->engine->real_size);
+    f->best_loss = INFINITY;
+    status = run_epochs(f);
+    memcpy(f->flow->theta, f->best, f->flow->model.parameter_count * f->flow->engine->real_size);
+    f->flow->epoch = nf_unique();
+    return status;
+}
+
+/* What the caller's struct has room for. */
+static void write_report(const fit *f, nf_fit_report *report) {
+    const size_t size = report->struct_size;
+    memcpy(report, &f->report, size < sizeof *report ? size : sizeof *report);
+    report->struct_size = size;
+}
+
+nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *context, const nf_fit_config *config, nf_fit_report *report) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "flow", flow);
+    if (status != NF_OK)
+        return status;
+    const nf_fit_config defaults = {.struct_size = sizeof defaults};
+    fit f = {.function = __func__, .flow = flow, .rows = rows, .x = x, .context = context};
+    f.seconds_begun = now();
+    status = nf_read_config(__func__, config ? config : &defaults, &f.config, sizeof f.config,
+                            offsetof(nf_fit_config, allocator) + sizeof f.config.allocator);
+    if (status == NF_OK && report && report->struct_size < offsetof(nf_fit_report, bad_rows) + sizeof report->bad_rows)
+        status = nf_fail(NF_ERR_ARGUMENT, __func__, "report->struct_size is %zu, which is too small", report->struct_size);
+    if (status == NF_OK)
+        status = check_data(&f);
+    if (status == NF_OK)
+        status = check_settings(&f);
+    if (status == NF_OK)
+        status = fill_defaults(&f);
+    if (status != NF_OK)
+        return status;
+    f.report.struct_size = sizeof f.report;
+    f.report.train_loss = f.report.validation_loss = f.report.best_loss = NAN;
+    f.report.bad_rows = count_bad_rows(&f);
+    status = run(&f);
+    release(&f);
+    f.report.best_loss = f.report.best_epoch ? f.best_loss : NAN;
+    f.report.seconds = now() - f.seconds_begun;
+    if (report)
+        write_report(&f, report);
+    if (status == NF_OK && f.report.bad_rows)
+        return nf_fail(NF_ERR_ROWS, __func__, "%zu of %zu rows are not finite and were left out", f.report.bad_rows, rows);
+    return status;
+}

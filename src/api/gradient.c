@@ -1,0 +1,383 @@
+/* Gradient objects, the likelihood and reverse-KL gradients, and the two vjps. */
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "api/floating.h"
+#include "api/run.h"
+#include "core/philox.h"
+#include "engine/tile_failure.h"
+
+nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_gradient *gradient) {
+    if (gradient->structure != flow->structure)
+        return nf_fail(NF_ERR_MISMATCH, function, "gradient belongs to another flow, or to this one before append or invert");
+    return NF_OK;
+}
+
+nf_status nf_gradient_create(const nf_flow *flow, nf_gradient **out) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "gradient", out);
+    if (status == NF_OK)
+        *out = NULL;
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "flow", flow);
+    if (status != NF_OK)
+        return status;
+    const size_t size = flow->engine->real_size, count = flow->model.parameter_count;
+    const size_t stride = (count * size + 63) / 64 * 64;
+    nf_gradient *g = nf_allocate_zeroed(&flow->allocator, sizeof *g);
+    if (g) {
+        g->allocator = flow->allocator;
+        g->engine = flow->engine;
+        g->structure = flow->structure;
+        g->count = count;
+        g->stride = stride / size;
+        g->sum = nf_allocate_zeroed(&flow->allocator, stride);
+        g->slots = nf_allocate(&flow->allocator, stride * GRADIENT_SLOTS);
+    }
+    if (!g || !g->sum || !g->slots) {
+        nf_gradient_free(g);
+        return nf_fail(NF_ERR_MEMORY, __func__, "no memory for the gradient of %zu parameters", count);
+    }
+    *out = g;
+    return NF_OK;
+}
+
+void nf_gradient_free(nf_gradient *gradient) {
+    if (!gradient)
+        return;
+    const nf_allocator allocator = gradient->allocator;
+    nf_release(&allocator, gradient->slots);
+    nf_release(&allocator, gradient->sum);
+    nf_release(&allocator, gradient);
+}
+
+nf_status nf_gradient_zero(nf_gradient *gradient) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "gradient", gradient);
+    if (status == NF_OK)
+        memset(gradient->sum, 0, gradient->count * gradient->engine->real_size);
+    return status;
+}
+
+nf_status nf_gradient_get(const nf_gradient *gradient, double *out) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "gradient", gradient);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "out", out);
+    if (status != NF_OK)
+        return status;
+    const nf_floating saved = nf_floating_enter();
+    gradient->engine->to_double(out, gradient->sum, gradient->count);
+    nf_floating_leave(saved);
+    return NF_OK;
+}
+
+nf_status nf_gradient_set(nf_gradient *gradient, const double *in) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "gradient", gradient);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "in", in);
+    if (status != NF_OK)
+        return status;
+    const nf_floating saved = nf_floating_enter();
+    gradient->engine->from_double(gradient->sum, in, gradient->count);
+    nf_floating_leave(saved);
+    return NF_OK;
+}
+
+static nf_status check(const char *function, const nf_flow *flow, const nf_workspace *ws, size_t rows, const double *context) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(function, "flow", flow);
+    if (status == NF_OK)
+        status = nf_check_workspace(function, flow, ws);
+    if (status != NF_OK)
+        return status;
+    size_t total;
+    if (rows == 0)
+        return nf_fail(NF_ERR_ARGUMENT, function, "rows is 0");
+    if (!nf_size_multiply(rows, flow->model.dim * sizeof(double), &total))
+        return nf_fail(NF_ERR_ARGUMENT, function, "rows is %zu, which is more than memory can hold", rows);
+    if (flow->model.context_dim == 0 && context)
+        return nf_fail(NF_ERR_ARGUMENT, function, "context is not NULL, and the flow takes none");
+    if (flow->model.context_dim != 0 && !context)
+        return nf_fail(NF_ERR_ARGUMENT, function, "context is NULL, and the flow takes %zu columns", flow->model.context_dim);
+    return NF_OK;
+}
+
+static nf_status check_weights(const char *function, size_t rows, const double *weight) {
+    double sum = 0;
+    for (size_t r = 0; weight && r < rows; r++) {
+        if (!(weight[r] >= 0.0) || !isfinite(weight[r]))
+            return nf_fail(NF_ERR_ARGUMENT, function, "weight[%zu] is %g, must be finite and not negative", r, weight[r]);
+        sum += weight[r];
+    }
+    if (weight && (!(sum > 0.0) || !isfinite(sum)))
+        return nf_fail(NF_ERR_ARGUMENT, function, "the weights sum to %g, must be positive and finite", sum);
+    return NF_OK;
+}
+
+/* Slots to zero before, and into the gradient after, a call. */
+static void clear_slots(const nf_gradient *g, size_t slots) {
+    for (size_t s = 0; s < slots; s++)
+        memset((unsigned char *)g->slots + s * g->stride * g->engine->real_size, 0, g->count * g->engine->real_size);
+}
+
+static void commit_slots(nf_gradient *g, size_t slots, double scale) {
+    const nf_floating saved = nf_floating_enter();
+    for (size_t s = 0; s < slots; s++)
+        g->engine->add_scaled(g->sum, (const unsigned char *)g->slots + s * g->stride * g->engine->real_size, scale, g->count);
+    nf_floating_leave(saved);
+}
+
+static size_t tiles_of(const nf_flow *flow, size_t rows) {
+    return rows / flow->engine->tile_rows + (rows % flow->engine->tile_rows != 0);
+}
+
+static engine_job job_of(const nf_flow *flow, size_t rows, const double *in, const double *context, bool inverse, nf_gradient *g) {
+    return (engine_job){.model = &flow->model,
+                        .theta = flow->theta,
+                        .epoch = flow->epoch,
+                        .inverse = inverse,
+                        .record = true,
+                        .in = in,
+                        .context = context,
+                        .rows = rows,
+                        .scale = 1.0,
+                        .slots = g ? g->slots : NULL,
+                        .slot_stride = g ? g->stride : 0};
+}
+
+/* Push and pull all rows; the sums of all lanes, in order. */
+static nf_status differentiate(const char *function, const nf_flow *flow, nf_workspace *ws, const engine_job *job, nf_gradient *g,
+                               engine_sum *total) {
+    const size_t lanes = nf_gradient_slots(tiles_of(flow, job->rows));
+    const nf_run run = {.function = function,
+                        .job = job,
+                        .workspace = ws,
+                        .action = RUN_STORE_AND_PULL,
+                        .lanes = lanes,
+                        .slots = g ? lanes : 0};
+    if (g)
+        clear_slots(g, lanes);
+    nf_run_begin(ws);
+    nf_status status = nf_run_rows(&run, 0);
+    memset(total, 0, sizeof *total);
+    for (size_t i = 0; status == NF_OK && i < lanes; i++) {
+        total->loss += ws->sums[i].loss;
+        total->weight += ws->sums[i].weight;
+        total->good += ws->sums[i].good;
+    }
+    return status;
+}
+
+static nf_status grad_nll(const char *function, const nf_flow *flow, nf_workspace *given, size_t rows, const double *x,
+                          const double *context, const double *weight, nf_gradient *gradient, double *loss) {
+    nf_workspace *ws;
+    nf_status status = nf_workspace_borrow(flow, given, &ws);
+    if (status != NF_OK)
+        return nf_fail_in(status, function);
+    engine_job job = job_of(flow, rows, x, context, true, gradient);
+    job.density = true;
+    job.penalty = true;
+    job.scale = -1.0;
+    job.weight = weight;
+    engine_sum total;
+    status = differentiate(function, flow, ws, &job, gradient, &total);
+    if (status != NF_OK) {
+        nf_fail_in(status, function);
+    } else {
+        const bool any = total.weight > 0.0;
+        if (any)
+            commit_slots(gradient, nf_gradient_slots(tiles_of(flow, rows)), 1.0 / total.weight);
+        if (loss)
+            *loss = any ? total.loss / total.weight : NAN;
+        status = nf_run_end(function, ws, &job, "x");
+    }
+    nf_workspace_return(given, ws);
+    return status;
+}
+
+nf_status nf_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
+                      const double *weight, nf_gradient *gradient, double *loss) {
+    nf_status status = check(__func__, flow, ws, rows, context);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "x", x);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "gradient", gradient);
+    if (status == NF_OK)
+        status = nf_check_gradient(__func__, flow, gradient);
+    if (status == NF_OK)
+        status = check_weights(__func__, rows, weight);
+    return status == NF_OK ? grad_nll(__func__, flow, ws, rows, x, context, weight, gradient, loss) : status;
+}
+
+nf_status nf_run_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
+                          const double *weight, nf_gradient *gradient, double *loss) {
+    return grad_nll(NULL, flow, ws, rows, x, context, weight, gradient, loss);
+}
+
+static nf_status vjp(const char *function, const nf_flow *flow, nf_workspace *given, engine_job *job, nf_gradient *gradient,
+                     const char *input) {
+    nf_workspace *ws;
+    nf_status status = nf_workspace_borrow(flow, given, &ws);
+    if (status != NF_OK)
+        return nf_fail_in(status, function);
+    engine_sum total;
+    status = differentiate(function, flow, ws, job, gradient, &total);
+    if (status != NF_OK) {
+        nf_fail_in(status, function);
+    } else {
+        if (gradient)
+            commit_slots(gradient, nf_gradient_slots(tiles_of(flow, job->rows)), 1.0);
+        status = nf_run_end(function, ws, job, input);
+    }
+    nf_workspace_return(given, ws);
+    return status;
+}
+
+static nf_status check_vjp(const char *function, const nf_flow *flow, const nf_workspace *ws, size_t rows, const char *name,
+                           const double *in, const double *context, const nf_gradient *gradient) {
+    nf_status status = check(function, flow, ws, rows, context);
+    if (status == NF_OK)
+        status = nf_check_pointer(function, name, in);
+    if (status == NF_OK && gradient)
+        status = nf_check_gradient(function, flow, gradient);
+    return status;
+}
+
+nf_status nf_forward_vjp(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *z, const double *context,
+                         const double *grad_x, const double *grad_log_det, double *grad_z, double *grad_context, nf_gradient *gradient) {
+    nf_status status = check_vjp(__func__, flow, ws, rows, "z", z, context, gradient);
+    if (status != NF_OK)
+        return status;
+    engine_job job = job_of(flow, rows, z, context, false, gradient);
+    job.grad_out = grad_x;
+    job.grad_log_det = grad_log_det;
+    job.grad_in = grad_z;
+    job.grad_context = grad_context;
+    return vjp(__func__, flow, ws, &job, gradient, "z");
+}
+
+nf_status nf_inverse_vjp(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
+                         const double *grad_z, const double *grad_log_det, double *grad_x, double *grad_context, nf_gradient *gradient) {
+    nf_status status = check_vjp(__func__, flow, ws, rows, "x", x, context, gradient);
+    if (status != NF_OK)
+        return status;
+    engine_job job = job_of(flow, rows, x, context, true, gradient);
+    job.grad_out = grad_z;
+    job.grad_log_det = grad_log_det;
+    job.grad_in = grad_x;
+    job.grad_context = grad_context;
+    return vjp(__func__, flow, ws, &job, gradient, "x");
+}
+
+/* One chunk of reverse KL: as many tiles as there are threads to push them, so that their records are all at hand. */
+typedef struct kl_chunk {
+    size_t first, rows, tile, lanes;
+} kl_chunk;
+
+static bool finite_row(const double *row, size_t dim) {
+    for (size_t i = 0; i < dim; i++)
+        if (!isfinite(row[i]))
+            return false;
+    return true;
+}
+
+/* The target sees only finite points: a bad row is shown as a copy of a good one (or the origin), and not counted. */
+static void cover_bad_rows(double *x, const double *log_q, size_t rows, size_t dim) {
+    size_t good = 0;
+    while (good < rows && !isfinite(log_q[good]))
+        good++;
+    for (size_t r = 0; r < rows; r++) {
+        if (isfinite(log_q[r]))
+            continue;
+        if (good < rows)
+            memcpy(x + r * dim, x + good * dim, dim * sizeof *x);
+        else
+            memset(x + r * dim, 0, dim * sizeof *x);
+    }
+}
+
+/* Cotangents of log q - log p: minus the target's gradient, and rows that the target spoils. */
+static void take_target(const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk, engine_sum *total) {
+    const size_t dim = flow->model.dim, tile_rows = flow->engine->tile_rows;
+    for (size_t r = 0; r < chunk->rows; r++) {
+        double *g = ws->target_gradient + r * dim;
+        if (!isfinite(ws->target_log_q[r]))
+            continue;
+        if (isfinite(ws->target_log_p[r]) && finite_row(g, dim)) {
+            total->loss += ws->target_log_q[r] - ws->target_log_p[r];
+            total->good++;
+            continue;
+        }
+        flow->engine->reject(&ws->threads[r / tile_rows % ws->thread_count], &flow->model, r, ROW_TARGET);
+    }
+}
+
+static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk, engine_job *job,
+                         nf_target_fn target, void *user, size_t slots, engine_sum *total) {
+    job->rows = chunk->rows;
+    nf_run run = {.function = function, .job = job, .workspace = ws, .action = RUN_STORE, .lanes = chunk->lanes};
+    nf_status status = nf_run_rows(&run, chunk->first);
+    if (status != NF_OK)
+        return nf_fail_in(status, function);
+    cover_bad_rows(ws->target_x, ws->target_log_q, chunk->rows, flow->model.dim);
+    status = target(user, chunk->rows, ws->target_x, ws->target_log_p, ws->target_gradient);
+    if (status != NF_OK)
+        return status;
+    take_target(flow, ws, chunk, total);
+    run.action = RUN_PULL;
+    run.first_slot = chunk->tile % slots;
+    run.slots = slots;
+    return nf_run_rows(&run, chunk->first);
+}
+
+nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *rng, size_t rows, const double *context,
+                             nf_target_fn target, void *user, nf_gradient *gradient, double *loss) {
+    nf_status status = check(__func__, flow, given, rows, context);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "rng", rng);
+    if (status == NF_OK && !target)
+        status = nf_fail(NF_ERR_ARGUMENT, __func__, "target is NULL");
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "gradient", gradient);
+    if (status == NF_OK)
+        status = nf_check_gradient(__func__, flow, gradient);
+    if (status != NF_OK)
+        return status;
+    nf_workspace *ws;
+    status = nf_workspace_borrow(flow, given, &ws);
+    if (status != NF_OK)
+        return nf_fail_in(status, __func__);
+
+    const size_t tiles = tiles_of(flow, rows), slots = nf_gradient_slots(tiles), tile_rows = flow->engine->tile_rows;
+    const size_t at_once = ws->thread_count < slots ? ws->thread_count : slots;
+    engine_job job = job_of(flow, 0, NULL, NULL, false, gradient);
+    nf_philox_key(rng->seed, rng->stream, job.key);
+    job.out = ws->target_x;
+    job.log_prob = ws->target_log_q;
+    job.grad_out = ws->target_gradient;
+    job.log_q = true;
+    job.scale = -1.0;
+    clear_slots(gradient, slots);
+    nf_run_begin(ws);
+    engine_sum total = {0, 0, 0};
+    for (size_t tile = 0; status == NF_OK && tile < tiles; tile += at_once) {
+        kl_chunk chunk = {.first = tile * tile_rows, .tile = tile, .lanes = tiles - tile < at_once ? tiles - tile : at_once};
+        chunk.rows = rows - chunk.first < chunk.lanes * tile_rows ? rows - chunk.first : chunk.lanes * tile_rows;
+        job.position = rng->position + chunk.first;
+        job.context = context ? context + chunk.first * flow->model.context_dim : NULL;
+        status = kl_step(__func__, flow, ws, &chunk, &job, target, user, slots, &total);
+    }
+    if (status == NF_OK) {
+        if (total.good)
+            commit_slots(gradient, slots, 1.0 / (double)total.good);
+        if (loss)
+            *loss = total.good ? total.loss / (double)total.good : NAN;
+        rng->position += rows;
+        status = nf_run_end(__func__, ws, &job, "z");
+    }
+    nf_workspace_return(given, ws);
+    return status;
+}

@@ -1,0 +1,94 @@
+/* What stands behind the opaque handles of nflow.h. */
+#ifndef NF_API_HANDLES_H
+#define NF_API_HANDLES_H
+
+#include <stdint.h>
+
+#include "api/pool.h"
+#include "core/memory.h"
+#include "core/model.h"
+#include "core/status.h"
+#include "engine/engine.h"
+#include "nflow.h"
+
+struct nf_flow {
+    nf_allocator allocator;
+    const nf_engine *engine;
+    nf_model model;
+    void *theta; /* parameter_count of the engine's reals */
+    nf_model_tensor *tensors;
+    size_t tensor_count;
+    uint64_t structure; /* the same in a clone, another one after append and invert */
+    uint64_t epoch;     /* changes with the parameters; unique in the process */
+};
+
+/* Gradient work is cut into at most this many slots, so that the sums do not depend on the number of threads. */
+#define GRADIENT_SLOTS 8
+
+struct nf_workspace {
+    nf_allocator allocator;
+    const nf_engine *engine;
+    uint64_t structure;
+    size_t dim, thread_count;
+    nf_pool *pool;           /* NULL with one thread */
+    engine_thread *threads;  /* thread_count */
+    size_t *progress;        /* tiles done of each lane of work: as many as threads or GRADIENT_SLOTS */
+    engine_sum *sums;        /* of each lane */
+    /* One tile a thread for the target density of reverse KL: x and its gradient, log q and log p. */
+    double *target_x, *target_gradient, *target_log_q, *target_log_p;
+    nf_stats stats;
+    engine_bad bad;
+};
+
+struct nf_gradient {
+    nf_allocator allocator;
+    const nf_engine *engine;
+    uint64_t structure;
+    size_t count, stride; /* scalars; reals from slot to slot */
+    void *sum, *slots;
+};
+
+struct nf_optimizer {
+    nf_allocator allocator;
+    const nf_engine *engine;
+    uint64_t structure;
+    size_t count;
+    engine_update update;
+    double clip_norm;
+    uint64_t steps;
+    void *m, *v;
+};
+
+/* A number that no other call in this process gets. */
+uint64_t nf_unique(void);
+
+/* Counts of a workspace and gradient that lay the work out; a function of the rows alone. */
+size_t nf_gradient_slots(size_t tiles);
+
+/* Checks that are common to many functions. Each records the line and returns the status. */
+nf_status nf_check_pointer(const char *function, const char *name, const void *pointer);
+nf_status nf_check_workspace(const char *function, const nf_flow *flow, const nf_workspace *workspace);
+nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_gradient *gradient);
+
+/*
+ * Config structs: the caller's struct, cut or extended with zeros to the library's size. `first_size` is the size of the first
+ * version. NF_ERR_ARGUMENT when it is shorter, NF_ERR_UNSUPPORTED when what lies beyond is not zero.
+ */
+nf_status nf_read_config(const char *function, const void *config, void *out, size_t size, size_t first_size);
+
+/* A flow of one part, made by the constructors: takes the layers' drafts in order. */
+nf_status nf_flow_begin(const char *function, const nf_allocator *allocator, size_t dim, size_t context_dim, nf_precision precision,
+                        nf_flow **flow);
+nf_status nf_flow_add(nf_flow *flow, const nf_layer *draft); /* before nf_flow_finish */
+nf_status nf_flow_finish(nf_flow *flow);                     /* lays out, allocates parameters (zero), names the tensors */
+/* The parameters of a finished flow from doubles that are known to be finite. */
+void nf_flow_put(nf_flow *flow, const double *parameters);
+
+/* Calls with arguments that have been checked. */
+nf_status nf_run_grad_nll(const nf_flow *flow, nf_workspace *workspace, size_t rows, const double *x, const double *context,
+                          const double *weight, nf_gradient *gradient, double *loss);
+nf_status nf_run_log_prob(const nf_flow *flow, nf_workspace *workspace, size_t rows, const double *x, const double *context,
+                          double *log_prob);
+nf_status nf_run_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient);
+
+#endif

@@ -1,0 +1,140 @@
+/* Optimizers: settings and state here, arithmetic in engine/train/. */
+#include <math.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "api/floating.h"
+#include "api/handles.h"
+
+/* Zero means the default, a negative number zero. */
+static double or_default(double value, double fallback) { return value == 0.0 ? fallback : value < 0.0 ? 0.0 : value; }
+
+static nf_status check_number(const char *function, const char *name, double value, double below) {
+    if (isfinite(value) && value < below)
+        return NF_OK;
+    return nf_fail(NF_ERR_ARGUMENT, function, "config->%s is %g, must be finite%s", name, value, below == 1.0 ? " and less than 1" : "");
+}
+
+static nf_status read_settings(const char *function, const nf_optimizer_config *config, nf_optimizer *o, nf_optimizer_config *c) {
+    nf_status status = nf_read_config(function, config, c, sizeof *c, offsetof(nf_optimizer_config, allocator) + sizeof c->allocator);
+    if (status != NF_OK)
+        return status;
+    if (c->kind < NF_ADAM || c->kind > NF_RMSPROP)
+        return nf_fail(NF_ERR_ARGUMENT, function, "config->kind is %d, which is none", (int)c->kind);
+    const struct {
+        const char *name;
+        double value, below;
+    } numbers[] = {{"learning_rate", c->learning_rate, INFINITY}, {"beta1", c->beta1, 1.0},
+                   {"beta2", c->beta2, 1.0},                      {"epsilon", c->epsilon, INFINITY},
+                   {"weight_decay", c->weight_decay, INFINITY},   {"momentum", c->momentum, INFINITY},
+                   {"clip_norm", c->clip_norm, INFINITY}};
+    for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        status = check_number(function, numbers[i].name, numbers[i].value, numbers[i].below);
+        if (status != NF_OK)
+            return status;
+    }
+    o->update.kind = c->kind;
+    o->update.rate = or_default(c->learning_rate, 1e-3);
+    o->update.beta1 = or_default(c->beta1, 0.9);
+    o->update.beta2 = or_default(c->beta2, 0.999);
+    o->update.epsilon = or_default(c->epsilon, 1e-8);
+    o->update.weight_decay = or_default(c->weight_decay, 0.0);
+    o->update.momentum = or_default(c->momentum, 0.0);
+    o->clip_norm = or_default(c->clip_norm, 0.0);
+    return NF_OK;
+}
+
+nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_config *config, nf_optimizer **out) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "optimizer", out);
+    if (status == NF_OK)
+        *out = NULL;
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "flow", flow);
+    nf_optimizer settings = {0};
+    nf_optimizer_config c = {0};
+    const nf_optimizer_config defaults = {.struct_size = sizeof defaults};
+    if (status == NF_OK)
+        status = read_settings(__func__, config ? config : &defaults, &settings, &c);
+    if (status != NF_OK)
+        return status;
+    settings.allocator = c.allocator ? *c.allocator : flow->allocator;
+    settings.engine = flow->engine;
+    settings.structure = flow->structure;
+    settings.count = flow->model.parameter_count;
+    const size_t bytes = settings.count * flow->engine->real_size;
+    nf_optimizer *o = nf_allocate(&settings.allocator, sizeof *o);
+    settings.m = nf_allocate_zeroed(&settings.allocator, bytes);
+    settings.v = nf_allocate_zeroed(&settings.allocator, bytes);
+    if (!o || !settings.m || !settings.v) {
+        nf_release(&settings.allocator, settings.v);
+        nf_release(&settings.allocator, settings.m);
+        nf_release(&settings.allocator, o);
+        return nf_fail(NF_ERR_MEMORY, __func__, "no memory for the state of %zu parameters", settings.count);
+    }
+    *o = settings;
+    *out = o;
+    return NF_OK;
+}
+
+void nf_optimizer_free(nf_optimizer *optimizer) {
+    if (!optimizer)
+        return;
+    const nf_allocator allocator = optimizer->allocator;
+    nf_release(&allocator, optimizer->m);
+    nf_release(&allocator, optimizer->v);
+    nf_release(&allocator, optimizer);
+}
+
+nf_status nf_optimizer_set_learning_rate(nf_optimizer *optimizer, double rate) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "optimizer", optimizer);
+    if (status != NF_OK)
+        return status;
+    if (!isfinite(rate) || rate < 0.0)
+        return nf_fail(NF_ERR_ARGUMENT, __func__, "learning_rate is %g, must be finite and not negative", rate);
+    optimizer->update.rate = rate;
+    return NF_OK;
+}
+
+/* With the floating-point environment entered. */
+static nf_status step(nf_optimizer *o, nf_flow *flow, const nf_gradient *gradient) {
+    const double norm = o->engine->norm2(gradient->sum, o->count);
+    if (!isfinite(norm))
+        return nf_fail(NF_ERR_DIVERGED, NULL, "the gradient is not finite (its norm is %g)", norm);
+    engine_update u = o->update;
+    const uint64_t t = o->steps + 1;
+    u.first = t == 1;
+    u.clip = o->clip_norm > 0.0 ? fmin(1.0, o->clip_norm / (norm + 1e-6)) : 1.0;
+    u.correction1 = 1.0 - pow(u.beta1, (double)t);
+    u.correction2 = 1.0 - pow(u.beta2, (double)t);
+    o->engine->update(&u, flow->theta, gradient->sum, o->m, o->v, o->count);
+    o->steps = t;
+    flow->epoch = nf_unique();
+    return NF_OK;
+}
+
+nf_status nf_run_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient) {
+    const nf_floating saved = nf_floating_enter();
+    const nf_status status = step(optimizer, flow, gradient);
+    nf_floating_leave(saved);
+    return status;
+}
+
+nf_status nf_optimizer_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "optimizer", optimizer);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "flow", flow);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "gradient", gradient);
+    if (status != NF_OK)
+        return status;
+    if (optimizer->structure != flow->structure)
+        return nf_fail(NF_ERR_MISMATCH, __func__, "optimizer belongs to another flow, or to this one before append or invert");
+    status = nf_check_gradient(__func__, flow, gradient);
+    if (status != NF_OK)
+        return status;
+    status = nf_run_step(optimizer, flow, gradient);
+    return status == NF_OK ? NF_OK : nf_fail_in(status, __func__);
+}

@@ -1,0 +1,38 @@
+/* Walking the rows of a call: tiles, lanes of work, threads, growing arenas. */
+#ifndef NF_API_RUN_H
+#define NF_API_RUN_H
+
+#include "api/handles.h"
+
+/* What is done with each tile. */
+typedef enum run_action {
+    RUN_STORE,          /* push, store */
+    RUN_STORE_AND_PULL, /* push, store, pull */
+    RUN_PULL            /* pull what is there: one tile a thread, pushed before */
+} run_action;
+
+typedef struct nf_run {
+    const char *function;
+    const engine_job *job;
+    nf_workspace *workspace;
+    run_action action;
+    size_t lanes;      /* of work: lane i does tiles i, i + lanes, ... in order, on thread i mod threads */
+    size_t first_slot; /* lane i adds to gradient slot first_slot + i, modulo the slots */
+    size_t slots;
+} nf_run;
+
+/* The workspace's statistics and bad rows start anew. */
+void nf_run_begin(nf_workspace *workspace);
+/* NF_OK, or NF_ERR_MEMORY when an arena cannot grow. Bad rows are gathered in the workspace, counted from `row`. */
+nf_status nf_run_rows(const nf_run *run, size_t row);
+/* NF_OK or NF_ERR_ROWS, with the line that tells about the first bad row. `names`: of the input and the context. */
+nf_status nf_run_end(const char *function, const nf_workspace *workspace, const engine_job *job, const char *input);
+
+/* The caller's workspace, or a temporary one of one thread that nf_workspace_return frees. */
+nf_status nf_workspace_borrow(const nf_flow *flow, nf_workspace *given, nf_workspace **workspace);
+void nf_workspace_return(nf_workspace *given, nf_workspace *workspace);
+
+/* Lanes of work for evaluation: as many as threads can be used on so many rows. */
+size_t nf_evaluation_lanes(const nf_workspace *workspace, size_t rows);
+
+#endif

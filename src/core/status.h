@@ -1,0 +1,26 @@
+/* Status and the thread's last error. Everything stands on this. */
+#ifndef NF_CORE_STATUS_H
+#define NF_CORE_STATUS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "nflow.h"
+
+/*
+ * Record one line about a failure in this thread and return `status`. The line is "<function>: <text>" when `function` is not
+ * NULL. It never allocates and never changes errno. Longer lines are cut at NF_ERROR_LENGTH - 1 bytes, at a character's edge.
+ */
+#define NF_ERROR_LENGTH 512
+#if defined(__GNUC__)
+__attribute__((format(printf, 3, 4)))
+#endif
+nf_status nf_fail(nf_status status, const char *function, const char *format, ...);
+
+/* Put "<function>: " before a message that a lower part has left without one; used by the api where a lower part failed. */
+nf_status nf_fail_in(nf_status status, const char *function);
+
+/* Forget this thread's message: called on entry by every public function that can fail. */
+void nf_clear_error(void);
+
+#endif

@@ -1,0 +1,471 @@
+/* Pushes tiles of samples through the layers of a flow, and pulls cotangents back. */
+#include "engine/engine.h"
+
+#include <string.h>
+
+#include "engine/kernels/random.h"
+#include "engine/layer.h"
+#include "engine/train/update.h"
+
+extern const nf_engine R(engine);
+
+/* What lies where in a thread's memory. Built anew from the model on every call: a few additions a layer. */
+typedef struct thread_map {
+    tile t;
+    real *context, *cotangent_x, *cotangent_context, *cotangent_log_det, *cotangent_penalty;
+    double *base; /* log density of the base at z */
+    uint32_t *source; /* the row of the tile that each lane was loaded from */
+    real *scratch, *records;
+    size_t bytes;
+} thread_map;
+
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Sizes in reals; SIZE_MAX when they do not fit. */
+static bool layer_sizes(const nf_model *model, size_t *scratch, size_t *records) {
+    *scratch = 0;
+    *records = 0;
+    for (size_t i = 0; i < model->layer_count; i++) {
+        const nf_layer *layer = model->layers[i];
+        const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
+        const size_t record = max_size(ops->record_size(layer, TILE_PANELS, false), ops->record_size(layer, TILE_PANELS, true));
+        *scratch = max_size(*scratch, ops->scratch_size(layer, TILE_PANELS));
+        if (record > SIZE_MAX / 64 || !nf_size_add(*records, aligned_reals(record), records))
+            return false;
+    }
+    return *scratch <= SIZE_MAX / 64 && *records <= SIZE_MAX / 64;
+}
+
+/* The next piece of a block; with base NULL only the total is meant. */
+static void *take(unsigned char *base, size_t *used, size_t bytes) {
+    const size_t start = *used;
+    *used += (bytes + NF_ALIGN - 1) / NF_ALIGN * NF_ALIGN;
+    return base ? base + start : NULL;
+}
+
+static thread_map map_memory(const nf_model *model, unsigned char *base, size_t scratch, size_t records) {
+    thread_map m;
+    memset(&m, 0, sizeof m);
+    const size_t x = TILE_ROWS * model->dim * sizeof(real), c = TILE_ROWS * model->context_dim * sizeof(real);
+    m.t.dim = model->dim;
+    m.t.context_dim = model->context_dim;
+    m.t.log_det = take(base, &m.bytes, TILE_ROWS * sizeof(double));
+    m.t.penalty = take(base, &m.bytes, TILE_ROWS * sizeof(double));
+    m.base = take(base, &m.bytes, TILE_ROWS * sizeof(double));
+    m.t.failed = take(base, &m.bytes, TILE_ROWS);
+    m.source = take(base, &m.bytes, TILE_ROWS * sizeof *m.source);
+    m.cotangent_log_det = take(base, &m.bytes, TILE_ROWS * sizeof(real));
+    m.cotangent_penalty = take(base, &m.bytes, TILE_ROWS * sizeof(real));
+    m.t.x = take(base, &m.bytes, x);
+    m.cotangent_x = take(base, &m.bytes, x);
+    m.context = take(base, &m.bytes, c);
+    m.cotangent_context = take(base, &m.bytes, c);
+    m.scratch = take(base, &m.bytes, scratch * sizeof(real));
+    m.records = take(base, &m.bytes, records * sizeof(real));
+    m.t.context = model->context_dim ? m.context : NULL;
+    return m;
+}
+
+static size_t thread_size(const nf_model *model) {
+    size_t scratch, records, columns;
+    if (!layer_sizes(model, &scratch, &records) || !nf_size_add(model->dim, model->context_dim, &columns) ||
+        columns > SIZE_MAX / 64 / TILE_ROWS / sizeof(real))
+        return SIZE_MAX;
+    return map_memory(model, NULL, scratch, records).bytes;
+}
+
+static thread_map map_thread(const nf_model *model, const engine_thread *thread) {
+    size_t scratch, records;
+    layer_sizes(model, &scratch, &records);
+    return map_memory(model, thread->memory, scratch, records);
+}
+
+static void note_bad(engine_thread *thread, engine_bad bad) {
+    thread->bad.count++;
+    if (bad.first >= thread->bad.first)
+        return;
+    const size_t count = thread->bad.count;
+    thread->bad = bad;
+    thread->bad.count = count;
+}
+
+static real *lane_of(real *panels, size_t features, size_t lane) {
+    return panels + lane / PANEL * features * PANEL + lane % PANEL;
+}
+
+/* One row of doubles into a lane; the first column that is not finite in `real`, or `features`. */
+static size_t load_lane(const double *row, size_t features, real *lane) {
+    size_t bad = features;
+    for (size_t f = 0; f < features; f++) {
+        const real value = (real)row[f];
+        lane[f * PANEL] = value;
+        if (!isfinite(value) && bad == features)
+            bad = f;
+    }
+    return bad;
+}
+
+static void draw_base(const engine_job *job, thread_map *m, size_t first, size_t rows) {
+    const nf_model *model = job->model;
+    double even[PANEL], odd[PANEL];
+    for (size_t p = 0; p < m->t.panels; p++) {
+        const size_t start = p * PANEL, lanes = rows - start < PANEL ? rows - start : PANEL;
+        real *panel = tile_panel(&m->t, p);
+        for (size_t f = 0; f < model->dim; f += 2) {
+            R(engine).normals(job->key, job->position + first + start, f / 2, lanes, even, odd);
+            for (size_t l = 0; l < lanes; l++) {
+                panel[f * PANEL + l] = (real)(model->mean ? madd_double(model->sd[f], even[l], model->mean[f]) : even[l]);
+                if (f + 1 < model->dim)
+                    panel[(f + 1) * PANEL + l] = (real)(model->mean ? madd_double(model->sd[f + 1], odd[l], model->mean[f + 1]) : odd[l]);
+            }
+        }
+    }
+}
+
+/* Copy the features of lane `from` to lane `to`. */
+static void copy_lane(real *panels, size_t features, size_t from, size_t to) {
+    const real *source = lane_of(panels, features, from);
+    real *target = lane_of(panels, features, to);
+    for (size_t f = 0; f < features; f++)
+        target[f * PANEL] = source[f * PANEL];
+}
+
+/* Lanes that failed, and those beyond the rows, become copies of the first good lane (of zeros when there is none). */
+static void fill_lanes(thread_map *m) {
+    tile *t = &m->t;
+    size_t good = 0;
+    while (good < t->rows && t->failed[good])
+        good++;
+    for (size_t l = 0; l < t->panels * PANEL; l++) {
+        if (l < t->rows && !t->failed[l])
+            continue;
+        if (good < t->rows) {
+            copy_lane(t->x, t->dim, good, l);
+            copy_lane(m->context, t->context_dim, good, l);
+            continue;
+        }
+        for (size_t f = 0; f < t->dim; f++)
+            lane_of(t->x, t->dim, l)[f * PANEL] = 0;
+        for (size_t f = 0; f < t->context_dim; f++)
+            lane_of(m->context, t->context_dim, l)[f * PANEL] = 0;
+    }
+}
+
+static void load_tile(const engine_job *job, engine_thread *thread, thread_map *m, size_t first, bool note) {
+    tile *t = &m->t;
+    if (!job->in)
+        draw_base(job, m, first, t->rows);
+    for (size_t l = 0; l < t->rows; l++) {
+        const double *row = job->in ? job->in + (first + l) * t->dim : NULL;
+        const double *context = t->context_dim ? job->context + (first + l) * t->context_dim : NULL;
+        const size_t bad_x = row ? load_lane(row, t->dim, lane_of(t->x, t->dim, l)) : t->dim;
+        const size_t bad_c = context ? load_lane(context, t->context_dim, lane_of(m->context, t->context_dim, l)) : t->context_dim;
+        if (!note)
+            continue;
+        t->failed[l] = bad_x < t->dim ? ROW_INPUT : bad_c < t->context_dim ? ROW_CONTEXT : ROW_GOOD;
+        if (bad_x < t->dim)
+            note_bad(thread, (engine_bad){0, first + l, ROW_INPUT, bad_x, 0, row[bad_x]});
+        else if (bad_c < t->context_dim)
+            note_bad(thread, (engine_bad){0, first + l, ROW_CONTEXT, bad_c, 0, context[bad_c]});
+    }
+    fill_lanes(m);
+}
+
+/* log N(z; mean, sd^2) of every lane, in double, features in order. */
+static void base_density(const nf_model *model, const tile *t, double *density) {
+    double constant = -0.91893853320467274178 * (double)model->dim; /* log(2 pi) / 2 */
+    for (size_t f = 0; model->mean && f < model->dim; f++)
+        constant -= log(model->sd[f]);
+    for (size_t p = 0; p < t->panels; p++) {
+        double sum[PANEL] = {0};
+        const real *x = tile_panel(t, p);
+        for (size_t f = 0; f < model->dim; f++) {
+            const double mean = model->mean ? model->mean[f] : 0.0, sd = model->mean ? model->sd[f] : 1.0;
+            for (size_t l = 0; l < PANEL; l++) {
+                const double e = ((double)x[f * PANEL + l] - mean) / sd;
+                sum[l] = madd_double(e, e, sum[l]);
+            }
+        }
+        for (size_t l = 0; l < PANEL; l++)
+            density[p * PANEL + l] = madd_double(-0.5, sum[l], constant);
+    }
+}
+
+static int apply_layers(const engine_job *job, engine_thread *thread, thread_map *m) {
+    const nf_model *model = job->model;
+    real *record = m->records;
+    layer_counters counters = {0, 0, 0, 0};
+    int result = LAYER_OK;
+    thread->arena.used = 0;
+    for (size_t i = 0; i < model->layer_count && result == LAYER_OK; i++) {
+        const size_t index = job->inverse ? model->layer_count - 1 - i : i;
+        const nf_layer *layer = model->layers[index];
+        const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
+        const bool inverse = job->inverse != layer->inverted;
+        const layer_run run = {.layer = layer,
+                               .theta = (const real *)job->theta + layer->parameter_offset,
+                               .record = job->record ? record : NULL,
+                               .scratch = m->scratch,
+                               .arena = &thread->arena,
+                               .counters = &counters,
+                               .epoch = job->epoch};
+        result = inverse ? ops->inverse(&run, &m->t) : ops->forward(&run, &m->t);
+        record += aligned_reals(ops->record_size(layer, TILE_PANELS, inverse));
+    }
+    thread->counters.rhs_evaluations += counters.rhs_evaluations;
+    thread->counters.steps_accepted += counters.steps_accepted;
+    thread->counters.steps_rejected += counters.steps_rejected;
+    thread->counters.root_iterations += counters.root_iterations;
+    return result;
+}
+
+/* Rows that came out of the layers as failed or not finite; true when there are new ones. */
+static bool check_lanes(engine_thread *thread, thread_map *m, const unsigned char *before, size_t layers) {
+    tile *t = &m->t;
+    bool any = false;
+    for (size_t l = 0; l < t->rows; l++) {
+        if (before[l]) {
+            t->failed[l] = before[l];
+            continue;
+        }
+        if (!t->failed[l]) {
+            const real *lane = lane_of(t->x, t->dim, l);
+            bool finite = isfinite(t->log_det[l]) && isfinite(m->base[l]);
+            for (size_t f = 0; f < t->dim; f++)
+                finite = finite && isfinite(lane[f * PANEL]);
+            if (finite)
+                continue;
+            t->failed[l] = ROW_RANGE;
+        }
+        note_bad(thread, (engine_bad){0, thread->first + l, t->failed[l], 0, layers, 0.0});
+        any = true;
+    }
+    return any;
+}
+
+static int push(const engine_job *job, engine_thread *thread, size_t first, size_t rows) {
+    thread_map m = map_thread(job->model, thread);
+    const engine_bad bad_before = thread->bad;
+    const engine_counters counters_before = thread->counters;
+    unsigned char before[TILE_ROWS];
+    thread->first = first;
+    thread->rows = rows;
+    m.t.rows = rows;
+    m.t.panels = (rows + PANEL - 1) / PANEL;
+    if (!job->penalty)
+        m.t.penalty = NULL;
+    /* Twice at most: bad lanes are copies of a good lane the second time, and there is nothing left to fail. */
+    for (bool again = true, note = true; again; note = false) {
+        load_tile(job, thread, &m, first, note);
+        memcpy(before, m.t.failed, rows);
+        memset(m.t.log_det, 0, m.t.panels * PANEL * sizeof(double));
+        if (m.t.penalty)
+            memset(m.t.penalty, 0, m.t.panels * PANEL * sizeof(double));
+        if (!job->inverse)
+            base_density(job->model, &m.t, m.base);
+        memset(m.t.failed, 0, rows);
+        if (apply_layers(job, thread, &m) != LAYER_OK) {
+            thread->bad = bad_before;
+            thread->counters = counters_before;
+            return ENGINE_ARENA;
+        }
+        if (job->inverse)
+            base_density(job->model, &m.t, m.base);
+        again = check_lanes(thread, &m, before, job->model->layer_count) && job->record;
+    }
+    return ENGINE_OK;
+}
+
+static thread_map map_pushed(const nf_model *model, const engine_thread *thread) {
+    thread_map m = map_thread(model, thread);
+    m.t.rows = thread->rows;
+    m.t.panels = (thread->rows + PANEL - 1) / PANEL;
+    return m;
+}
+
+static void store_lanes(const tile *t, real *panels, size_t features, double *rows) {
+    for (size_t l = 0; l < t->rows; l++) {
+        const real *lane = lane_of(panels, features, l);
+        for (size_t f = 0; f < features; f++)
+            rows[l * features + f] = t->failed[l] ? NAN : (double)lane[f * PANEL];
+    }
+}
+
+static void store(const engine_job *job, engine_thread *thread) {
+    thread_map m = map_pushed(job->model, thread);
+    const tile *t = &m.t;
+    if (job->out)
+        store_lanes(t, t->x, t->dim, job->out + thread->first * t->dim);
+    for (size_t l = 0; l < t->rows; l++) {
+        const double log_det = t->failed[l] ? NAN : t->log_det[l];
+        if (job->log_det)
+            job->log_det[thread->first + l] = log_det;
+        if (job->log_prob)
+            job->log_prob[thread->first + l] = m.base[l] + (job->inverse ? log_det : -log_det);
+    }
+}
+
+static void reject(engine_thread *thread, const nf_model *model, size_t row, int reason) {
+    thread_map m = map_pushed(model, thread);
+    const size_t l = row - thread->first;
+    if (m.t.failed[l])
+        return;
+    m.t.failed[l] = (unsigned char)reason;
+    note_bad(thread, (engine_bad){0, row, reason, 0, 0, 0.0});
+}
+
+/* Cotangents of sum_rows weight * scale * log_prob, and the loss that goes with them. */
+static void density_cotangents(const engine_job *job, const engine_thread *thread, thread_map *m, engine_sum *sum) {
+    const nf_model *model = job->model;
+    const tile *t = &m->t;
+    for (size_t l = 0; l < t->panels * PANEL; l++) {
+        double c = 0;
+        if (l < t->rows && !t->failed[l]) {
+            const double w = job->weight ? job->weight[thread->first + l] : 1.0;
+            c = w * job->scale;
+            sum->loss += w * (-(m->base[l] + t->log_det[l]) + (job->penalty ? t->penalty[l] : 0.0));
+            sum->weight += w;
+            sum->good++;
+        }
+        m->cotangent_log_det[l] = (real)c;
+        m->cotangent_penalty[l] = (real)-c;
+    }
+    for (size_t p = 0; p < t->panels; p++) {
+        const real *x = tile_panel(t, p), *c = m->cotangent_log_det + p * PANEL;
+        real *d = m->cotangent_x + p * t->dim * PANEL;
+        for (size_t f = 0; f < t->dim; f++) {
+            const real mean = (real)(model->mean ? model->mean[f] : 0.0);
+            const real precision = (real)(model->mean ? 1.0 / (model->sd[f] * model->sd[f]) : 1.0);
+            for (size_t l = 0; l < PANEL; l++)
+                d[f * PANEL + l] = -c[l] * (x[f * PANEL + l] - mean) * precision;
+        }
+    }
+}
+
+/* Cotangents that the caller gives; a row of them that is not finite is a bad row. */
+static void given_cotangents(const engine_job *job, engine_thread *thread, thread_map *m, engine_sum *sum) {
+    tile *t = &m->t;
+    memset(m->cotangent_x, 0, t->panels * t->dim * PANEL * sizeof(real));
+    memset(m->cotangent_log_det, 0, t->panels * PANEL * sizeof(real));
+    for (size_t l = 0; l < t->rows; l++) {
+        const size_t row = thread->first + l;
+        if (t->failed[l])
+            continue;
+        real *lane = lane_of(m->cotangent_x, t->dim, l);
+        const real log_det = (real)(job->grad_log_det ? job->scale * job->grad_log_det[row] : job->log_q ? job->scale : 0.0);
+        size_t bad = t->dim;
+        for (size_t f = 0; job->grad_out && f < t->dim; f++) {
+            lane[f * PANEL] = (real)(job->scale * job->grad_out[row * t->dim + f]);
+            if (!isfinite(lane[f * PANEL]) && bad == t->dim)
+                bad = f;
+        }
+        if (isfinite(log_det) && bad == t->dim) {
+            m->cotangent_log_det[l] = log_det;
+            sum->good++;
+            continue;
+        }
+        for (size_t f = 0; f < t->dim; f++)
+            lane[f * PANEL] = 0;
+        t->failed[l] = ROW_COTANGENT;
+        note_bad(thread, (engine_bad){0, row, ROW_COTANGENT, bad, 0, bad < t->dim ? job->grad_out[row * t->dim + bad] : job->grad_log_det[row]});
+    }
+}
+
+static void pull(const engine_job *job, engine_thread *thread, size_t slot, engine_sum *sum) {
+    const nf_model *model = job->model;
+    thread_map m = map_pushed(model, thread);
+    const size_t count = model->layer_count;
+    real *gradient = job->slots ? (real *)job->slots + slot * job->slot_stride : NULL;
+    layer_counters counters = {0, 0, 0, 0};
+    if (job->density)
+        density_cotangents(job, thread, &m, sum);
+    else
+        given_cotangents(job, thread, &m, sum);
+    cotangent c = {.x = m.cotangent_x,
+                   .log_det = m.cotangent_log_det,
+                   .penalty = job->penalty ? m.cotangent_penalty : NULL,
+                   .context = model->context_dim ? m.cotangent_context : NULL};
+    if (c.context)
+        memset(c.context, 0, m.t.panels * m.t.context_dim * PANEL * sizeof(real));
+
+    /* Records lie in the order in which the layers were applied; the way back starts at their end. */
+    real *record = m.records;
+    for (size_t i = 0; i < count; i++) {
+        const nf_layer *layer = model->layers[job->inverse ? count - 1 - i : i];
+        record += aligned_reals(R(layer_ops_of)(layer->kind)->record_size(layer, TILE_PANELS, job->inverse != layer->inverted));
+    }
+    for (size_t i = count; i-- > 0;) {
+        const nf_layer *layer = model->layers[job->inverse ? count - 1 - i : i];
+        const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
+        const bool inverse = job->inverse != layer->inverted;
+        record -= aligned_reals(ops->record_size(layer, TILE_PANELS, inverse));
+        const layer_run run = {.layer = layer,
+                               .theta = (const real *)job->theta + layer->parameter_offset,
+                               .record = record,
+                               .scratch = m.scratch,
+                               .gradient = gradient ? gradient + layer->parameter_offset : NULL,
+                               .arena = &thread->arena,
+                               .counters = &counters,
+                               .epoch = job->epoch};
+        if (inverse)
+            ops->inverse_vjp(&run, &m.t, &c);
+        else
+            ops->forward_vjp(&run, &m.t, &c);
+    }
+    thread->counters.rhs_evaluations += counters.rhs_evaluations;
+    if (job->grad_in)
+        store_lanes(&m.t, c.x, model->dim, job->grad_in + thread->first * model->dim);
+    if (job->grad_context && c.context)
+        store_lanes(&m.t, c.context, model->context_dim, job->grad_context + thread->first * model->context_dim);
+}
+
+static void from_double(void *to, const double *from, size_t count) {
+    real *r = to;
+    for (size_t i = 0; i < count; i++)
+        r[i] = (real)from[i];
+}
+
+static void to_double(double *to, const void *from, size_t count) {
+    const real *r = from;
+    for (size_t i = 0; i < count; i++)
+        to[i] = (double)r[i];
+}
+
+/* Whether all exponents are below the highest: an integer loop, which vectorises. */
+static bool all_finite(const void *values, size_t count) {
+    const unsigned char *bytes = values;
+    const real_uint exponent = NF_SINGLE_BUILD ? (real_uint)0x7f800000u : (real_uint)0x7ff0000000000000u;
+    real_uint bad = 0;
+    for (size_t i = 0; i < count; i++) {
+        real_uint bits;
+        memcpy(&bits, bytes + i * sizeof bits, sizeof bits);
+        bad |= (bits & exponent) == exponent;
+    }
+    return bad == 0;
+}
+
+static bool supports(nf_layer_kind kind) { return R(layer_ops_of)(kind) != NULL; }
+
+#define NF_TEXT_(x) #x
+#define NF_TEXT(x) NF_TEXT_(x)
+
+const nf_engine R(engine) = {
+    .isa = NF_TEXT(NF_ISA),
+    .precision = NF_SINGLE_BUILD ? NF_SINGLE : NF_DOUBLE,
+    .real_size = sizeof(real),
+    .tile_rows = TILE_ROWS,
+    .normals = NF_JOIN4(nfe_, normal_pairs, _f64_, NF_ISA),
+    .supports = supports,
+    .thread_size = thread_size,
+    .push = push,
+    .store = store,
+    .pull = pull,
+    .reject = reject,
+    .from_double = from_double,
+    .to_double = to_double,
+    .finite = all_finite,
+    .add_scaled = R(add_scaled),
+    .norm2 = R(norm2),
+    .update = R(update),
+    .average = R(average),
+};

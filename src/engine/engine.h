@@ -1,0 +1,119 @@
+/*
+ * The one table through which the api calls the numerics. There is a table for each precision and instruction set;
+ * nothing in it depends on `real`, so this header is for both sides.
+ */
+#ifndef NF_ENGINE_ENGINE_H
+#define NF_ENGINE_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/memory.h"
+#include "core/model.h"
+
+/* The first bad row that a thread met, and how many. */
+typedef struct engine_bad {
+    size_t count, first; /* first: SIZE_MAX when there is none */
+    int reason;          /* enum row_failure */
+    size_t column;       /* of the input, for ROW_INPUT and ROW_CONTEXT */
+    size_t layer;        /* that failed, for ROW_ROOT and ROW_ODE_*, and for ROW_RANGE the number of layers */
+    double value;
+} engine_bad;
+
+typedef struct engine_counters {
+    uint64_t rhs_evaluations, steps_accepted, steps_rejected, root_iterations;
+} engine_counters;
+
+/* One call's work, shared and constant. Arrays are the caller's, row-major doubles; NULL where not wanted. */
+typedef struct engine_job {
+    const nf_model *model;
+    const void *theta; /* parameters, in the engine's real */
+    uint64_t epoch;    /* of the parameters: see layer_run */
+    bool inverse;      /* push applies the inverse of the flow */
+    bool record;       /* a pull follows */
+    bool penalty;      /* the layers' regularisers belong to the loss */
+    const double *in;  /* NULL: base samples drawn from key, row r at position + r */
+    uint32_t key[2];
+    uint64_t position;
+    const double *context;
+    size_t rows;
+    double *out, *log_det, *log_prob; /* what push_done stores */
+    /* for pull */
+    bool density;                            /* the cotangents are those of the sum of weight * scale * log_prob */
+    double scale;
+    const double *weight;                    /* density: per row, NULL is 1 */
+    const double *grad_out, *grad_log_det;   /* not density: given, times scale; NULL is zeros */
+    bool log_q;                              /* not density: grad_log_det is 1 in every row */
+    double *grad_in, *grad_context;          /* NULL: not wanted */
+    void *slots;                             /* gradient slots, each of slot_stride reals; NULL: no parameter gradient */
+    size_t slot_stride;
+} engine_job;
+
+/* Sums of one slot of work, over its tiles in order. */
+typedef struct engine_sum {
+    double loss, weight; /* sum of weight * -log_prob, and of weight, over good rows (density jobs) */
+    size_t good;
+} engine_sum;
+
+/* One thread's memory. `memory` holds engine->thread_size bytes; the arena is grown by the owner between tiles. */
+typedef struct engine_thread {
+    void *memory;
+    nf_arena arena;
+    engine_bad bad;
+    engine_counters counters;
+    size_t first, rows; /* the tile that push left here */
+} engine_thread;
+
+enum engine_result { ENGINE_OK = 0, ENGINE_ARENA = 1 };
+
+struct engine_update;
+
+typedef struct nf_engine {
+    const char *isa;
+    nf_precision precision;
+    size_t real_size, tile_rows;
+
+    /* Standard normals 2 block and 2 block + 1 of samples position .. position + lanes - 1, in double in both precisions. */
+    void (*normals)(const uint32_t key[2], uint64_t position, uint64_t block, size_t lanes, double *first, double *second);
+    bool (*supports)(nf_layer_kind kind);
+    /* Bytes of one thread's memory, aligned to 64; SIZE_MAX when it cannot be told. */
+    size_t (*thread_size)(const nf_model *model);
+
+    /*
+     * Rows first .. first + rows - 1 (at most tile_rows) through all layers. Bad rows are counted and, when the job records,
+     * replaced by copies of a good one, so that nothing that is not finite enters a gradient.
+     */
+    int (*push)(const engine_job *job, engine_thread *thread, size_t first, size_t rows);
+    void (*store)(const engine_job *job, engine_thread *thread); /* the outputs of the pushed tile; NaN for bad rows */
+    /* The vjp of the pushed tile, its parameter gradient added to a slot. */
+    void (*pull)(const engine_job *job, engine_thread *thread, size_t slot, engine_sum *sum);
+    /* Mark a row of the pushed tile as bad before the pull (a target density that is not finite). */
+    void (*reject)(engine_thread *thread, const nf_model *model, size_t row, int reason);
+
+    /* Vectors of parameters, in the engine's real. */
+    void (*from_double)(void *to, const double *from, size_t count);
+    void (*to_double)(double *to, const void *from, size_t count);
+    bool (*finite)(const void *values, size_t count);
+    void (*add_scaled)(void *to, const void *from, double scale, size_t count); /* to += scale * from */
+    double (*norm2)(const void *values, size_t count);                          /* 2-norm, in double, fixed order */
+
+    /* The optimizers' arithmetic: one step on theta with gradient g; m, v are the state. See golden update rules. */
+    void (*update)(const struct engine_update *update, void *theta, const void *g, void *m, void *v, size_t count);
+    void (*average)(void *mean, const void *theta, double decay, size_t count); /* mean = decay mean + (1 - decay) theta */
+} nf_engine;
+
+/* Coefficients of one optimizer step, all in double. */
+typedef struct engine_update {
+    nf_optimizer_kind kind;
+    bool first;             /* t == 1 */
+    double clip;            /* factor on the gradient */
+    double rate, beta1, beta2, epsilon, momentum;
+    double correction1, correction2; /* 1 - beta^t */
+    double weight_decay;
+} engine_update;
+
+/* The engine for a precision on this processor: the best build that it runs, or the one that NFLOW_ISA names. */
+const nf_engine *nf_engine_choose(nf_precision precision);
+
+#endif

@@ -1,0 +1,432 @@
+/*
+ * The products of dense layers. All of them are one block product held in registers,
+ *
+ *     C[row][lanes] = start + sum_k A(row, k) * B[k][lanes]
+ *
+ * with A broadcast from any strides and B, C read in vectors: forward has A = W and B = X; the input's cotangent A = W
+ * transposed and B = dY; the weights' gradient A = dY and B = X transposed; a single row A = x and B = W packed. Only the
+ * drivers below differ: they cut the matrices so that what a block reads comes from L1 or streams from L2.
+ */
+#include "engine/kernels/dense.h"
+
+#include <stdbool.h>
+
+#define MAX_ROWS DENSE_STRIP /* rows of a block */
+#define BLOCK_VECS 2         /* vectors side by side in a block, */
+#define BLOCK_LANES ((size_t)(BLOCK_VECS * VEC_LANES))
+#define MAX_BLOCKS 4 /* and blocks that share A, when few rows leave registers free and the pipelines empty */
+#define PANEL_BLOCKS ((size_t)(PANEL_VECS / BLOCK_VECS))
+
+/* What a strip reads of A in one go: 24 KiB with AVX-512, in L1 while the panels go by. */
+#define DEPTH_CHUNK ((size_t)(2048 / sizeof(real)))
+/* The weights' gradient is summed in registers over so many samples before it is added to memory. */
+#define SAMPLE_CHUNK ((size_t)128)
+#define PANEL_CHUNK (SAMPLE_CHUNK / PANEL)
+/* Layers so small that transposing X costs more than it saves: their gradient is summed lane by lane. */
+#define SMALL_IN ((size_t)7)
+#define SMALL_OUT ((size_t)3)
+
+enum chain_start {
+    START_ZERO,
+    START_BIAS,   /* one value a row */
+    START_COLUMN, /* one value a column: a vector that all rows share */
+    START_MEMORY, /* go on with a chain that C holds */
+    START_ADD     /* from zero, and the sum is added to C */
+};
+
+typedef struct product {
+    enum chain_start start;
+    size_t depth, segments;                /* k runs over `depth` values, and that for each segment of A */
+    size_t a_row, a_depth, a_segment;      /* steps of A */
+    size_t b_row, c_row;                   /* steps of B and C from one row to the next */
+    const real *bias;
+} product;
+
+/* Run `nb` blocks of `mr` x `nv` vectors. mr, nv and nb are constants where this is inlined, and all its arrays registers. */
+VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const product *p, const real *a,
+                           const real *const *b_of, real *const *c_of) {
+    /* copies, because a store to C might change *p for all that the compiler knows */
+    const enum chain_start start = p->start;
+    const size_t a_row = p->a_row, a_depth = p->a_depth, b_row = p->b_row;
+    size_t c_row = p->c_row;
+    const real *b[MAX_BLOCKS];
+    real *c[MAX_BLOCKS];
+    vec sum[MAX_ROWS][MAX_BLOCKS * BLOCK_VECS];
+    VEC_UNROLL for (int n = 0; n < nb; n++) {
+        b[n] = b_of[n];
+        c[n] = c_of[n];
+    }
+
+    if (start == START_BIAS) {
+        VEC_UNROLL for (int i = 0; i < mr; i++) {
+            VEC_UNROLL for (int v = 0; v < nb * nv; v++) sum[i][v] = vec_set1(p->bias[i]);
+        }
+    } else if (start == START_COLUMN) {
+        VEC_UNROLL for (int i = 0; i < mr; i++) {
+            VEC_UNROLL for (int v = 0; v < nb * nv; v++) sum[i][v] = vec_load(b[v / nv] - b_row + v % nv * VEC_LANES);
+        }
+    } else if (start == START_MEMORY) {
+        VEC_UNROLL for (int i = 0; i < mr; i++) {
+            VEC_UNROLL for (int v = 0; v < nb * nv; v++)
+                sum[i][v] = vec_load(c[v / nv] + (size_t)i * c_row + v % nv * VEC_LANES);
+        }
+    } else {
+        VEC_UNROLL for (int i = 0; i < mr; i++) {
+            VEC_UNROLL for (int v = 0; v < nb * nv; v++) sum[i][v] = vec_zero();
+        }
+    }
+
+    for (size_t s = p->segments; s > 0; s--) {
+        const real *ak = a;
+        for (size_t k = p->depth; k > 0; k--) {
+            vec bk[MAX_BLOCKS * BLOCK_VECS];
+            VEC_UNROLL for (int v = 0; v < nb * nv; v++) bk[v] = vec_load(b[v / nv] + v % nv * VEC_LANES);
+            VEC_UNROLL for (int i = 0; i < mr; i++) {
+                const vec ai = vec_set1(ak[(size_t)i * a_row]);
+                VEC_UNROLL for (int v = 0; v < nb * nv; v++) sum[i][v] = vec_madd(ai, bk[v], sum[i][v]);
+            }
+            ak += a_depth;
+            VEC_UNROLL for (int n = 0; n < nb; n++) b[n] += b_row;
+        }
+        a += p->a_segment;
+    }
+
+    /* Without this gcc computes the addresses of all rows of C before the loop, and spends its registers on them. */
+    __asm__("" : "+r"(c_row));
+    if (start == START_ADD) {
+        VEC_UNROLL for (int i = 0; i < mr; i++) {
+            VEC_UNROLL for (int v = 0; v < nb * nv; v++) {
+                real *to = c[v / nv] + v % nv * VEC_LANES;
+                vec_storeu(to, vec_loadu(to) + sum[i][v]);
+            }
+            VEC_UNROLL for (int n = 0; n < nb; n++) c[n] += c_row;
+        }
+    } else {
+        VEC_UNROLL for (int i = 0; i < mr; i++) {
+            VEC_UNROLL for (int v = 0; v < nb * nv; v++) vec_storeu(c[v / nv] + v % nv * VEC_LANES, sum[i][v]);
+            VEC_UNROLL for (int n = 0; n < nb; n++) c[n] += c_row;
+        }
+    }
+}
+
+typedef void block_function(const product *p, const real *a, const real *const *b, real *const *c);
+
+#define DEFINE_BLOCKS(mr, nv, nb)                                                                                      \
+    static void blocks_##mr##_##nv##_##nb(const product *p, const real *a, const real *const *b, real *const *c) {     \
+        run_blocks(mr, nv, nb, p, a, b, c);                                                                            \
+    }
+#define DEFINE_ROWS(mr) DEFINE_BLOCKS(mr, 2, 1) DEFINE_BLOCKS(mr, 1, 1)
+DEFINE_ROWS(1)
+DEFINE_ROWS(2)
+DEFINE_ROWS(3)
+DEFINE_ROWS(4)
+DEFINE_BLOCKS(1, 2, 4)
+DEFINE_BLOCKS(1, 2, 2)
+DEFINE_BLOCKS(2, 2, 2)
+#if MAX_ROWS > 4
+DEFINE_ROWS(5)
+DEFINE_ROWS(6)
+#endif
+#if MAX_ROWS > 6
+DEFINE_BLOCKS(3, 2, 2)
+DEFINE_ROWS(7)
+DEFINE_ROWS(8)
+#endif
+#if MAX_ROWS > 8
+DEFINE_ROWS(9)
+DEFINE_ROWS(10)
+DEFINE_ROWS(11)
+DEFINE_ROWS(12)
+#endif
+
+/* The blocks for one number of rows: of one vector, of two, and several of two at once (NULL where registers are short). */
+typedef struct block_row {
+    block_function *half, *one, *two, *four;
+} block_row;
+
+#define ROWS_ENTRY(mr, two, four) {blocks_##mr##_1_1, blocks_##mr##_2_1, two, four}
+static const block_row block_table[MAX_ROWS + 1] = {
+    {NULL, NULL, NULL, NULL},
+    ROWS_ENTRY(1, blocks_1_2_2, blocks_1_2_4),
+    ROWS_ENTRY(2, blocks_2_2_2, NULL),
+#if MAX_ROWS > 6
+    ROWS_ENTRY(3, blocks_3_2_2, NULL),
+#else
+    ROWS_ENTRY(3, NULL, NULL),
+#endif
+    ROWS_ENTRY(4, NULL, NULL),
+#if MAX_ROWS > 4
+    ROWS_ENTRY(5, NULL, NULL),
+    ROWS_ENTRY(6, NULL, NULL),
+#endif
+#if MAX_ROWS > 6
+    ROWS_ENTRY(7, NULL, NULL),
+    ROWS_ENTRY(8, NULL, NULL),
+#endif
+#if MAX_ROWS > 8
+    ROWS_ENTRY(9, NULL, NULL),
+    ROWS_ENTRY(10, NULL, NULL),
+    ROWS_ENTRY(11, NULL, NULL),
+    ROWS_ENTRY(12, NULL, NULL),
+#endif
+};
+
+static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
+
+/* The next strip when `rows` are left: the last two even, because a strip of one or two rows cannot fill the pipelines. */
+static size_t strip_rows(size_t rows) {
+    if (rows <= MAX_ROWS) return rows;
+    return rows < 2 * MAX_ROWS ? (rows + 1) / 2 : MAX_ROWS;
+}
+
+/* Where the lanes of B and C lie: `vectors` vectors, a panel of them together, and so many reals from panel to panel. */
+typedef struct lane_map {
+    size_t vectors, b_panel, c_panel;
+} lane_map;
+
+static void set_blocks(const lane_map *map, size_t first, size_t count, const real *b, real *c, const real **b_of,
+                       real **c_of) {
+    for (size_t i = 0; i < count; i++) {
+        const size_t panel = (first + i) / PANEL_BLOCKS, within = (first + i) % PANEL_BLOCKS * BLOCK_LANES;
+        b_of[i] = b + panel * map->b_panel + within;
+        c_of[i] = c + panel * map->c_panel + within;
+    }
+}
+
+/* One strip of `rows` <= MAX_ROWS rows over all the lanes. */
+static void run_strip(const product *p, size_t rows, const lane_map *map, const real *a, const real *b, real *c) {
+    const block_row *f = &block_table[rows];
+    const real *b_of[MAX_BLOCKS];
+    real *c_of[MAX_BLOCKS];
+    const size_t blocks = map->vectors / BLOCK_VECS;
+    size_t i = 0;
+    if (f->four)
+        for (; i + 4 <= blocks; i += 4) {
+            set_blocks(map, i, 4, b, c, b_of, c_of);
+            f->four(p, a, b_of, c_of);
+        }
+    if (f->two)
+        for (; i + 2 <= blocks; i += 2) {
+            set_blocks(map, i, 2, b, c, b_of, c_of);
+            f->two(p, a, b_of, c_of);
+        }
+    for (; i < blocks; i++) {
+        set_blocks(map, i, 1, b, c, b_of, c_of);
+        f->one(p, a, b_of, c_of);
+    }
+    if (map->vectors % BLOCK_VECS != 0) {
+        set_blocks(map, i, 1, b, c, b_of, c_of);
+        f->half(p, a, b_of, c_of);
+    }
+}
+
+void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, size_t panels, const real *X,
+                      size_t x_stride, real *Y, size_t y_stride, size_t lanes) {
+    if (panels == 0) return;
+    const size_t last = (lanes + VEC_LANES - 1) / VEC_LANES;
+    const lane_map map = {(panels - 1) * PANEL_VECS + last, x_stride, y_stride};
+    size_t k = 0;
+    do { /* also when `in` is 0 */
+        const size_t depth = smaller(in - k, DEPTH_CHUNK);
+        product p = {.start = k > 0 ? START_MEMORY : bias != NULL ? START_BIAS : START_ZERO,
+                     .depth = depth, .segments = 1, .a_row = in, .a_depth = 1, .b_row = PANEL, .c_row = PANEL};
+        for (size_t j = 0, rows; j < out; j += rows) {
+            rows = strip_rows(out - j);
+            p.bias = p.start == START_BIAS ? bias + j : NULL;
+            run_strip(&p, rows, &map, W + j * in + k, X + k * PANEL, Y + j * PANEL);
+        }
+        k += depth;
+    } while (k < in);
+}
+
+void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, size_t w_stride, size_t panels,
+                                   const real *dY, size_t y_stride, real *dX, size_t x_stride, int accumulate) {
+    const lane_map map = {panels * PANEL_VECS, y_stride, x_stride};
+    size_t j = 0;
+    do { /* also when `out` is 0 */
+        const size_t depth = smaller(out - j, DEPTH_CHUNK);
+        const product p = {.start = accumulate || j > 0 ? START_MEMORY : START_ZERO,
+                           .depth = depth, .segments = 1, .a_row = 1, .a_depth = w_stride, .b_row = PANEL, .c_row = PANEL};
+        for (size_t k = 0, rows; k < columns; k += rows) {
+            rows = strip_rows(columns - k);
+            run_strip(&p, rows, &map, W + j * w_stride + k, dY + j * PANEL, dX + k * PANEL);
+        }
+        j += depth;
+    } while (j < out);
+}
+
+void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels, const real *dY, size_t y_stride,
+                             real *dX, size_t x_stride, int accumulate) {
+    R(dense_backward_input_range)(out, in, W, in, panels, dY, y_stride, dX, x_stride, accumulate);
+}
+
+/* to[0..count) += the first lanes of s */
+static void add_lanes(real *to, vec s, size_t count) {
+    if (count == VEC_LANES) {
+        vec_storeu(to, vec_loadu(to) + s);
+        return;
+    }
+    real lanes[VEC_LANES];
+    vec_storeu(lanes, s);
+    for (size_t i = 0; i < count; i++) to[i] += lanes[i];
+}
+
+/* Lane by lane over the panels, then one fold: as a vector whose lanes are still to be summed. */
+static vec row_sum(size_t panels, const real *a, size_t a_stride) {
+    vec v[PANEL_VECS];
+    VEC_UNROLL for (int i = 0; i < PANEL_VECS; i++) v[i] = vec_load(a + i * VEC_LANES);
+    for (size_t p = 1; p < panels; p++) {
+        a += a_stride;
+        VEC_UNROLL for (int i = 0; i < PANEL_VECS; i++) v[i] = v[i] + vec_load(a + i * VEC_LANES);
+    }
+    return vec_fold_panel(v);
+}
+
+static vec row_dot(size_t panels, const real *a, size_t a_stride, const real *b, size_t b_stride) {
+    vec v[PANEL_VECS];
+    VEC_UNROLL for (int i = 0; i < PANEL_VECS; i++) v[i] = vec_load(a + i * VEC_LANES) * vec_load(b + i * VEC_LANES);
+    for (size_t p = 1; p < panels; p++) {
+        a += a_stride;
+        b += b_stride;
+        VEC_UNROLL for (int i = 0; i < PANEL_VECS; i++) {
+            v[i] = vec_madd(vec_load(a + i * VEC_LANES), vec_load(b + i * VEC_LANES), v[i]);
+        }
+    }
+    return vec_fold_panel(v);
+}
+
+static void bias_gradient(size_t out, size_t panels, const real *dY, size_t y_stride, real *dbias) {
+    for (size_t j = 0; j < out; j += VEC_LANES) {
+        const size_t count = smaller(out - j, VEC_LANES);
+        vec s[VEC_LANES];
+        for (size_t i = 0; i < VEC_LANES; i++)
+            s[i] = i < count ? row_sum(panels, dY + (j + i) * PANEL, y_stride) : vec_zero();
+        add_lanes(dbias + j, vec_sum_rows(s), count);
+    }
+}
+
+/* The gradient of a small W: its elements in the order of memory, as many at a time as a vector has lanes. */
+static void small_gradient(size_t out, size_t in, size_t panels, const real *dY, size_t y_stride, const real *X,
+                           size_t x_stride, real *dW) {
+    const size_t size = out * in;
+    size_t j = 0, k = 0;
+    for (size_t e = 0; e < size; e += VEC_LANES) {
+        const size_t count = smaller(size - e, VEC_LANES);
+        vec s[VEC_LANES];
+        for (size_t i = 0; i < VEC_LANES; i++) {
+            if (i >= count) {
+                s[i] = vec_zero();
+                continue;
+            }
+            s[i] = row_dot(panels, dY + j * PANEL, y_stride, X + k * PANEL, x_stride);
+            if (++k == in) {
+                k = 0;
+                j++;
+            }
+        }
+        add_lanes(dW + e, vec_sum_rows(s), count);
+    }
+}
+
+/* Columns [0, width) of one panel of X, width <= PANEL, as rows: to[lane][k]. Whole vectors of k: the last is padded with 0. */
+static void transpose_panel(size_t width, const real *X, real *to) {
+    for (size_t k = 0; k < width; k += VEC_LANES) {
+        for (size_t lane = 0; lane < PANEL; lane += VEC_LANES) {
+            vec r[VEC_LANES];
+            if (width - k >= VEC_LANES) {
+                VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) r[i] = vec_load(X + (k + i) * PANEL + lane);
+            } else {
+                VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++)
+                    r[i] = k + i < width ? vec_load(X + (k + i) * PANEL + lane) : vec_zero();
+            }
+            vec_transpose(r);
+            VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) vec_store(to + (lane + i) * PANEL + k, r[i]);
+        }
+    }
+}
+
+/*
+ * dW[0..out)[0..width) += dY' X for one panel's width of inputs and one chunk of samples; W has `in` columns. When dbias is
+ * not NULL, also the bias: just before the product reads the same rows of dY, which then costs next to nothing.
+ */
+static void gradient_columns(size_t out, size_t in, size_t width, size_t panels, const real *dY, size_t y_stride,
+                             const real *transposed, real *dW, real *dbias) {
+    const lane_map map = {(width + VEC_LANES - 1) / VEC_LANES, 0, 0};
+    const bool whole = width % VEC_LANES == 0;
+    real aside[MAX_ROWS * PANEL] __attribute__((aligned(NF_ALIGN))); /* for a dW that ends within a vector */
+    const product p = {.start = whole ? START_ADD : START_ZERO, .depth = PANEL, .segments = panels, .a_row = PANEL,
+                       .a_depth = 1, .a_segment = y_stride, .b_row = PANEL, .c_row = whole ? in : PANEL};
+    size_t summed = 0;
+    for (size_t j = 0, rows; j < out; j += rows) {
+        rows = strip_rows(out - j);
+        for (size_t count; dbias != NULL && summed < j + rows; summed += count) {
+            count = smaller(out - summed, VEC_LANES);
+            bias_gradient(count, panels, dY + summed * PANEL, y_stride, dbias + summed);
+        }
+        run_strip(&p, rows, &map, dY + j * PANEL, transposed, whole ? dW + j * in : aside);
+        if (whole) continue;
+        for (size_t i = 0; i < rows; i++) {
+            for (size_t k = 0; k < width; k += VEC_LANES)
+                add_lanes(dW + (j + i) * in + k, vec_load(aside + i * PANEL + k), smaller(width - k, VEC_LANES));
+        }
+    }
+}
+
+size_t R(dense_weights_scratch)(size_t out, size_t in, size_t panels) {
+    if (in <= SMALL_IN || out <= SMALL_OUT) return 0;
+    return smaller(panels, PANEL_CHUNK) * PANEL * PANEL;
+}
+
+void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real *dY, size_t y_stride, const real *X,
+                               size_t x_stride, real *scratch, real *dW, real *dbias) {
+    if (panels == 0) return;
+    if (in <= SMALL_IN || out <= SMALL_OUT) {
+        if (dbias != NULL) bias_gradient(out, panels, dY, y_stride, dbias);
+        small_gradient(out, in, panels, dY, y_stride, X, x_stride, dW);
+        return;
+    }
+    for (size_t first = 0, count; first < panels; first += count) {
+        count = smaller(panels - first, PANEL_CHUNK);
+        for (size_t k = 0; k < in; k += PANEL) {
+            const size_t width = smaller(in - k, PANEL);
+            for (size_t i = 0; i < count; i++)
+                transpose_panel(width, X + (first + i) * x_stride + k * PANEL, scratch + i * PANEL * PANEL);
+            gradient_columns(out, in, width, count, dY + first * y_stride, y_stride, scratch, dW + k,
+                             k == 0 ? dbias : NULL);
+        }
+    }
+}
+
+/*
+ * Packed rows stand in blocks of columns, each as wide as a row's accumulators and contiguous, so that one row reads its
+ * weights in a single stream; a block begins with its piece of the bias, followed by one line for each input.
+ */
+#define ROWS_COLUMNS (MAX_BLOCKS * BLOCK_LANES)
+
+void R(dense_rows_pack)(size_t out, size_t in, const real *W, const real *bias, real *packed) {
+    const size_t width = dense_rows_width(out);
+    for (size_t j = 0, columns; j < width; j += columns) {
+        columns = smaller(width - j, ROWS_COLUMNS);
+        for (size_t i = 0; i < columns; i++) packed[i] = j + i < out && bias != NULL ? bias[j + i] : 0;
+        packed += columns;
+        for (size_t k = 0; k < in; k++, packed += columns) {
+            for (size_t i = 0; i < columns; i++) packed[i] = j + i < out ? W[(j + i) * in + k] : 0;
+        }
+    }
+}
+
+void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride,
+                           real *y, size_t y_stride) {
+    const size_t width = dense_rows_width(out);
+    for (size_t j = 0, columns; j < width; j += columns) {
+        columns = smaller(width - j, ROWS_COLUMNS);
+        const lane_map map = {columns / VEC_LANES, PANEL, PANEL};
+        const product p = {.start = START_COLUMN, .depth = in, .segments = 1,
+                           .a_row = x_stride, .a_depth = 1, .b_row = columns, .c_row = y_stride};
+        for (size_t i = 0, strip; i < rows; i += strip) {
+            strip = strip_rows(rows - i);
+            run_strip(&p, strip, &map, x + i * x_stride, packed + columns, y + i * y_stride + j);
+        }
+        packed += columns * (in + 1);
+    }
+}

@@ -1,0 +1,74 @@
+/*
+ * The products of dense layers, on samples that stand in panels of PANEL lanes.
+ *
+ * An activation matrix is X[panel][feature][PANEL]: aligned to 64 bytes, features contiguous within a panel, and
+ * `x_stride` reals (a multiple of PANEL) from one panel to the next. Weights are W[out][in], row-major, as they stand in the
+ * flat parameter vector: neither aligned nor packed. No argument may overlap another one that is written.
+ *
+ * The order of summation is part of the contract: it depends on the shape of the layer only, so a sample gets the same bits
+ * in every lane, in every company, and from dense_rows_forward. All sums are chains of madd().
+ *
+ * Functions that work on single rows of the output may be called for a range of rows by offsetting pointers:
+ * outputs [j0, j1) are W + j0 * in, bias + j0, Y + j0 * PANEL with `out` = j1 - j0. A range that is a multiple of
+ * DENSE_STRIP rows loses no speed.
+ */
+#ifndef NF_ENGINE_KERNELS_DENSE_H
+#define NF_ENGINE_KERNELS_DENSE_H
+
+#include "engine/kernels/simd.h"
+#include "engine/real.h"
+
+/* Output rows that are held in registers together. */
+#if VEC_BYTES == 64
+#define DENSE_STRIP 12
+#elif VEC_BYTES == 32
+#define DENSE_STRIP 6
+#elif defined(__aarch64__)
+#define DENSE_STRIP 8
+#else
+#define DENSE_STRIP 4
+#endif
+
+/*
+ * Y[j][lane] = bias[j] + sum_k W[j][k] X[k][lane]: one chain of madd from the bias (from 0 when bias is NULL), k ascending.
+ * `lanes` (1..PANEL) lanes of the last panel are computed; its other lanes may hold anything afterwards.
+ */
+void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, size_t panels, const real *X,
+                      size_t x_stride, real *Y, size_t y_stride, size_t lanes);
+
+/*
+ * dX[k][lane] = sum_j W[j][k] dY[j][lane]: one chain of madd, j ascending, from 0, or from what dX holds when `accumulate`.
+ * The chain for k does not depend on the other columns, so a range of inputs [k0, k1) can be had with
+ * R(dense_backward_input_range): the rows of W are then `w_stride` apart.
+ */
+void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels, const real *dY, size_t y_stride,
+                             real *dX, size_t x_stride, int accumulate);
+void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, size_t w_stride, size_t panels,
+                                   const real *dY, size_t y_stride, real *dX, size_t x_stride, int accumulate);
+
+/*
+ * dW[j][k] += sum dY[j][lane] X[k][lane] and dbias[j] += sum dY[j][lane] (unless dbias is NULL), over all lanes of all
+ * panels, in an order that depends on (out, in, panels) only. Lanes that hold no sample must be 0 in dY and finite in X.
+ * `scratch` holds dense_weights_scratch(out, in, panels) reals, aligned.
+ */
+void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real *dY, size_t y_stride, const real *X,
+                               size_t x_stride, real *scratch, real *dW, real *dbias);
+size_t R(dense_weights_scratch)(size_t out, size_t in, size_t panels);
+
+/*
+ * The same layer for a few samples, with the features in the lanes: for the latency of one row.
+ * R(dense_rows_pack) writes bias and W transposed, padded with zeros, to `packed`: dense_rows_packed(out, in) reals, aligned.
+ * Then y[row][j] for j < dense_rows_width(out) has the bits of dense_forward; beyond `out` it is 0 for finite x.
+ * x and y are one row after another, x_stride and y_stride reals apart; y is aligned, y_stride a multiple of 64 bytes and
+ * at least dense_rows_width(out).
+ */
+static inline size_t dense_rows_width(size_t out) {
+    const size_t unit = NF_ALIGN / sizeof(real);
+    return (out + unit - 1) / unit * unit;
+}
+static inline size_t dense_rows_packed(size_t out, size_t in) { return dense_rows_width(out) * (in + 1); }
+void R(dense_rows_pack)(size_t out, size_t in, const real *W, const real *bias, real *packed);
+void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride,
+                           real *y, size_t y_stride);
+
+#endif

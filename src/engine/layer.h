@@ -1,0 +1,68 @@
+/*
+ * What a layer is to the engine: a table of operations on a tile, one table for each bijection, written once against `real`.
+ *
+ * To add a bijection: a file in engine/layers/ that ends in its table, a line in registry.c, its entry in
+ * core/layer_types.c, a constructor in api/families.c, a fixture in the conformance suite.
+ */
+#ifndef NF_ENGINE_LAYER_H
+#define NF_ENGINE_LAYER_H
+
+#include "core/memory.h"
+#include "core/model.h"
+#include "engine/tile.h"
+
+/* Work done, for nf_stats. */
+typedef struct layer_counters {
+    uint64_t rhs_evaluations, steps_accepted, steps_rejected, root_iterations;
+} layer_counters;
+
+/* What an operation of one layer is given beside the tile. */
+typedef struct layer_run {
+    const nf_layer *layer;
+    const real *theta; /* the layer's parameters, not aligned */
+    real *record;      /* what the vjp will need, record_size reals, 64-byte aligned; NULL when no vjp follows */
+    real *scratch;     /* scratch_size reals, 64-byte aligned, of no meaning between operations */
+    real *gradient;    /* vjp only: the layer's slice of the parameter gradient, added to; NULL when it is not wanted */
+    nf_arena *arena;   /* memory that grows: for records whose size is known only as they are made. See LAYER_ARENA */
+    layer_counters *counters;
+    uint64_t epoch;    /* changes whenever the parameters may have: guards what a layer keeps in memory that persists */
+} layer_run;
+
+/* The cotangents of the loss, in the tile's layout. */
+typedef struct cotangent {
+    real *x;             /* [panels][dim][PANEL]: of the operation's output on entry, of its input on return */
+    const real *log_det; /* [panels * PANEL]: of the log_det that the operation added; the same for all layers */
+    const real *penalty; /* [panels * PANEL]: of the regularisers; NULL when the push did not want them */
+    real *context;       /* [panels][context_dim][PANEL], added to; NULL when there is no context */
+} cotangent;
+
+/*
+ * forward and inverse return LAYER_OK, or LAYER_ARENA when the arena has no room: the tile's content is then undefined,
+ * arena->wanted says how much would have done, and the engine repeats the whole tile with a larger arena.
+ *
+ * A lane whose inversion or integration fails sets tile.failed and may hold anything; other lanes must not notice.
+ * Lanes of a panel beyond tile_width may hold anything on return, but what is recorded for the vjp must be finite on all
+ * PANEL lanes wherever it is summed over lanes: the vjps are called with full panels and cotangents that are zero on lanes
+ * that hold no sample.
+ */
+enum layer_result { LAYER_OK = 0, LAYER_ARENA = 1 };
+
+struct layer_ops {
+    size_t (*record_size)(const nf_layer *layer, size_t panels, bool inverse); /* in reals */
+    size_t (*scratch_size)(const nf_layer *layer, size_t panels);              /* in reals, for all four operations */
+    int (*forward)(const layer_run *run, tile *t);
+    int (*inverse)(const layer_run *run, tile *t);
+    void (*forward_vjp)(const layer_run *run, const tile *t, cotangent *c); /* after forward with a record; t->x is not read */
+    void (*inverse_vjp)(const layer_run *run, const tile *t, cotangent *c); /* after inverse with a record */
+};
+
+/* NULL: this build of the library has no such layer. */
+const struct layer_ops *R(layer_ops_of)(nf_layer_kind kind);
+
+/* Round a count of reals up so that the next piece is aligned again. */
+static inline size_t aligned_reals(size_t count) {
+    const size_t unit = NF_ALIGN / sizeof(real);
+    return (count + unit - 1) / unit * unit;
+}
+
+#endif

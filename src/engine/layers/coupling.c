@@ -1,0 +1,184 @@
+/*
+ * Affine coupling (Dinh, Sohl-Dickstein & Bengio 2017, "Density estimation using Real NVP", equations 4 to 8):
+ *     x_a = z_a,   x_b = z_b exp(S) + t,   [s, t] = net([z_a, context]),   log_det = sum S,
+ * with S = s, or S = clamp tanh(s / clamp), which keeps one step of training from blowing the flow up.
+ */
+#include <string.h>
+
+#include "engine/kernels/vmath.h"
+#include "engine/layer.h"
+#include "engine/layers/layers.h"
+#include "engine/nets/mlp.h"
+
+/* The record: the net's input and record, then per transformed coordinate the factor, z_b and dS/ds. */
+typedef struct coupling_record {
+    real *input, *net, *factor, *z, *slope;
+    size_t size;
+} coupling_record;
+
+static coupling_record map_record(const nf_layer *layer, size_t panels, real *base) {
+    const size_t rows = layer->transformed.count * panels * PANEL;
+    coupling_record r = {.input = base};
+    r.net = r.input + layer->net.inputs * panels * PANEL;
+    r.factor = r.net + R(mlp_record_size)(&layer->net, panels);
+    r.z = r.factor + rows;
+    r.slope = r.z + rows;
+    r.size = (size_t)(r.slope + rows - base);
+    return r;
+}
+
+static size_t record_size(const nf_layer *layer, size_t panels, bool inverse) {
+    (void)inverse;
+    return layer->net.inputs * panels * PANEL + R(mlp_record_size)(&layer->net, panels) +
+           3 * layer->transformed.count * panels * PANEL;
+}
+
+/* Scratch: the net's input (d_in in the vjp), its output (d_out), its own scratch. */
+static size_t scratch_size(const nf_layer *layer, size_t panels) {
+    return (layer->net.inputs + layer->net.outputs) * panels * PANEL + R(mlp_scratch_size)(&layer->net, panels);
+}
+
+static void gather_input(const nf_layer *layer, const tile *t, real *input) {
+    for (size_t p = 0; p < t->panels; p++, input += layer->net.inputs * PANEL) {
+        const real *x = tile_panel(t, p);
+        for (size_t i = 0; i < layer->identity.count; i++)
+            memcpy(input + i * PANEL, x + layer->identity.items[i] * PANEL, PANEL * sizeof(real));
+        if (layer->context_dim)
+            memcpy(input + layer->identity.count * PANEL, t->context + p * t->context_dim * PANEL,
+                   layer->context_dim * PANEL * sizeof(real));
+    }
+}
+
+/* S in place of s; its slope where a record is kept. */
+static void scale_exponents(const nf_layer *layer, size_t count, real *restrict s, real *restrict slope) {
+    const real clamp = (real)layer->clamp, unit = (real)(1.0 / layer->clamp);
+    if (layer->scale == NF_SCALE_EXP) {
+        for (size_t i = 0; slope && i < count; i++)
+            slope[i] = 1;
+        return;
+    }
+    if (!slope) {
+        for (size_t i = 0; i < count; i++)
+            s[i] = clamp * vm_tanh(s[i] * unit);
+        return;
+    }
+    for (size_t i = 0; i < count; i++) {
+        real value, derivative;
+        vm_tanh_grad(s[i] * unit, &value, &derivative);
+        s[i] = clamp * value;
+        slope[i] = derivative;
+    }
+}
+
+static void transform_row(real *restrict x, const real *restrict s, const real *restrict shift, double *restrict log_det,
+                          real *restrict factor, real *restrict z) {
+    for (size_t l = 0; l < PANEL; l++) {
+        const real e = vm_exp(s[l]);
+        factor[l] = e;
+        z[l] = x[l];
+        x[l] = madd(x[l], e, shift[l]);
+        log_det[l] += (double)s[l];
+    }
+}
+
+static void invert_row(real *restrict x, const real *restrict s, const real *restrict shift, double *restrict log_det,
+                       real *restrict factor, real *restrict z) {
+    for (size_t l = 0; l < PANEL; l++) {
+        const real e = vm_exp(-s[l]);
+        factor[l] = e;
+        x[l] = (x[l] - shift[l]) * e;
+        z[l] = x[l];
+        log_det[l] -= (double)s[l];
+    }
+}
+
+static int apply(const layer_run *run, tile *t, bool inverted) {
+    const nf_layer *layer = run->layer;
+    const size_t outputs = layer->net.outputs, b = layer->transformed.count;
+    real *out = run->scratch + layer->net.inputs * t->panels * PANEL;
+    real *net_scratch = out + outputs * t->panels * PANEL;
+    coupling_record r = {.input = run->scratch};
+    if (run->record)
+        r = map_record(layer, TILE_PANELS, run->record);
+    gather_input(layer, t, r.input);
+    R(mlp_forward)(&layer->net, run->theta, t->panels, tile_lanes(t, t->panels - 1), r.input, out, r.net, net_scratch);
+
+    _Alignas(NF_ALIGN) real unused[2 * PANEL];
+    for (size_t p = 0; p < t->panels; p++) {
+        real *s = out + p * outputs * PANEL, *x = tile_panel(t, p);
+        const size_t start = p * b * PANEL;
+        scale_exponents(layer, b * PANEL, s, run->record ? r.slope + start : NULL);
+        for (size_t i = 0; i < b; i++) {
+            real *row = x + layer->transformed.items[i] * PANEL;
+            real *factor = run->record ? r.factor + start + i * PANEL : unused;
+            real *z = run->record ? r.z + start + i * PANEL : unused + PANEL;
+            (inverted ? invert_row : transform_row)(row, s + i * PANEL, s + (b + i) * PANEL, t->log_det + p * PANEL, factor, z);
+        }
+    }
+    return LAYER_OK;
+}
+
+static int forward(const layer_run *run, tile *t) { return apply(run, t, false); }
+
+static int inverse(const layer_run *run, tile *t) { return apply(run, t, true); }
+
+/* dS = d z e + c, dt = d, and d becomes d e. */
+static void forward_row_vjp(real *restrict d, const real *restrict c, const real *restrict factor, const real *restrict z,
+                            const real *restrict slope, real *restrict ds, real *restrict dt) {
+    for (size_t l = 0; l < PANEL; l++) {
+        const real scaled = d[l] * factor[l];
+        ds[l] = madd(scaled, z[l], c[l]) * slope[l];
+        dt[l] = d[l];
+        d[l] = scaled;
+    }
+}
+
+/* z = (x - t) e: dS = -d z - c, dt = -d e, and d becomes d e. */
+static void inverse_row_vjp(real *restrict d, const real *restrict c, const real *restrict factor, const real *restrict z,
+                            const real *restrict slope, real *restrict ds, real *restrict dt) {
+    for (size_t l = 0; l < PANEL; l++) {
+        const real scaled = d[l] * factor[l];
+        ds[l] = -madd(d[l], z[l], c[l]) * slope[l];
+        dt[l] = -scaled;
+        d[l] = scaled;
+    }
+}
+
+static void scatter_input(const nf_layer *layer, const tile *t, const real *d_in, cotangent *c) {
+    for (size_t p = 0; p < t->panels; p++, d_in += layer->net.inputs * PANEL) {
+        real *d = c->x + p * t->dim * PANEL;
+        for (size_t i = 0; i < layer->identity.count; i++)
+            for (size_t l = 0; l < PANEL; l++)
+                d[layer->identity.items[i] * PANEL + l] += d_in[i * PANEL + l];
+        if (!layer->context_dim)
+            continue;
+        real *context = c->context + p * t->context_dim * PANEL;
+        const real *d_context = d_in + layer->identity.count * PANEL;
+        for (size_t i = 0; i < layer->context_dim * PANEL; i++)
+            context[i] += d_context[i];
+    }
+}
+
+static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverted) {
+    const nf_layer *layer = run->layer;
+    const size_t outputs = layer->net.outputs, b = layer->transformed.count;
+    real *d_in = run->scratch, *d_out = d_in + layer->net.inputs * t->panels * PANEL;
+    real *net_scratch = d_out + outputs * t->panels * PANEL;
+    const coupling_record r = map_record(layer, TILE_PANELS, run->record);
+    for (size_t p = 0; p < t->panels; p++) {
+        real *d = c->x + p * t->dim * PANEL, *ds = d_out + p * outputs * PANEL, *dt = ds + b * PANEL;
+        const size_t start = p * b * PANEL;
+        for (size_t i = 0; i < b; i++)
+            (inverted ? inverse_row_vjp : forward_row_vjp)(
+                d + layer->transformed.items[i] * PANEL, c->log_det + p * PANEL, r.factor + start + i * PANEL,
+                r.z + start + i * PANEL, r.slope + start + i * PANEL, ds + i * PANEL, dt + i * PANEL);
+    }
+    R(mlp_vjp)(&layer->net, run->theta, t->panels, r.input, r.net, d_out, d_in, run->gradient, net_scratch);
+    scatter_input(layer, t, d_in, c);
+}
+
+static void forward_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, false); }
+
+static void inverse_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, true); }
+
+const struct layer_ops R(coupling_ops) = {record_size, scratch_size, forward, inverse, forward_vjp, inverse_vjp};

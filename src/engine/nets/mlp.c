@@ -1,0 +1,92 @@
+#include "engine/nets/mlp.h"
+
+#include "engine/kernels/activation.h"
+#include "engine/kernels/dense.h"
+
+static size_t widest_hidden(const nf_net *net) {
+    size_t widest = 0;
+    for (size_t j = 0; j < net->hidden.count; j++)
+        if (net->hidden.items[j] > widest)
+            widest = net->hidden.items[j];
+    return widest;
+}
+
+size_t R(mlp_record_size)(const nf_net *net, size_t panels) {
+    size_t size = 0;
+    for (size_t j = 0; j < net->hidden.count; j++)
+        size += 2 * net->hidden.items[j] * panels * PANEL;
+    return size;
+}
+
+static size_t weights_scratch(const nf_net *net, size_t panels) {
+    size_t most = 0;
+    for (size_t j = 0; j < nf_net_layer_count(net); j++) {
+        const size_t size = R(dense_weights_scratch)(nf_net_layer_outputs(net, j), nf_net_layer_inputs(net, j), panels);
+        if (size > most)
+            most = size;
+    }
+    return most;
+}
+
+size_t R(mlp_scratch_size)(const nf_net *net, size_t panels) {
+    return 2 * widest_hidden(net) * panels * PANEL + weights_scratch(net, panels);
+}
+
+void R(mlp_forward)(const nf_net *net, const real *theta, size_t panels, size_t lanes, const real *in, real *out, real *record,
+                    real *scratch) {
+    const size_t layers = nf_net_layer_count(net), spare = widest_hidden(net) * panels * PANEL;
+    const size_t used = record ? PANEL : lanes; /* what is recorded is summed over all lanes */
+    for (size_t j = 0; j < layers; j++) {
+        const size_t n = nf_net_layer_inputs(net, j), m = nf_net_layer_outputs(net, j), size = m * panels * PANEL;
+        const real *weight = theta, *bias = theta + m * n;
+        if (j + 1 == layers) {
+            R(dense_forward)(m, n, weight, bias, panels, in, n * PANEL, out, m * PANEL, used);
+            return;
+        }
+        real *h = record ? record : scratch + (j % 2) * spare;
+        /* Panel by panel, so that the activation finds its rows in the nearest cache. */
+        for (size_t p = 0; p < panels; p++) {
+            real *rows = h + p * m * PANEL;
+            R(dense_forward)(m, n, weight, bias, 1, in + p * n * PANEL, n * PANEL, rows, m * PANEL, p + 1 == panels ? used : PANEL);
+            if (record)
+                R(activate_slope)(net->activation, m * PANEL, rows, rows + size);
+            else
+                R(activate)(net->activation, m * PANEL, rows);
+        }
+        if (record)
+            record += 2 * size;
+        in = h;
+        theta += m * n + m;
+    }
+}
+
+static void multiply(size_t count, real *restrict a, const real *restrict b) {
+    for (size_t i = 0; i < count; i++)
+        a[i] *= b[i];
+}
+
+void R(mlp_vjp)(const nf_net *net, const real *theta, size_t panels, const real *in, const real *record, const real *d_out,
+                real *d_in, real *gradient, real *scratch) {
+    const size_t layers = nf_net_layer_count(net), spare = widest_hidden(net) * panels * PANEL;
+    real *const weights_room = scratch + 2 * spare;
+    const real *h = record + R(mlp_record_size)(net, panels);
+    size_t offset = nf_net_parameter_count(net);
+    for (size_t j = layers; j-- > 0;) {
+        const size_t n = nf_net_layer_inputs(net, j), m = nf_net_layer_outputs(net, j);
+        offset -= m * n + m;
+        const size_t size = n * panels * PANEL;
+        if (j > 0)
+            h -= 2 * size;
+        const real *below = j > 0 ? h : in;
+        if (gradient)
+            R(dense_backward_weights)(m, n, panels, d_out, m * PANEL, below, n * PANEL, weights_room, gradient + offset,
+                                      gradient + offset + m * n);
+        if (j == 0 && !d_in)
+            return;
+        real *d_below = j > 0 ? scratch + (j % 2) * spare : d_in;
+        R(dense_backward_input)(m, n, theta + offset, panels, d_out, m * PANEL, d_below, n * PANEL, 0);
+        if (j > 0)
+            multiply(size, d_below, h + size);
+        d_out = d_below;
+    }
+}

@@ -1,0 +1,13 @@
+/* Arithmetic on parameter vectors: the optimizers' updates, sums and norms. */
+#ifndef NF_ENGINE_UPDATE_H
+#define NF_ENGINE_UPDATE_H
+
+#include "engine/engine.h"
+#include "engine/real.h"
+
+void R(update)(const engine_update *u, void *theta, const void *g, void *m, void *v, size_t count);
+void R(average)(void *mean, const void *theta, double decay, size_t count);
+void R(add_scaled)(void *to, const void *from, double scale, size_t count);
+double R(norm2)(const void *values, size_t count);
+
+#endif
