@@ -1,0 +1,442 @@
+/* Model files: bytes <-> flow, and atomic saving. */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "api/floating.h"
+#include "api/handles.h"
+#include "io/safetensors.h"
+#include "io/schema.h"
+
+#define FORMAT_NAME "nflow"
+#define FORMAT_VERSION "1"
+
+/* ---- a flow as bytes ---- */
+
+static const char *dtype_of(const nf_flow *flow) { return flow->engine->precision == NF_SINGLE ? "F32" : "F64"; }
+
+/* The parameters as little-endian bytes. */
+static nf_status parameter_bytes(const nf_flow *flow, unsigned char **out) {
+    const size_t count = flow->model.parameter_count, size = flow->engine->real_size;
+    unsigned char *bytes = nf_allocate(&flow->allocator, count * size);
+    if (!bytes)
+        return nf_fail(NF_ERR_MEMORY, NULL, "no memory for %zu parameters", count);
+    if (size == sizeof(float))
+        nf_le_store_f32(bytes, flow->theta, count);
+    else
+        nf_le_store_f64(bytes, flow->theta, count);
+    *out = bytes;
+    return NF_OK;
+}
+
+static nf_status tensor_table(const nf_flow *flow, const unsigned char *bytes, nf_st_tensor **out) {
+    nf_st_tensor *table = nf_allocate_zeroed(&flow->allocator, flow->tensor_count * sizeof *table);
+    if (!table)
+        return nf_fail(NF_ERR_MEMORY, NULL, "no memory for a table of %zu tensors", flow->tensor_count);
+    for (size_t i = 0; i < flow->tensor_count; i++) {
+        const nf_model_tensor *t = &flow->tensors[i];
+        table[i].name = t->name;
+        strcpy(table[i].dtype, dtype_of(flow));
+        table[i].rank = t->rank;
+        table[i].shape[0] = t->shape[0];
+        table[i].shape[1] = t->shape[1];
+        table[i].data = bytes + t->offset * flow->engine->real_size;
+        table[i].size = t->shape[0] * t->shape[1] * flow->engine->real_size;
+    }
+    *out = table;
+    return NF_OK;
+}
+
+/* The file's bytes, to be released with `allocator`. */
+static nf_status write_bytes(const nf_flow *flow, const nf_allocator *allocator, unsigned char **bytes, size_t *size) {
+    char *text = NULL;
+    unsigned char *parameters = NULL;
+    nf_st_tensor *table = NULL;
+    nf_status status = nf_schema_write(&flow->model, flow->engine->precision, &flow->allocator, &text);
+    if (status == NF_OK)
+        status = parameter_bytes(flow, &parameters);
+    if (status == NF_OK)
+        status = tensor_table(flow, parameters, &table);
+    if (status == NF_OK) {
+        const char *const metadata[][2] = {{"format", FORMAT_NAME}, {"version", FORMAT_VERSION}, {"flow", text}};
+        status = nf_st_write(allocator, table, flow->tensor_count, metadata, 3, bytes, size);
+    }
+    nf_release(&flow->allocator, table);
+    nf_release(&flow->allocator, parameters);
+    nf_release(&flow->allocator, text);
+    return status;
+}
+
+nf_status nf_flow_save_memory(const nf_flow *flow, void **bytes, size_t *size) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "bytes", bytes);
+    if (status == NF_OK)
+        *bytes = NULL;
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "size", size);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "flow", flow);
+    if (status != NF_OK)
+        return status;
+    unsigned char *made = NULL;
+    size_t length = 0;
+    status = write_bytes(flow, &flow->allocator, &made, &length);
+    if (status != NF_OK)
+        return nf_fail_in(status, __func__);
+    /* nf_free knows no allocator, so what it frees comes from malloc. */
+    void *copy = malloc(length);
+    if (copy)
+        memcpy(copy, made, length);
+    nf_release(&flow->allocator, made);
+    if (!copy)
+        return nf_fail(NF_ERR_MEMORY, __func__, "no memory for %zu bytes", length);
+    *bytes = copy;
+    *size = length;
+    return NF_OK;
+}
+
+/* ---- bytes as a flow ---- */
+
+static nf_status check_metadata(const nf_st_file *file, const char **flow, size_t *size) {
+    const char *format = nf_st_metadata(file, "format"), *version = nf_st_metadata(file, "version");
+    if (!format || strcmp(format, FORMAT_NAME) != 0)
+        return nf_fail(NF_ERR_FORMAT, NULL, "__metadata__: format is %s%.40s%s, not \"" FORMAT_NAME "\"", format ? "\"" : "",
+                       format ? format : "missing", format ? "\"" : "");
+    if (!version || strcmp(version, FORMAT_VERSION) != 0)
+        return nf_fail(NF_ERR_FORMAT, NULL, "__metadata__: version is %.40s, and this library reads " FORMAT_VERSION,
+                       version ? version : "missing");
+    *flow = nf_st_metadata(file, "flow");
+    if (!*flow)
+        return nf_fail(NF_ERR_FORMAT, NULL, "__metadata__: flow is missing");
+    *size = strlen(*flow);
+    return NF_OK;
+}
+
+/* The precision that the text names, or else that of the first parameter. */
+static nf_precision precision_of(const nf_st_file *file, const nf_schema *schema) {
+    if (schema->names_precision)
+        return schema->precision;
+    for (size_t i = 0; i < nf_st_count(file); i++) {
+        const nf_st_tensor *t = nf_st_at(file, i);
+        if (strncmp(t->name, "layers.", 7) == 0)
+            return strcmp(t->dtype, "F32") == 0 ? NF_SINGLE : NF_DOUBLE;
+    }
+    return NF_DOUBLE;
+}
+
+static nf_status check_tensor(const nf_flow *flow, const nf_model_tensor *wanted, const nf_st_tensor *found) {
+    if (!found)
+        return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s is missing", wanted->name);
+    if (strcmp(found->dtype, dtype_of(flow)) != 0)
+        return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s has dtype %s, must be %s", wanted->name, found->dtype, dtype_of(flow));
+    bool same = found->rank == wanted->rank;
+    for (size_t i = 0; same && i < wanted->rank; i++)
+        same = found->shape[i] == wanted->shape[i];
+    if (!same)
+        return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s has rank %zu and shape [%" PRIu64 ", ...], must have rank %zu and shape [%zu%s%.0zu]",
+                       wanted->name, found->rank, found->rank ? found->shape[0] : 0, wanted->rank, wanted->shape[0],
+                       wanted->rank == 2 ? ", ..." : "", wanted->shape[1]);
+    return NF_OK;
+}
+
+/* All tensors of the model are there with their shapes, and no other that claims to be a layer's. */
+static nf_status check_tensors(const nf_flow *flow, const nf_st_file *file) {
+    size_t claimed = 0;
+    for (size_t i = 0; i < flow->tensor_count; i++) {
+        nf_status status = check_tensor(flow, &flow->tensors[i], nf_st_find(file, flow->tensors[i].name));
+        if (status != NF_OK)
+            return status;
+    }
+    for (size_t i = 0; i < nf_st_count(file); i++)
+        claimed += strncmp(nf_st_at(file, i)->name, "layers.", 7) == 0;
+    if (claimed == flow->tensor_count)
+        return NF_OK;
+    for (size_t i = 0; i < nf_st_count(file); i++) {
+        const char *name = nf_st_at(file, i)->name;
+        bool known = strncmp(name, "layers.", 7) != 0;
+        for (size_t k = 0; !known && k < flow->tensor_count; k++)
+            known = strcmp(flow->tensors[k].name, name) == 0;
+        if (!known)
+            return nf_fail(NF_ERR_FORMAT, NULL, "tensor %.80s belongs to no layer of the flow", name);
+    }
+    return NF_OK;
+}
+
+static nf_status read_parameters(nf_flow *flow, const nf_st_file *file) {
+    const size_t size = flow->engine->real_size;
+    for (size_t i = 0; i < flow->tensor_count; i++) {
+        const nf_model_tensor *t = &flow->tensors[i];
+        const size_t count = t->shape[0] * t->shape[1];
+        unsigned char *to = (unsigned char *)flow->theta + t->offset * size;
+        const unsigned char *from = nf_st_find(file, t->name)->data;
+        if (size == sizeof(float))
+            nf_le_load_f32((float *)(void *)to, from, count);
+        else
+            nf_le_load_f64((double *)(void *)to, from, count);
+        if (!flow->engine->finite(to, count))
+            return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s holds a number that is not finite", t->name);
+    }
+    return NF_OK;
+}
+
+/* Sizes are checked against the tensors in the file before memory for the parameters is asked for. */
+static nf_status build_flow(nf_schema *schema, const nf_st_file *file, const nf_allocator *allocator, nf_flow **out) {
+    nf_flow *flow;
+    nf_status status =
+        nf_flow_begin(NULL, allocator, schema->model.dim, schema->model.context_dim, precision_of(file, schema), &flow);
+    if (status != NF_OK) {
+        nf_model_clear(&schema->model, allocator);
+        return status;
+    }
+    flow->model = schema->model;
+    for (size_t i = 0; status == NF_OK && i < flow->model.layer_count; i++)
+        if (!flow->engine->supports(flow->model.layers[i]->kind))
+            status = nf_fail(NF_ERR_UNSUPPORTED, NULL, "layers[%zu]: this library has no %s layers", i,
+                             nf_layer_type_of(flow->model.layers[i]->kind)->name);
+    if (status == NF_OK)
+        status = nf_model_tensors(&flow->model, &flow->allocator, &flow->tensors, &flow->tensor_count);
+    if (status == NF_OK)
+        status = check_tensors(flow, file);
+    if (status == NF_OK) {
+        nf_release(&flow->allocator, flow->tensors);
+        flow->tensors = NULL;
+        status = nf_flow_finish(flow);
+    }
+    if (status == NF_OK) {
+        const nf_floating saved = nf_floating_enter();
+        status = read_parameters(flow, file);
+        nf_floating_leave(saved);
+    }
+    if (status != NF_OK) {
+        nf_flow_free(flow);
+        return status;
+    }
+    *out = flow;
+    return NF_OK;
+}
+
+static nf_status read_bytes(const void *bytes, size_t size, const nf_allocator *given, nf_flow **flow) {
+    const nf_allocator allocator = nf_allocator_or_default(given);
+    nf_st_file *file = NULL;
+    nf_status status = nf_st_parse(&allocator, bytes, size, &file);
+    if (status != NF_OK)
+        return status;
+    const char *text = NULL;
+    size_t length = 0;
+    nf_schema schema;
+    memset(&schema, 0, sizeof schema);
+    status = check_metadata(file, &text, &length);
+    if (status == NF_OK)
+        status = nf_schema_read(text, length, &allocator, &schema);
+    if (status == NF_OK)
+        status = build_flow(&schema, file, &allocator, flow);
+    nf_st_free(file);
+    return status;
+}
+
+static nf_status load_memory(const char *function, const void *bytes, size_t size, nf_flow **flow, const nf_allocator *allocator) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(function, "flow", flow);
+    if (status == NF_OK)
+        *flow = NULL;
+    if (status == NF_OK)
+        status = nf_check_pointer(function, "bytes", bytes);
+    if (status != NF_OK)
+        return status;
+    status = read_bytes(bytes, size, allocator, flow);
+    return status == NF_OK ? NF_OK : nf_fail_in(status, function);
+}
+
+nf_status nf_flow_load_memory_with(const void *bytes, size_t size, nf_flow **flow, const nf_allocator *allocator) {
+    return load_memory(__func__, bytes, size, flow, allocator);
+}
+
+nf_status nf_flow_load_memory(const void *bytes, size_t size, nf_flow **flow) { return load_memory(__func__, bytes, size, flow, NULL); }
+
+/* ---- files ---- */
+
+static nf_status io_failure(const char *what, const char *path) {
+    char reason[128] = "";
+    const int code = errno;
+#if defined(__GLIBC__) && defined(_GNU_SOURCE)
+    const char *said = strerror_r(code, reason, sizeof reason);
+#else
+    const char *said = strerror_r(code, reason, sizeof reason) == 0 ? reason : "unknown error";
+#endif
+    return nf_fail(NF_ERR_IO, NULL, "%s %.200s: %s", what, path, said);
+}
+
+/* All bytes of an open file, whose size need not be known (a pipe). */
+static nf_status read_all(int fd, const char *path, const nf_allocator *allocator, unsigned char **out, size_t *out_size) {
+    struct stat info;
+    size_t room = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0 ? (size_t)info.st_size + 1 : 65536, used = 0;
+    unsigned char *bytes = nf_allocate(allocator, room);
+    while (bytes) {
+        const ssize_t got = read(fd, bytes + used, room - used);
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got < 0) {
+            nf_status status = io_failure("cannot read", path);
+            nf_release(allocator, bytes);
+            return status;
+        }
+        if (got == 0) {
+            *out = bytes;
+            *out_size = used;
+            return NF_OK;
+        }
+        used += (size_t)got;
+        if (used < room)
+            continue;
+        unsigned char *larger = room <= SIZE_MAX / 2 ? nf_allocate(allocator, 2 * room) : NULL;
+        if (larger)
+            memcpy(larger, bytes, used);
+        nf_release(allocator, bytes);
+        bytes = larger;
+        room *= 2;
+    }
+    return nf_fail(NF_ERR_MEMORY, NULL, "no memory for the %zu bytes of %.200s", room, path);
+}
+
+static nf_status load_file(const char *function, const char *path, nf_flow **flow, const nf_allocator *given) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(function, "flow", flow);
+    if (status == NF_OK)
+        *flow = NULL;
+    if (status == NF_OK)
+        status = nf_check_pointer(function, "path", path);
+    if (status != NF_OK)
+        return status;
+    const nf_allocator allocator = nf_allocator_or_default(given);
+    const int saved_errno = errno, fd = open(path, O_RDONLY | O_CLOEXEC);
+    unsigned char *bytes = NULL;
+    size_t size = 0;
+    status = fd < 0 ? io_failure("cannot open", path) : read_all(fd, path, &allocator, &bytes, &size);
+    if (fd >= 0)
+        close(fd);
+    if (status == NF_OK)
+        status = read_bytes(bytes, size, given, flow);
+    nf_release(&allocator, bytes);
+    errno = saved_errno;
+    if (status == NF_ERR_FORMAT || status == NF_ERR_UNSUPPORTED) {
+        char line[NF_ERROR_LENGTH];
+        strncpy(line, nf_last_error(), sizeof line - 1);
+        line[sizeof line - 1] = '\0';
+        return nf_fail(status, function, "%.200s: %s", path, line);
+    }
+    return status == NF_OK ? NF_OK : nf_fail_in(status, function);
+}
+
+nf_status nf_flow_load_with(const char *path, nf_flow **flow, const nf_allocator *allocator) {
+    return load_file(__func__, path, flow, allocator);
+}
+
+nf_status nf_flow_load(const char *path, nf_flow **flow) { return load_file(__func__, path, flow, NULL); }
+
+static nf_status write_all(int fd, const char *path, const unsigned char *bytes, size_t size) {
+    for (size_t done = 0; done < size;) {
+        const ssize_t wrote = write(fd, bytes + done, size - done);
+        if (wrote < 0 && errno == EINTR)
+            continue;
+        if (wrote <= 0) {
+            if (wrote == 0)
+                errno = EIO;
+            return io_failure("cannot write", path);
+        }
+        done += (size_t)wrote;
+    }
+    return NF_OK;
+}
+
+/* The folder that a path's last component stands in, as a string of its own; NULL when there is no memory. */
+static char *folder_of(const char *path, const nf_allocator *allocator) {
+    const char *slash = strrchr(path, '/');
+    const size_t length = slash ? (size_t)(slash - path) + 1 : 1;
+    char *folder = nf_allocate(allocator, length + 1);
+    if (folder) {
+        memcpy(folder, slash ? path : ".", length);
+        folder[length] = '\0';
+    }
+    return folder;
+}
+
+/* After the rename the new file is in place; only the folder's entry may be lost if the machine stops now. */
+static nf_status sync_folder(const char *folder, const char *path) {
+    const int fd = open(folder, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int failed = fd < 0 || fsync(fd) != 0;
+    /* Some file systems cannot sync a folder; there is no more to be done on them. */
+    if (failed && fd >= 0 && (errno == EINVAL || errno == EBADF || errno == EROFS || errno == ENOTSUP))
+        failed = 0;
+    nf_status status = failed ? io_failure("the new file is in place but perhaps not durable: cannot sync the folder of", path) : NF_OK;
+    if (fd >= 0)
+        close(fd);
+    return status;
+}
+
+static nf_status write_temporary(int fd, const char *temporary, const char *path, const unsigned char *bytes, size_t size) {
+    struct stat old;
+    nf_status status = write_all(fd, temporary, bytes, size);
+    if (status == NF_OK && stat(path, &old) == 0 && fchmod(fd, old.st_mode & 07777) != 0)
+        status = io_failure("cannot set the mode of", temporary);
+    if (status == NF_OK && fsync(fd) != 0)
+        status = io_failure("cannot sync", temporary);
+    if (close(fd) != 0 && status == NF_OK)
+        status = io_failure("cannot close", temporary);
+    return status;
+}
+
+static nf_status save_bytes(const char *path, const char *folder, char *temporary, size_t room, const unsigned char *bytes, size_t size) {
+    int fd = -1;
+    /* A name that nobody else has; a left-over of a killed process makes it take the next. */
+    for (int attempt = 0; attempt < 100 && fd < 0; attempt++) {
+        snprintf(temporary, room, "%s.%ld-%" PRIu64 ".tmp", path, (long)getpid(), nf_unique());
+        fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+        if (fd < 0 && errno != EEXIST)
+            break;
+    }
+    if (fd < 0)
+        return io_failure("cannot create", temporary);
+    nf_status status = write_temporary(fd, temporary, path, bytes, size);
+    if (status == NF_OK && rename(temporary, path) != 0)
+        status = io_failure("cannot rename the new file to", path);
+    if (status != NF_OK) {
+        unlink(temporary);
+        return status;
+    }
+    return sync_folder(folder, path);
+}
+
+nf_status nf_save_atomic(const char *path, const nf_allocator *allocator, const unsigned char *bytes, size_t size) {
+    const size_t room = strlen(path) + 64;
+    const int saved_errno = errno;
+    char *folder = folder_of(path, allocator), *temporary = nf_allocate(allocator, room);
+    nf_status status = folder && temporary ? save_bytes(path, folder, temporary, room, bytes, size)
+                                           : nf_fail(NF_ERR_MEMORY, NULL, "no memory for the name of a file");
+    nf_release(allocator, temporary);
+    nf_release(allocator, folder);
+    errno = saved_errno;
+    return status;
+}
+
+nf_status nf_flow_save(const nf_flow *flow, const char *path) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "flow", flow);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "path", path);
+    if (status != NF_OK)
+        return status;
+    unsigned char *bytes = NULL;
+    size_t size = 0;
+    status = write_bytes(flow, &flow->allocator, &bytes, &size);
+    if (status == NF_OK)
+        status = nf_save_atomic(path, &flow->allocator, bytes, size);
+    nf_release(&flow->allocator, bytes);
+    return status == NF_OK ? NF_OK : nf_fail_in(status, __func__);
+}
