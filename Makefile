@@ -100,12 +100,13 @@ TESTS_ENGINE := $(foreach t,$(TESTS_ALL),$(if $(shell head -n 1 $(t) | grep engi
 TESTS_PLAIN := $(filter-out $(TESTS_ENGINE),$(TESTS_ALL))
 TEST_CFLAGS = $(shell $(PKG_CONFIG) --cflags check mpfr openblas 2>/dev/null)
 TEST_LIBS = $(shell $(PKG_CONFIG) --libs check mpfr openblas 2>/dev/null) $(JANSSON_LIBS) -lpthread -lm
-RUNS := $(shell sh tests/isas.sh 2>/dev/null || echo base)
+RUNS := $(shell sh scripts/isas.sh 2>/dev/null || echo base)
 TEST_ISAS := $(filter $(RUNS),$(ISAS))
 TEST_SUPPORT := $(filter-out $(TESTS_ALL),$(wildcard tests/*.c) examples/toy.c examples/csv.c)
 SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(TEST_SUPPORT))
 
 TEST_PROGRAMS := $(TESTS_PLAIN:tests/%.c=$(BUILD)/tests/%)
+VALGRIND_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,status memory safetensors schema file model shuffle philox optimizer)
 
 $(BUILD)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
@@ -129,12 +130,16 @@ $(foreach p,f64 f32,$(foreach i,$(TEST_ISAS),$(eval $(call engine_test_rule,$(p)
 
 tests: $(TEST_PROGRAMS)
 
-check: deps ## install what is missing, build, run every test
+deps: ## install what is missing to build, show the demo and run the tests
+	@CC='$(CC)' sh scripts/deps.sh demo check
+
+check: ## install what is missing, build, run every test
+	@CC='$(CC)' sh scripts/deps.sh check
 	@$(MAKE) --no-print-directory check-now
 
 .PHONY: check-now
 check-now: all tests examples
-	@NFLOW_BUILD=$(BUILD) sh tests/run.sh $(TEST_PROGRAMS)
+	@sh scripts/run-tests.sh $(TEST_PROGRAMS)
 
 # ---- examples
 
@@ -145,9 +150,67 @@ examples: $(EXAMPLES:%=$(BUILD)/examples/%) ## build the example programs
 $(BUILD)/examples/%: $(BUILD)/examples/%.o $(EXAMPLE_PARTS) $(STATIC)
 	$(CC) $(EXTRA) $(LDFLAGS) $< $(EXAMPLE_PARTS) $(STATIC) $(JANSSON_LIBS) -lpthread -lm -o $@
 
-demo: deps ## install what is missing, build, train, draw; DATA=file.csv for data of your own
+demo: ## install what is missing, build, train, draw; DATA=file.csv for data of your own
+	@CC='$(CC)' sh scripts/deps.sh demo
 	@$(MAKE) --no-print-directory $(BUILD)/examples/demo
 	$(BUILD)/examples/demo $(if $(DATA),--data "$(DATA)") --output demo
+
+# ---- slower gates
+
+SANITIZE_asan := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+SANITIZE_tsan := -fsanitize=thread
+
+check-asan: ## the tests under the address and undefined-behaviour sanitizers
+	@$(MAKE) --no-print-directory EXTRA='$(SANITIZE_asan)' check-now
+
+check-tsan: ## the tests with threads under the thread sanitizer
+	@$(MAKE) --no-print-directory EXTRA='$(SANITIZE_tsan)' THREADED=1 check-now
+
+check-valgrind: all tests ## the plain tests under valgrind
+	@WRAP='valgrind -q --error-exitcode=99 --leak-check=full' CK_FORK=no NFLOW_ISA=v3 sh scripts/run-tests.sh $(VALGRIND_PROGRAMS)
+
+check-header: $(SHARED) ## the header alone as C99, C11 and C++17; the exported symbols against it
+	@CC='$(CC)' sh tests/check_header.sh $(SHARED)
+
+check-install: all ## install into an empty prefix and build an outside program against it
+	@CC='$(CC)' sh tests/check_install.sh $(BUILD)
+
+checkabi: $(SHARED) ## compare the library's ABI with the committed baseline
+	@sh scripts/abi.sh check $(SHARED)
+
+abi-baseline: $(SHARED) ## write the baseline anew
+	@sh scripts/abi.sh write $(SHARED)
+
+# ---- installing
+
+install: all ## into PREFIX (DESTDIR is put before it)
+	$(INSTALL) -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(LIBDIR)/pkgconfig
+	$(INSTALL) -m 644 include/nflow.h $(DESTDIR)$(INCLUDEDIR)/nflow.h
+	$(INSTALL) -m 644 $(STATIC) $(DESTDIR)$(LIBDIR)/libnflow.a
+	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/libnflow.so.$(VERSION)
+	ln -sf libnflow.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libnflow.so.$(SOVERSION)
+	ln -sf libnflow.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libnflow.so
+	$(call pc,$(PREFIX),$(LIBDIR),$(INCLUDEDIR)) > $(DESTDIR)$(LIBDIR)/pkgconfig/libnflow.pc
+
+uninstall: ## remove what install put there
+	rm -f $(DESTDIR)$(INCLUDEDIR)/nflow.h $(DESTDIR)$(LIBDIR)/libnflow.a $(DESTDIR)$(LIBDIR)/libnflow.so* \
+	    $(DESTDIR)$(LIBDIR)/pkgconfig/libnflow.pc
+
+bench: ## time the library; figures go to bench/RESULTS.md by hand
+	@$(MAKE) --no-print-directory bench-now
+
+BENCHES := $(basename $(notdir $(wildcard bench/bench_*.c)))
+.PHONY: bench-now
+bench-now: $(BENCHES:%=$(BUILD)/bench/%)
+	@for b in $^; do echo "== $$b"; $$b || exit 1; done
+
+$(BUILD)/bench/%: bench/%.c $(STATIC)
+	@mkdir -p $(@D)
+	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(BENCH_FLAGS) $(TEST_CFLAGS) $< $(STATIC) $(TEST_LIBS) -o $@
+
+docs: ## the reference of the header, with Doxygen
+	@mkdir -p $(BUILD)/docs
+	@(cat docs/Doxyfile; echo "OUTPUT_DIRECTORY=$(BUILD)/docs"; echo "PROJECT_NUMBER=$(VERSION)") | doxygen -
 
 clean: ## remove all builds
 	rm -rf build

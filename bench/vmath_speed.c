@@ -12,12 +12,12 @@
 enum { COUNT = 1024, REPEATS = 200, SAMPLES = 60 };
 
 #define LOOP_ARGUMENTS const real *restrict x, real *restrict f, real *restrict g, real *restrict h
-#define LOOP(name, call)                                                                                              \
-    __attribute__((noinline)) static void loop_##name(LOOP_ARGUMENTS) {                                               \
-        (void)f, (void)g, (void)h;                                                                                    \
-        for (size_t i = 0; i < COUNT; i++) {                                                                          \
-            call;                                                                                                     \
-        }                                                                                                             \
+#define LOOP(name, call)                                                                                                       \
+    __attribute__((noinline)) static void loop_##name(LOOP_ARGUMENTS) {                                                        \
+        (void)f, (void)g, (void)h;                                                                                             \
+        for (size_t i = 0; i < COUNT; i++) {                                                                                   \
+            call;                                                                                                              \
+        }                                                                                                                      \
     }
 #define LOOP1(name) LOOP(name, f[i] = vm_##name(x[i]))
 #define LOOP2(name) LOOP(name, vm_##name(x[i], &f[i], &g[i]))

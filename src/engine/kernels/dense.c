@@ -10,6 +10,7 @@
 #include "engine/kernels/dense.h"
 
 #include <stdbool.h>
+#include <string.h>
 
 #define MAX_ROWS DENSE_STRIP /* rows of a block */
 #define BLOCK_VECS 2         /* vectors side by side in a block, */
@@ -19,6 +20,14 @@
 
 /* What a strip reads of A in one go: 24 KiB with AVX-512, in L1 while the panels go by. */
 #define DEPTH_CHUNK ((size_t)(2048 / sizeof(real)))
+/*
+ * The input's cotangent reads W by columns. Where its rows are so long that the lines of a column fall into few sets of the
+ * caches, some columns (whole strips) are first copied together, as many rows at a time as make 24 KiB.
+ */
+#define COPY_COLUMNS ((size_t)24)
+#define COPY_ROWS ((size_t)(1024 / sizeof(real)))
+#define COPY_STRIDE ((size_t)(512 / sizeof(real)))
+_Static_assert(COPY_COLUMNS % MAX_ROWS == 0, "copied columns are whole strips");
 /* The weights' gradient is summed in registers over so many samples before it is added to memory. */
 #define SAMPLE_CHUNK ((size_t)128)
 #define PANEL_CHUNK (SAMPLE_CHUNK / PANEL)
@@ -239,17 +248,40 @@ void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, si
     } while (k < in);
 }
 
+/* copy[j][0..COPY_COLUMNS) = the first `columns` <= COPY_COLUMNS columns of W */
+static void copy_columns(size_t rows, size_t columns, const real *W, size_t w_stride, real *copy) {
+    if (columns == COPY_COLUMNS) {
+        for (size_t j = 0; j < rows; j++) memcpy(copy + j * COPY_COLUMNS, W + j * w_stride, COPY_COLUMNS * sizeof(real));
+    } else {
+        for (size_t j = 0; j < rows; j++) memcpy(copy + j * COPY_COLUMNS, W + j * w_stride, columns * sizeof(real));
+    }
+}
+
+static void run_columns(product *p, size_t columns, const lane_map *map, const real *W, size_t w_stride, const real *dY,
+                        real *dX) {
+    p->a_depth = w_stride;
+    for (size_t k = 0, rows; k < columns; k += rows) {
+        rows = strip_rows(columns - k);
+        run_strip(p, rows, map, W + k, dY, dX + k * PANEL);
+    }
+}
+
 void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, size_t w_stride, size_t panels,
                                    const real *dY, size_t y_stride, real *dX, size_t x_stride, int accumulate) {
     const lane_map map = {panels * PANEL_VECS, y_stride, x_stride};
+    const bool copied = panels > 1 && w_stride >= COPY_STRIDE;
+    real copy[COPY_ROWS * COPY_COLUMNS] __attribute__((aligned(NF_ALIGN)));
     size_t j = 0;
     do { /* also when `out` is 0 */
-        const size_t depth = smaller(out - j, DEPTH_CHUNK);
-        const product p = {.start = accumulate || j > 0 ? START_MEMORY : START_ZERO,
-                           .depth = depth, .segments = 1, .a_row = 1, .a_depth = w_stride, .b_row = PANEL, .c_row = PANEL};
-        for (size_t k = 0, rows; k < columns; k += rows) {
-            rows = strip_rows(columns - k);
-            run_strip(&p, rows, &map, W + j * w_stride + k, dY + j * PANEL, dX + k * PANEL);
+        const size_t depth = smaller(out - j, copied ? COPY_ROWS : DEPTH_CHUNK);
+        const real *Wj = W + j * w_stride, *dYj = dY + j * PANEL;
+        product p = {.start = accumulate || j > 0 ? START_MEMORY : START_ZERO,
+                     .depth = depth, .segments = 1, .a_row = 1, .b_row = PANEL, .c_row = PANEL};
+        if (!copied) run_columns(&p, columns, &map, Wj, w_stride, dYj, dX);
+        for (size_t k = 0, count; copied && k < columns; k += count) {
+            count = smaller(columns - k, COPY_COLUMNS);
+            copy_columns(depth, count, Wj + k, w_stride, copy);
+            run_columns(&p, count, &map, copy, COPY_COLUMNS, dYj, dX + k * PANEL);
         }
         j += depth;
     } while (j < out);

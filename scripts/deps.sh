@@ -1,0 +1,72 @@
+#!/bin/sh
+# What the build and the tests need beside a compiler and make: says nothing and does nothing when all is there, installs what is missing
+# with apt-get as root or with sudo, and otherwise prints the command and fails.
+# usage: deps.sh [build|demo|check]...   (all of them without arguments)
+set -u
+
+missing=
+dnf= pacman= brew=
+
+need() { # apt-package, dnf, pacman, brew
+    missing="$missing $1"
+    dnf="$dnf $2"
+    pacman="$pacman $3"
+    brew="$brew $4"
+}
+have() { command -v "$1" >/dev/null 2>&1; }
+module() { # pkg-config-name apt dnf pacman brew
+    "${PKG_CONFIG:-pkg-config}" --exists "$1" 2>/dev/null || need "$2" "$3" "$4" "$5"
+}
+
+look() {
+    missing= dnf= pacman= brew=
+    have "${PKG_CONFIG:-pkg-config}" || need pkg-config pkgconf-pkg-config pkgconf pkgconf
+    module jansson libjansson-dev jansson-devel jansson jansson
+    for what in $wanted; do
+        case $what in
+        demo)
+            have gnuplot || need gnuplot-nox gnuplot gnuplot gnuplot
+            ;;
+        check)
+            module check check check-devel check check
+            module mpfr libmpfr-dev mpfr-devel mpfr mpfr
+            module openblas libopenblas-dev openblas-devel openblas openblas
+            echo '#include <Random123/philox.h>' | "${CC:-cc}" -E - >/dev/null 2>&1 ||
+                need librandom123-dev Random123-devel random123 random123
+            ;;
+        esac
+    done
+}
+
+wanted=${*:-demo check}
+look
+[ -z "$missing" ] && exit 0
+
+if have apt-get; then
+    run=
+    if [ "$(id -u)" -ne 0 ]; then
+        if have sudo && sudo -n true 2>/dev/null; then
+            run=sudo
+        else
+            echo "Some packages are missing. With the rights to install them, run:"
+            echo "    apt-get install --no-install-recommends$missing"
+            exit 1
+        fi
+    fi
+    echo "installing:$missing"
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086 # a list of packages
+    if ! $run apt-get install -y --no-install-recommends $missing >/dev/null 2>&1; then
+        $run apt-get update >/dev/null && $run apt-get install -y --no-install-recommends $missing >/dev/null || exit 1
+    fi
+    look
+    [ -z "$missing" ] && exit 0
+    echo "still missing after the installation:$missing"
+    exit 1
+fi
+
+echo "Some packages are missing. Install them with one of:"
+echo "    dnf install$dnf"
+echo "    pacman -S$pacman"
+echo "    brew install$brew"
+exit 1
