@@ -204,9 +204,9 @@ BENCHES := $(basename $(notdir $(wildcard bench/bench_*.c)))
 bench-now: $(BENCHES:%=$(BUILD)/bench/%)
 	@for b in $^; do echo "== $$b"; $$b || exit 1; done
 
-$(BUILD)/bench/%: bench/%.c $(STATIC)
+$(BUILD)/bench/%: bench/%.c bench/measure.c $(STATIC)
 	@mkdir -p $(@D)
-	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(BENCH_FLAGS) $(TEST_CFLAGS) $< $(STATIC) $(TEST_LIBS) -o $@
+	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(TEST_CFLAGS) $< bench/measure.c $(STATIC) $(TEST_LIBS) -o $@
 
 docs: ## the reference of the header, with Doxygen
 	@mkdir -p $(BUILD)/docs
