@@ -35,11 +35,11 @@ static void shuffle(nf_sequence *random, size_t *order, size_t count) {
 
 /*
  * The split of coupling i: first the coordinates that stay, whose number is returned, then those that are transformed. Odd
- * couplings swap the parts of the even one before them. `order` has room for 2 dim.
+ * couplings swap the parts of the even one before them. A single coordinate is always transformed. `order` has room for 2 dim.
  */
 static size_t split(nf_mask mask, size_t dim, size_t i, nf_sequence *random, size_t *order) {
-    const size_t even = (dim + 1) / 2, kept = mask == NF_MASK_CHECKERBOARD ? even : dim / 2;
-    if (i % 2 == 1) {
+    const size_t even = (dim + 1) / 2, kept = mask == NF_MASK_CHECKERBOARD && dim > 1 ? even : dim / 2;
+    if (i % 2 == 1 && dim > 1) {
         swap_parts(order, order + dim, dim, kept);
         return dim - kept;
     }
@@ -100,10 +100,7 @@ nf_status nf_realnvp_create(const nf_realnvp_config *config, nf_realnvp **flow) 
     const bool splits = given.dim > 1 || given.context_dim > 0;
     nf_sequence random = nf_sequence_begin(given.seed, UINT64_MAX);
     for (size_t i = 0; splits && c.status == NF_OK && i < nf_size_or_default(given.couplings, 8); i++) {
-        size_t identity = 0;
-        order[0] = 0;
-        if (given.dim > 1)
-            identity = split(given.mask, given.dim, i, &random, order);
+        const size_t identity = split(given.mask, given.dim, i, &random, order);
         add_coupling(&c, &given, &hidden, identity, order);
         if (given.actnorm > 0)
             add_affine(&c, given.dim);
