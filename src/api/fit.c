@@ -224,8 +224,11 @@ static void copy_row(const fit *f, size_t row, size_t at) {
     f->batch_weight[at] = f->config.weight ? f->config.weight[row] : 1.0;
 }
 
-/* Gaussian noise on the rows of a batch; row i of the epoch draws the same whatever the batch size. */
-static void add_noise(const fit *f, size_t epoch, size_t first, size_t rows) {
+/*
+ * Gaussian noise on the rows of a batch; row i of the epoch draws the same whatever the batch size. It shrinks as the learning rate does, so
+ * that the held-out loss finds, by choosing an epoch, how much smoothing the data want.
+ */
+static void add_noise(const fit *f, size_t epoch, size_t first, size_t rows, double noise) {
     const size_t dim = f->flow->model.dim;
     uint32_t key[2];
     nf_philox_key(f->config.seed, STREAM_NOISE, key);
@@ -233,9 +236,9 @@ static void add_noise(const fit *f, size_t epoch, size_t first, size_t rows) {
         for (size_t i = 0; i < dim; i += 2) {
             double even, odd;
             f->flow->engine->normals(key, (uint64_t)epoch * f->training_rows + first + r, i / 2, 1, &even, &odd);
-            f->batch_x[r * dim + i] += f->config.noise * f->column_sd[i] * even;
+            f->batch_x[r * dim + i] += noise * f->column_sd[i] * even;
             if (i + 1 < dim)
-                f->batch_x[r * dim + i + 1] += f->config.noise * f->column_sd[i + 1] * odd;
+                f->batch_x[r * dim + i + 1] += noise * f->column_sd[i + 1] * odd;
         }
 }
 
@@ -263,8 +266,9 @@ static nf_status train_batch(fit *f, const nf_shuffle *order, size_t epoch, size
     }
     if (!(weight > 0.0))
         return NF_OK; /* a batch of rows that do not count */
+    const double rate = rate_at(f, epoch, f->report.steps);
     if (f->config.noise > 0.0)
-        add_noise(f, epoch, first, rows);
+        add_noise(f, epoch, first, rows, f->config.noise * (f->base_rate > 0.0 ? rate / f->base_rate : 1.0));
     double loss;
     nf_gradient_zero(f->gradient);
     nf_status status = nf_run_grad_nll(f->flow, f->workspace, rows, f->batch_x, f->flow->model.context_dim ? f->batch_context : NULL,
@@ -279,7 +283,7 @@ static nf_status train_batch(fit *f, const nf_shuffle *order, size_t epoch, size
     }
     if (!isfinite(loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in epoch %zu", epoch + 1);
-    f->optimizer->update.rate = rate_at(f, epoch, f->report.steps);
+    f->optimizer->update.rate = rate;
     status = nf_run_step(f->optimizer, f->flow, f->gradient);
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
