@@ -199,10 +199,24 @@ uninstall: ## remove what install put there
 bench: ## time the library; figures go to bench/RESULTS.md by hand
 	@$(MAKE) --no-print-directory bench-now
 
+# bench_*.c are written against nflow.h; engine_*.c time the engine's inside, in each precision on the best instruction set of this machine.
 BENCHES := $(basename $(notdir $(wildcard bench/bench_*.c)))
+BENCHES_ENGINE := $(basename $(notdir $(wildcard bench/engine_*.c)))
+BEST_ISA := $(lastword $(TEST_ISAS))
+BENCH_PROGRAMS := $(BENCHES_ENGINE:%=$(BUILD)/bench/%-f32) $(BENCHES_ENGINE:%=$(BUILD)/bench/%-f64) $(BENCHES:%=$(BUILD)/bench/%)
 .PHONY: bench-now
-bench-now: $(BENCHES:%=$(BUILD)/bench/%)
-	@for b in $^; do echo "== $$b"; $$b || exit 1; done
+bench-now: $(BENCH_PROGRAMS)
+	@for b in $^; do echo "== $$(basename $$b)"; $$b || exit 1; done
+
+$(BUILD)/bench/engine_%-f32: bench/engine_%.c $(STATIC)
+	@mkdir -p $(@D)
+	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(FLAGS_$(BEST_ISA)) -DNF_SINGLE_BUILD=1 -DNF_ISA=$(BEST_ISA) -DBENCH_BLAS $(TEST_CFLAGS) $< $(STATIC) \
+	    $(TEST_LIBS) -o $@
+
+$(BUILD)/bench/engine_%-f64: bench/engine_%.c $(STATIC)
+	@mkdir -p $(@D)
+	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(FLAGS_$(BEST_ISA)) -DNF_SINGLE_BUILD=0 -DNF_ISA=$(BEST_ISA) -DBENCH_BLAS $(TEST_CFLAGS) $< $(STATIC) \
+	    $(TEST_LIBS) -o $@
 
 $(BUILD)/bench/%: bench/%.c bench/measure.c $(STATIC)
 	@mkdir -p $(@D)

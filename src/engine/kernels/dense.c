@@ -21,19 +21,19 @@
 /* What a strip reads of A in one go: 24 KiB with AVX-512, in L1 while the panels go by. */
 #define DEPTH_CHUNK ((size_t)(2048 / sizeof(real)))
 /*
- * The input's cotangent reads W by columns. Where its rows are so long that the lines of a column fall into few sets of the
- * caches, some columns (whole strips) are first copied together, as many rows at a time as make 24 KiB.
+ * The input's cotangent reads W by columns. Where the rows of W are so long that each is on another page, and strips narrower
+ * than a cache line, some columns (whole strips) are first copied together, as many rows at a time as make 24 KiB.
  */
 #define COPY_COLUMNS ((size_t)24)
 #define COPY_ROWS ((size_t)(1024 / sizeof(real)))
-#define COPY_STRIDE ((size_t)(512 / sizeof(real)))
+#define COPY_STRIDE ((size_t)(4096 / sizeof(real)))
 _Static_assert(COPY_COLUMNS % MAX_ROWS == 0, "copied columns are whole strips");
 /* The weights' gradient is summed in registers over so many samples before it is added to memory. */
 #define SAMPLE_CHUNK ((size_t)128)
 #define PANEL_CHUNK (SAMPLE_CHUNK / PANEL)
-/* Layers so small that transposing X costs more than it saves: their gradient is summed lane by lane. */
-#define SMALL_IN ((size_t)7)
-#define SMALL_OUT ((size_t)3)
+/* Layers so small that transposing X costs more than it saves: their gradient is summed lane by lane. By measurement. */
+#define SMALL_IN (PANEL / 8 + 1)
+#define SMALL_OUT ((size_t)2)
 
 enum chain_start {
     START_ZERO,
@@ -45,15 +45,15 @@ enum chain_start {
 
 typedef struct product {
     enum chain_start start;
-    size_t depth, segments;                /* k runs over `depth` values, and that for each segment of A */
-    size_t a_row, a_depth, a_segment;      /* steps of A */
-    size_t b_row, c_row;                   /* steps of B and C from one row to the next */
+    size_t depth, segments;           /* k runs over `depth` values, and that for each segment of A */
+    size_t a_row, a_depth, a_segment; /* steps of A */
+    size_t b_row, c_row;              /* steps of B and C from one row to the next */
     const real *bias;
 } product;
 
 /* Run `nb` blocks of `mr` x `nv` vectors. mr, nv and nb are constants where this is inlined, and all its arrays registers. */
-VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const product *p, const real *a,
-                           const real *const *b_of, real *const *c_of) {
+VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const product *p, const real *a, const real *const *b_of,
+                           real *const *c_of) {
     /* copies, because a store to C might change *p for all that the compiler knows */
     const enum chain_start start = p->start;
     const size_t a_row = p->a_row, a_depth = p->a_depth, b_row = p->b_row;
@@ -76,13 +76,11 @@ VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const produ
         }
     } else if (start == START_MEMORY) {
         VEC_UNROLL for (int i = 0; i < mr; i++) {
-            VEC_UNROLL for (int v = 0; v < nb * nv; v++)
-                sum[i][v] = vec_load(c[v / nv] + (size_t)i * c_row + v % nv * VEC_LANES);
+            VEC_UNROLL for (int v = 0; v < nb * nv; v++) sum[i][v] =
+                vec_load(c[v / nv] + (size_t)i * c_row + v % nv * VEC_LANES);
         }
     } else {
-        VEC_UNROLL for (int i = 0; i < mr; i++) {
-            VEC_UNROLL for (int v = 0; v < nb * nv; v++) sum[i][v] = vec_zero();
-        }
+        VEC_UNROLL for (int i = 0; i < mr; i++) { VEC_UNROLL for (int v = 0; v < nb * nv; v++) sum[i][v] = vec_zero(); }
     }
 
     for (size_t s = p->segments; s > 0; s--) {
@@ -120,9 +118,9 @@ VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const produ
 
 typedef void block_function(const product *p, const real *a, const real *const *b, real *const *c);
 
-#define DEFINE_BLOCKS(mr, nv, nb)                                                                                      \
-    static void blocks_##mr##_##nv##_##nb(const product *p, const real *a, const real *const *b, real *const *c) {     \
-        run_blocks(mr, nv, nb, p, a, b, c);                                                                            \
+#define DEFINE_BLOCKS(mr, nv, nb)                                                                                              \
+    static void blocks_##mr##_##nv##_##nb(const product *p, const real *a, const real *const *b, real *const *c) {             \
+        run_blocks(mr, nv, nb, p, a, b, c);                                                                                    \
     }
 #define DEFINE_ROWS(mr) DEFINE_BLOCKS(mr, 2, 1) DEFINE_BLOCKS(mr, 1, 1)
 DEFINE_ROWS(1)
@@ -153,6 +151,7 @@ typedef struct block_row {
     block_function *half, *one, *two, *four;
 } block_row;
 
+/* clang-format off */
 #define ROWS_ENTRY(mr, two, four) {blocks_##mr##_1_1, blocks_##mr##_2_1, two, four}
 static const block_row block_table[MAX_ROWS + 1] = {
     {NULL, NULL, NULL, NULL},
@@ -179,12 +178,14 @@ static const block_row block_table[MAX_ROWS + 1] = {
     ROWS_ENTRY(12, NULL, NULL),
 #endif
 };
+/* clang-format on */
 
 static size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /* The next strip when `rows` are left: the last two even, because a strip of one or two rows cannot fill the pipelines. */
 static size_t strip_rows(size_t rows) {
-    if (rows <= MAX_ROWS) return rows;
+    if (rows <= MAX_ROWS)
+        return rows;
     return rows < 2 * MAX_ROWS ? (rows + 1) / 2 : MAX_ROWS;
 }
 
@@ -229,16 +230,24 @@ static void run_strip(const product *p, size_t rows, const lane_map *map, const 
     }
 }
 
-void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, size_t panels, const real *X,
-                      size_t x_stride, real *Y, size_t y_stride, size_t lanes) {
-    if (panels == 0) return;
+void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, size_t panels, const real *X, size_t x_stride,
+                      real *Y, size_t y_stride, size_t lanes) {
+    if (panels == 0)
+        return;
     const size_t last = (lanes + VEC_LANES - 1) / VEC_LANES;
     const lane_map map = {(panels - 1) * PANEL_VECS + last, x_stride, y_stride};
     size_t k = 0;
     do { /* also when `in` is 0 */
         const size_t depth = smaller(in - k, DEPTH_CHUNK);
-        product p = {.start = k > 0 ? START_MEMORY : bias != NULL ? START_BIAS : START_ZERO,
-                     .depth = depth, .segments = 1, .a_row = in, .a_depth = 1, .b_row = PANEL, .c_row = PANEL};
+        product p = {.start = k > 0          ? START_MEMORY
+                              : bias != NULL ? START_BIAS
+                                             : START_ZERO,
+                     .depth = depth,
+                     .segments = 1,
+                     .a_row = in,
+                     .a_depth = 1,
+                     .b_row = PANEL,
+                     .c_row = PANEL};
         for (size_t j = 0, rows; j < out; j += rows) {
             rows = strip_rows(out - j);
             p.bias = p.start == START_BIAS ? bias + j : NULL;
@@ -251,9 +260,11 @@ void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, si
 /* copy[j][0..COPY_COLUMNS) = the first `columns` <= COPY_COLUMNS columns of W */
 static void copy_columns(size_t rows, size_t columns, const real *W, size_t w_stride, real *copy) {
     if (columns == COPY_COLUMNS) {
-        for (size_t j = 0; j < rows; j++) memcpy(copy + j * COPY_COLUMNS, W + j * w_stride, COPY_COLUMNS * sizeof(real));
+        for (size_t j = 0; j < rows; j++)
+            memcpy(copy + j * COPY_COLUMNS, W + j * w_stride, COPY_COLUMNS * sizeof(real));
     } else {
-        for (size_t j = 0; j < rows; j++) memcpy(copy + j * COPY_COLUMNS, W + j * w_stride, columns * sizeof(real));
+        for (size_t j = 0; j < rows; j++)
+            memcpy(copy + j * COPY_COLUMNS, W + j * w_stride, columns * sizeof(real));
     }
 }
 
@@ -266,18 +277,23 @@ static void run_columns(product *p, size_t columns, const lane_map *map, const r
     }
 }
 
-void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, size_t w_stride, size_t panels,
-                                   const real *dY, size_t y_stride, real *dX, size_t x_stride, int accumulate) {
+void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, size_t w_stride, size_t panels, const real *dY,
+                                   size_t y_stride, real *dX, size_t x_stride, int accumulate) {
     const lane_map map = {panels * PANEL_VECS, y_stride, x_stride};
-    const bool copied = panels > 1 && w_stride >= COPY_STRIDE;
+    const bool copied = VEC_BYTES < 64 && panels > 1 && w_stride >= COPY_STRIDE;
     real copy[COPY_ROWS * COPY_COLUMNS] __attribute__((aligned(NF_ALIGN)));
     size_t j = 0;
     do { /* also when `out` is 0 */
         const size_t depth = smaller(out - j, copied ? COPY_ROWS : DEPTH_CHUNK);
         const real *Wj = W + j * w_stride, *dYj = dY + j * PANEL;
         product p = {.start = accumulate || j > 0 ? START_MEMORY : START_ZERO,
-                     .depth = depth, .segments = 1, .a_row = 1, .b_row = PANEL, .c_row = PANEL};
-        if (!copied) run_columns(&p, columns, &map, Wj, w_stride, dYj, dX);
+                     .depth = depth,
+                     .segments = 1,
+                     .a_row = 1,
+                     .b_row = PANEL,
+                     .c_row = PANEL};
+        if (!copied)
+            run_columns(&p, columns, &map, Wj, w_stride, dYj, dX);
         for (size_t k = 0, count; copied && k < columns; k += count) {
             count = smaller(columns - k, COPY_COLUMNS);
             copy_columns(depth, count, Wj + k, w_stride, copy);
@@ -287,8 +303,8 @@ void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, si
     } while (j < out);
 }
 
-void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels, const real *dY, size_t y_stride,
-                             real *dX, size_t x_stride, int accumulate) {
+void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels, const real *dY, size_t y_stride, real *dX,
+                             size_t x_stride, int accumulate) {
     R(dense_backward_input_range)(out, in, W, in, panels, dY, y_stride, dX, x_stride, accumulate);
 }
 
@@ -300,7 +316,8 @@ static void add_lanes(real *to, vec s, size_t count) {
     }
     real lanes[VEC_LANES];
     vec_storeu(lanes, s);
-    for (size_t i = 0; i < count; i++) to[i] += lanes[i];
+    for (size_t i = 0; i < count; i++)
+        to[i] += lanes[i];
 }
 
 /* Lane by lane over the panels, then one fold: as a vector whose lanes are still to be summed. */
@@ -368,8 +385,8 @@ static void transpose_panel(size_t width, const real *X, real *to) {
             if (width - k >= VEC_LANES) {
                 VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) r[i] = vec_load(X + (k + i) * PANEL + lane);
             } else {
-                VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++)
-                    r[i] = k + i < width ? vec_load(X + (k + i) * PANEL + lane) : vec_zero();
+                VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) r[i] =
+                    k + i < width ? vec_load(X + (k + i) * PANEL + lane) : vec_zero();
             }
             vec_transpose(r);
             VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) vec_store(to + (lane + i) * PANEL + k, r[i]);
@@ -386,8 +403,14 @@ static void gradient_columns(size_t out, size_t in, size_t width, size_t panels,
     const lane_map map = {(width + VEC_LANES - 1) / VEC_LANES, 0, 0};
     const bool whole = width % VEC_LANES == 0;
     real aside[MAX_ROWS * PANEL] __attribute__((aligned(NF_ALIGN))); /* for a dW that ends within a vector */
-    const product p = {.start = whole ? START_ADD : START_ZERO, .depth = PANEL, .segments = panels, .a_row = PANEL,
-                       .a_depth = 1, .a_segment = y_stride, .b_row = PANEL, .c_row = whole ? in : PANEL};
+    const product p = {.start = whole ? START_ADD : START_ZERO,
+                       .depth = PANEL,
+                       .segments = panels,
+                       .a_row = PANEL,
+                       .a_depth = 1,
+                       .a_segment = y_stride,
+                       .b_row = PANEL,
+                       .c_row = whole ? in : PANEL};
     size_t summed = 0;
     for (size_t j = 0, rows; j < out; j += rows) {
         rows = strip_rows(out - j);
@@ -396,7 +419,8 @@ static void gradient_columns(size_t out, size_t in, size_t width, size_t panels,
             bias_gradient(count, panels, dY + summed * PANEL, y_stride, dbias + summed);
         }
         run_strip(&p, rows, &map, dY + j * PANEL, transposed, whole ? dW + j * in : aside);
-        if (whole) continue;
+        if (whole)
+            continue;
         for (size_t i = 0; i < rows; i++) {
             for (size_t k = 0; k < width; k += VEC_LANES)
                 add_lanes(dW + (j + i) * in + k, vec_load(aside + i * PANEL + k), smaller(width - k, VEC_LANES));
@@ -405,15 +429,18 @@ static void gradient_columns(size_t out, size_t in, size_t width, size_t panels,
 }
 
 size_t R(dense_weights_scratch)(size_t out, size_t in, size_t panels) {
-    if (in <= SMALL_IN || out <= SMALL_OUT) return 0;
+    if (in <= SMALL_IN || out <= SMALL_OUT)
+        return 0;
     return smaller(panels, PANEL_CHUNK) * PANEL * PANEL;
 }
 
 void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real *dY, size_t y_stride, const real *X,
                                size_t x_stride, real *scratch, real *dW, real *dbias) {
-    if (panels == 0) return;
+    if (panels == 0)
+        return;
     if (in <= SMALL_IN || out <= SMALL_OUT) {
-        if (dbias != NULL) bias_gradient(out, panels, dY, y_stride, dbias);
+        if (dbias != NULL)
+            bias_gradient(out, panels, dY, y_stride, dbias);
         small_gradient(out, in, panels, dY, y_stride, X, x_stride, dW);
         return;
     }
@@ -423,8 +450,7 @@ void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real 
             const size_t width = smaller(in - k, PANEL);
             for (size_t i = 0; i < count; i++)
                 transpose_panel(width, X + (first + i) * x_stride + k * PANEL, scratch + i * PANEL * PANEL);
-            gradient_columns(out, in, width, count, dY + first * y_stride, y_stride, scratch, dW + k,
-                             k == 0 ? dbias : NULL);
+            gradient_columns(out, in, width, count, dY + first * y_stride, y_stride, scratch, dW + k, k == 0 ? dbias : NULL);
         }
     }
 }
@@ -439,22 +465,29 @@ void R(dense_rows_pack)(size_t out, size_t in, const real *W, const real *bias, 
     const size_t width = dense_rows_width(out);
     for (size_t j = 0, columns; j < width; j += columns) {
         columns = smaller(width - j, ROWS_COLUMNS);
-        for (size_t i = 0; i < columns; i++) packed[i] = j + i < out && bias != NULL ? bias[j + i] : 0;
+        for (size_t i = 0; i < columns; i++)
+            packed[i] = j + i < out && bias != NULL ? bias[j + i] : 0;
         packed += columns;
         for (size_t k = 0; k < in; k++, packed += columns) {
-            for (size_t i = 0; i < columns; i++) packed[i] = j + i < out ? W[(j + i) * in + k] : 0;
+            for (size_t i = 0; i < columns; i++)
+                packed[i] = j + i < out ? W[(j + i) * in + k] : 0;
         }
     }
 }
 
-void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride,
-                           real *y, size_t y_stride) {
+void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride, real *y,
+                           size_t y_stride) {
     const size_t width = dense_rows_width(out);
     for (size_t j = 0, columns; j < width; j += columns) {
         columns = smaller(width - j, ROWS_COLUMNS);
         const lane_map map = {columns / VEC_LANES, PANEL, PANEL};
-        const product p = {.start = START_COLUMN, .depth = in, .segments = 1,
-                           .a_row = x_stride, .a_depth = 1, .b_row = columns, .c_row = y_stride};
+        const product p = {.start = START_COLUMN,
+                           .depth = in,
+                           .segments = 1,
+                           .a_row = x_stride,
+                           .a_depth = 1,
+                           .b_row = columns,
+                           .c_row = y_stride};
         for (size_t i = 0, strip; i < rows; i += strip) {
             strip = strip_rows(rows - i);
             run_strip(&p, strip, &map, x + i * x_stride, packed + columns, y + i * y_stride + j);

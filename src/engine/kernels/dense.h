@@ -33,18 +33,18 @@
  * Y[j][lane] = bias[j] + sum_k W[j][k] X[k][lane]: one chain of madd from the bias (from 0 when bias is NULL), k ascending.
  * `lanes` (1..PANEL) lanes of the last panel are computed; its other lanes may hold anything afterwards.
  */
-void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, size_t panels, const real *X,
-                      size_t x_stride, real *Y, size_t y_stride, size_t lanes);
+void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, size_t panels, const real *X, size_t x_stride,
+                      real *Y, size_t y_stride, size_t lanes);
 
 /*
  * dX[k][lane] = sum_j W[j][k] dY[j][lane]: one chain of madd, j ascending, from 0, or from what dX holds when `accumulate`.
  * The chain for k does not depend on the other columns, so a range of inputs [k0, k1) can be had with
  * R(dense_backward_input_range): the rows of W are then `w_stride` apart.
  */
-void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels, const real *dY, size_t y_stride,
-                             real *dX, size_t x_stride, int accumulate);
-void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, size_t w_stride, size_t panels,
-                                   const real *dY, size_t y_stride, real *dX, size_t x_stride, int accumulate);
+void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels, const real *dY, size_t y_stride, real *dX,
+                             size_t x_stride, int accumulate);
+void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, size_t w_stride, size_t panels, const real *dY,
+                                   size_t y_stride, real *dX, size_t x_stride, int accumulate);
 
 /*
  * dW[j][k] += sum dY[j][lane] X[k][lane] and dbias[j] += sum dY[j][lane] (unless dbias is NULL), over all lanes of all
@@ -68,7 +68,7 @@ static inline size_t dense_rows_width(size_t out) {
 }
 static inline size_t dense_rows_packed(size_t out, size_t in) { return dense_rows_width(out) * (in + 1); }
 void R(dense_rows_pack)(size_t out, size_t in, const real *W, const real *bias, real *packed);
-void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride,
-                           real *y, size_t y_stride);
+void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride, real *y,
+                           size_t y_stride);
 
 #endif

@@ -84,7 +84,8 @@ static inline vec vec_madd(vec a, vec b, vec c) {
     return (vec)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
 #endif
 #else
-    for (int i = 0; i < VEC_LANES; i++) c[i] = madd(a[i], b[i], c[i]);
+    for (int i = 0; i < VEC_LANES; i++)
+        c[i] = madd(a[i], b[i], c[i]);
     return c;
 #endif
 }
@@ -102,9 +103,9 @@ static inline vec vec_madd(vec a, vec b, vec c) {
 #elif VEC_LANES == 8
 #define VEC_INDICES(f, w) f(0, w), f(1, w), f(2, w), f(3, w), f(4, w), f(5, w), f(6, w), f(7, w)
 #else
-#define VEC_INDICES(f, w)                                                                                              \
-    f(0, w), f(1, w), f(2, w), f(3, w), f(4, w), f(5, w), f(6, w), f(7, w), f(8, w), f(9, w), f(10, w), f(11, w),      \
-        f(12, w), f(13, w), f(14, w), f(15, w)
+#define VEC_INDICES(f, w)                                                                                                      \
+    f(0, w), f(1, w), f(2, w), f(3, w), f(4, w), f(5, w), f(6, w), f(7, w), f(8, w), f(9, w), f(10, w), f(11, w), f(12, w),    \
+        f(13, w), f(14, w), f(15, w)
 #endif
 #define VEC_LOWER(a, b, w) __builtin_shufflevector(a, b, VEC_INDICES(VEC_LOWER_INDEX, w))
 #define VEC_UPPER(a, b, w) __builtin_shufflevector(a, b, VEC_INDICES(VEC_UPPER_INDEX, w))
@@ -118,12 +119,13 @@ static inline vec vec_madd(vec a, vec b, vec c) {
 #endif
 
 /* One stage of the transpose; `w` is a literal because shuffles want constants. */
-#define VEC_EXCHANGE(r, w)                                                                                             \
-    VEC_UNROLL for (int i_ = 0; i_ < VEC_LANES; i_++) {                                                                \
-        if (i_ & (w)) continue;                                                                                        \
-        const vec a_ = r[i_], b_ = r[i_ + (w)];                                                                        \
-        r[i_] = VEC_LOWER(a_, b_, w);                                                                                  \
-        r[i_ + (w)] = VEC_UPPER(a_, b_, w);                                                                            \
+#define VEC_EXCHANGE(r, w)                                                                                                     \
+    VEC_UNROLL for (int i_ = 0; i_ < VEC_LANES; i_++) {                                                                        \
+        if (i_ & (w))                                                                                                          \
+            continue;                                                                                                          \
+        const vec a_ = r[i_], b_ = r[i_ + (w)];                                                                                \
+        r[i_] = VEC_LOWER(a_, b_, w);                                                                                          \
+        r[i_ + (w)] = VEC_UPPER(a_, b_, w);                                                                                    \
     }
 
 /* Transpose a square block held in registers: r[i][j] <-> r[j][i]. */
@@ -141,10 +143,10 @@ VEC_INLINE void vec_transpose(vec r[VEC_LANES]) {
 }
 
 /* One stage of the row sums: rows i and i + w become one row that holds half-sums of both. */
-#define VEC_FOLD(r, w)                                                                                                 \
-    VEC_UNROLL for (int i_ = 0; i_ < (w); i_++) {                                                                      \
-        const vec a_ = r[i_], b_ = r[i_ + (w)];                                                                        \
-        r[i_] = VEC_LOWER(a_, b_, w) + VEC_UPPER(a_, b_, w);                                                           \
+#define VEC_FOLD(r, w)                                                                                                         \
+    VEC_UNROLL for (int i_ = 0; i_ < (w); i_++) {                                                                              \
+        const vec a_ = r[i_], b_ = r[i_ + (w)];                                                                                \
+        r[i_] = VEC_LOWER(a_, b_, w) + VEC_UPPER(a_, b_, w);                                                                   \
     }
 
 /*
@@ -167,9 +169,7 @@ VEC_INLINE vec vec_sum_rows(vec r[VEC_LANES]) {
 
 /* The halving of panel_sum from a whole panel down to one vector. */
 VEC_INLINE vec vec_fold_panel(vec v[PANEL_VECS]) {
-    VEC_UNROLL for (int w = PANEL_VECS / 2; w > 0; w /= 2) {
-        VEC_UNROLL for (int i = 0; i < w; i++) v[i] = v[i] + v[i + w];
-    }
+    VEC_UNROLL for (int w = PANEL_VECS / 2; w > 0; w /= 2) { VEC_UNROLL for (int i = 0; i < w; i++) v[i] = v[i] + v[i + w]; }
     return v[0];
 }
 

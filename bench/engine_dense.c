@@ -40,13 +40,15 @@ static double time_of(void (*run)(const work *), const work *w) {
     for (int r = 0; r < REPEATS; r++) {
         for (;;) {
             const double start = seconds();
-            for (size_t i = 0; i < calls; i++) run(w);
+            for (size_t i = 0; i < calls; i++)
+                run(w);
             const double took = seconds() - start;
             if (took < SECONDS_EACH / 4) {
                 calls *= 2;
                 continue;
             }
-            if (took / (double)calls < best) best = took / (double)calls;
+            if (took / (double)calls < best)
+                best = took / (double)calls;
             break;
         }
     }
@@ -66,7 +68,8 @@ static void peak(const work *w) {
             VEC_UNROLL for (int i = 0; i < PEAK_CHAINS; i++) sum[i] = vec_madd(sum[i], a, b);
         }
     }
-    for (int i = 1; i < PEAK_CHAINS; i++) sum[0] = sum[0] + sum[i];
+    for (int i = 1; i < PEAK_CHAINS; i++)
+        sum[0] = sum[0] + sum[i];
     vec_storeu(w->dbias, sum[0]);
 }
 
@@ -78,8 +81,7 @@ static void forward(const work *w) {
     const size_t xs = w->in * PANEL, ys = w->out * PANEL;
     for (size_t p = 0, n; p < w->panels; p += n) {
         n = tile_panels(w, p);
-        R(dense_forward)(w->out, w->in, w->W, w->bias, n, w->X, xs, w->Y, ys,
-                         p + n == w->panels ? w->last_lanes : PANEL);
+        R(dense_forward)(w->out, w->in, w->W, w->bias, n, w->X, xs, w->Y, ys, p + n == w->panels ? w->last_lanes : PANEL);
     }
 }
 
@@ -166,7 +168,8 @@ static work prepare(size_t rows, size_t in, size_t out) {
 
 static void discard(work *w) {
     real *const all[] = {w->W - 1, w->bias, w->X, w->Y, w->dX, w->dW, w->dbias, w->scratch, w->packed, w->x_rows, w->y_rows};
-    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
+        free(all[i]);
 }
 
 static void column(double flops, double took) { printf(" %8.1f", flops / took * 1e-9); }
@@ -176,17 +179,18 @@ static void column(double flops, double took) { printf(" %8.1f", flops / took * 
 
 int main(void) {
     static const size_t shapes[][3] = {
-        {32, 1, 32}, {32, 32, 32}, {32, 32, 2}, {4096, 1, 32}, {4096, 32, 32}, {4096, 32, 2}, {4096, 8, 128}, {4096, 64, 64},
-        {4096, 128, 16}, {4096, 128, 128}, {4096, 32, 256}, {4096, 256, 256}, {4096, 512, 512}, {1024, 1024, 1024},
-        {512, 4096, 512}, {512, 512, 4096}, {256, 100, 100}, {7, 64, 64}, {65, 256, 256}, {1, 256, 256}};
+        {32, 1, 32},      {32, 32, 32},       {32, 32, 2},        {4096, 1, 32},    {4096, 32, 32},   {4096, 32, 2},
+        {4096, 8, 128},   {4096, 64, 64},     {4096, 128, 16},    {4096, 128, 128}, {4096, 32, 256},  {4096, 256, 256},
+        {4096, 512, 512}, {1024, 1024, 1024}, {1024, 1000, 1000}, {512, 4096, 512}, {512, 512, 4096}, {256, 100, 100},
+        {7, 64, 64},      {65, 256, 256},     {1, 256, 256}};
     work w = prepare(32, 1, 32);
     const double top = 2.0 * VEC_LANES * PEAK_CHAINS * PEAK_ROUNDS * PEAK_REPEATS / time_of(peak, &w) * 1e-9;
     discard(&w);
     printf("%s, %s: peak of multiply-adds in registers %.1f GFLOP/s, vectors of %d bytes\n",
            NF_SINGLE_BUILD ? "single" : "double", TEXT(NF_ISA), top, VEC_BYTES);
     printf("GFLOP/s of one thread; one row and four rows in ns\n");
-    printf("%5s %5s %5s | %8s %8s %8s | %8s %8s | BLAS: %7s %8s %8s | us: %6s %8s %8s\n", "rows", "in", "out", "forward",
-           "dX", "dW", "1 row", "4 rows", "forward", "dX", "dW", "forward", "dX", "dW");
+    printf("%5s %5s %5s | %8s %8s %8s | %8s %8s | BLAS: %7s %8s %8s | us: %6s %8s %8s\n", "rows", "in", "out", "forward", "dX",
+           "dW", "1 row", "4 rows", "forward", "dX", "dW", "forward", "dX", "dW");
 #ifdef BENCH_BLAS
     openblas_set_num_threads(1);
 #endif
@@ -195,7 +199,8 @@ int main(void) {
         const double flops = 2.0 * (double)w.rows * (double)w.in * (double)w.out;
         const double took[3] = {time_of(forward, &w), time_of(backward_input, &w), time_of(backward_weights, &w)};
         printf("%5zu %5zu %5zu |", w.rows, w.in, w.out);
-        for (int i = 0; i < 3; i++) column(flops, took[i]);
+        for (int i = 0; i < 3; i++)
+            column(flops, took[i]);
         printf(" | %8.0f %8.0f |      ", 1e9 * time_of(one_row, &w), 1e9 * time_of(four_rows, &w));
 #ifdef BENCH_BLAS
         column(flops, time_of(blas_forward, &w));
@@ -205,7 +210,8 @@ int main(void) {
         printf(" %8s %8s %8s", "-", "-", "-");
 #endif
         printf(" |  ");
-        for (int i = 0; i < 3; i++) printf(" %8.3f", took[i] * 1e6);
+        for (int i = 0; i < 3; i++)
+            printf(" %8.3f", took[i] * 1e6);
         printf("\n");
         fflush(stdout);
         discard(&w);
