@@ -102,7 +102,7 @@ TEST_CFLAGS = $(shell $(PKG_CONFIG) --cflags check mpfr openblas 2>/dev/null)
 TEST_LIBS = $(shell $(PKG_CONFIG) --libs check mpfr openblas 2>/dev/null) $(JANSSON_LIBS) -lpthread -lm
 RUNS := $(shell sh scripts/isas.sh 2>/dev/null || echo base)
 TEST_ISAS := $(filter $(RUNS),$(ISAS))
-TEST_SUPPORT := $(filter-out $(TESTS_ALL),$(wildcard tests/*.c) examples/toy.c examples/csv.c)
+TEST_SUPPORT := $(filter-out $(TESTS_ALL),$(wildcard tests/*.c examples/toy.c examples/csv.c))
 SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(TEST_SUPPORT))
 
 TEST_PROGRAMS := $(TESTS_PLAIN:tests/%.c=$(BUILD)/tests/%)
