@@ -129,7 +129,7 @@ typedef enum nf_ode_method {
 typedef enum nf_trace { NF_TRACE_EXACT = 0, NF_TRACE_HUTCHINSON = 1 } nf_trace;
 typedef enum nf_ode_gradient { NF_ODE_DISCRETE = 0, NF_ODE_ADJOINT = 1 } nf_ode_gradient;
 typedef enum nf_optimizer_kind { NF_ADAM = 0, NF_ADAMW = 1, NF_SGD = 2, NF_RMSPROP = 3 } nf_optimizer_kind;
-typedef enum nf_schedule { NF_SCHEDULE_CONSTANT = 0, NF_SCHEDULE_COSINE = 1, NF_SCHEDULE_STEP = 2 } nf_schedule;
+typedef enum nf_schedule { NF_SCHEDULE_COSINE = 0, NF_SCHEDULE_CONSTANT = 1, NF_SCHEDULE_STEP = 2 } nf_schedule;
 typedef enum nf_objective { NF_OBJECTIVE_LIKELIHOOD = 0, NF_OBJECTIVE_FLOW_MATCHING = 1 } nf_objective;
 typedef enum nf_stop_reason {
     NF_STOP_EPOCHS = 0,   /* all epochs done */
@@ -466,13 +466,13 @@ typedef struct nf_comm {
 
 typedef struct nf_fit_config {
     size_t struct_size;
-    size_t epochs;     /* default 200 */
-    size_t batch_size; /* default 128; at most the training rows */
-    size_t patience;   /* epochs without a better held-out loss before the fit ends; default 30; NF_NONE: never */
+    size_t epochs;     /* default 300 */
+    size_t batch_size; /* default 64; at most the training rows */
+    size_t patience;   /* epochs without a better held-out loss before the fit ends; default half of all; NF_NONE: never */
     size_t threads;    /* default 1 */
     uint64_t seed;     /* of the split, the order of the rows and the noise */
-    const nf_optimizer_config *optimizer; /* NULL: Adam with its defaults */
-    nf_schedule schedule;                 /* of the learning rate, over all epochs */
+    const nf_optimizer_config *optimizer; /* NULL: AdamW, rate 2e-3, weight_decay .1, clip_norm 1 */
+    nf_schedule schedule;                 /* of the learning rate, over all epochs; default cosine (Loshchilov & Hutter 2017) */
     nf_objective objective;
     size_t schedule_step;       /* NF_SCHEDULE_STEP: epochs between drops; default a third of all */
     double schedule_factor;     /* step: factor of a drop, default .1; cosine: final fraction of the rate, default 0 */
@@ -480,8 +480,9 @@ typedef struct nf_fit_config {
     size_t validation_rows;     /* or an array of held-out rows */
     const double *validation_x, *validation_context, *validation_weight;
     const double *weight;     /* rows numbers: finite, not negative; NULL: all 1 */
-    double ema_decay;         /* in [0, 1): keep an exponential average of the parameters, and give that; 0: off */
-    double noise;             /* Gaussian noise added to every input in training, in standard deviations of its column; 0: off */
+    double ema_decay;         /* below 1: keep an exponential average of the parameters, and give that; default .998; negative: off */
+    double noise;             /* Gaussian noise added to every input in training, in standard deviations of its column; it shrinks
+                                 with the learning rate; default .25; negative: off */
     int standardize;          /* 0: an affine layer at the data end that is still the identity takes the training rows' mean and
                                  standard deviation; negative: no */
     int reserved;             /* 0 */

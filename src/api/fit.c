@@ -19,11 +19,12 @@
 enum { STREAM_SPLIT = 1, STREAM_NOISE = 2, STREAM_EPOCH = 1000 };
 
 /* Rows gathered at once for the validation loss. */
-#define VALIDATION_CHUNK 1024
+#define VALIDATION_CHUNK ((size_t)1024)
 
 typedef struct fit {
     const char *function;
     nf_fit_config config; /* with the defaults filled in */
+    nf_allocator allocator; /* of what this file allocates; the handles take the flow's */
     nf_flow *flow;
     size_t rows, training_rows, validation_rows, steps_per_epoch;
     const double *x, *context;
@@ -74,7 +75,7 @@ static nf_status check_data(const fit *f) {
 
 static nf_status check_settings(const fit *f) {
     const nf_fit_config *c = &f->config;
-    if (c->schedule < NF_SCHEDULE_CONSTANT || c->schedule > NF_SCHEDULE_STEP)
+    if (c->schedule < NF_SCHEDULE_COSINE || c->schedule > NF_SCHEDULE_STEP)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->schedule is %d, which is none", (int)c->schedule);
     if (c->objective != NF_OBJECTIVE_LIKELIHOOD)
         return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->objective is %d, and this library fits likelihoods only",
@@ -83,10 +84,10 @@ static nf_status check_settings(const fit *f) {
         return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->checkpoint is set, and this library writes none");
     if (c->comm)
         return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->comm is set, and this library fits in one process only");
-    if (!(c->ema_decay >= 0.0) || !(c->ema_decay < 1.0))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->ema_decay is %g, must be in [0, 1)", c->ema_decay);
-    if (!(c->noise >= 0.0) || !isfinite(c->noise))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->noise is %g, must be finite and not negative", c->noise);
+    if (!(c->ema_decay < 1.0))
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->ema_decay is %g, must be less than 1", c->ema_decay);
+    if (!isfinite(c->noise))
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->noise is %g, must be finite", c->noise);
     if (!isfinite(c->schedule_factor) || c->schedule_factor > 1.0)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->schedule_factor is %g, must be at most 1", c->schedule_factor);
     if (!(c->validation_fraction < 1.0))
@@ -94,11 +95,13 @@ static nf_status check_settings(const fit *f) {
     return NF_OK;
 }
 
-static nf_status fill_defaults(fit *f) {
+static void fill_defaults(fit *f) {
     nf_fit_config *c = &f->config;
-    c->epochs = size_or(c->epochs, 200);
-    c->batch_size = size_or(c->batch_size, 128);
-    c->patience = size_or(c->patience, 30);
+    c->epochs = size_or(c->epochs, 300);
+    c->batch_size = size_or(c->batch_size, 64);
+    c->patience = size_or(c->patience, c->epochs / 2 + 1);
+    c->ema_decay = c->ema_decay == 0.0 ? 0.998 : c->ema_decay < 0.0 ? 0.0 : c->ema_decay;
+    c->noise = c->noise == 0.0 ? 0.25 : c->noise < 0.0 ? 0.0 : c->noise;
     c->schedule_step = size_or(c->schedule_step, c->epochs / 3 + 1);
     if (c->schedule_factor == 0.0 && c->schedule == NF_SCHEDULE_STEP)
         c->schedule_factor = 0.1;
@@ -111,7 +114,6 @@ static nf_status fill_defaults(fit *f) {
         c->batch_size = f->training_rows;
     f->steps_per_epoch = (f->training_rows + c->batch_size - 1) / c->batch_size;
     f->split = nf_shuffle_begin(c->seed, STREAM_SPLIT, f->rows);
-    return NF_OK;
 }
 
 static size_t training_row(const fit *f, size_t place) {
@@ -119,15 +121,17 @@ static size_t training_row(const fit *f, size_t place) {
 }
 
 static nf_status allocate(fit *f) {
-    const nf_allocator *a = &f->flow->allocator;
+    const nf_allocator *a = &f->allocator;
     const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
     const size_t rows = f->config.batch_size > VALIDATION_CHUNK ? f->config.batch_size : VALIDATION_CHUNK;
     const size_t bytes = f->flow->model.parameter_count * f->flow->engine->real_size;
     nf_status status = nf_workspace_create(f->flow, f->config.threads, &f->workspace);
     if (status == NF_OK)
         status = nf_gradient_create(f->flow, &f->gradient);
+    const nf_optimizer_config standard = {
+        .struct_size = sizeof standard, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.1, .clip_norm = 1.0};
     if (status == NF_OK)
-        status = nf_optimizer_create(f->flow, f->config.optimizer, &f->optimizer);
+        status = nf_optimizer_create(f->flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
     f->base_rate = f->optimizer->update.rate;
@@ -146,7 +150,7 @@ static nf_status allocate(fit *f) {
 }
 
 static void release(fit *f) {
-    const nf_allocator *a = &f->flow->allocator;
+    const nf_allocator *a = &f->allocator;
     nf_release(a, f->average);
     nf_release(a, f->best);
     nf_release(a, f->column_sd);
@@ -189,8 +193,8 @@ static nf_status standardize(fit *f) {
     nf_flow *flow = f->flow;
     const nf_model *model = &flow->model;
     const size_t dim = model->dim;
-    double *mean = nf_allocate(&flow->allocator, dim * sizeof *mean);
-    double *parameters = nf_allocate(&flow->allocator, model->parameter_count * sizeof *parameters);
+    double *mean = nf_allocate(&f->allocator, dim * sizeof *mean);
+    double *parameters = nf_allocate(&f->allocator, model->parameter_count * sizeof *parameters);
     nf_status status = NF_OK;
     if (!mean || !parameters) {
         status = nf_fail(NF_ERR_MEMORY, f->function, "no memory for the mean of %zu columns", dim);
@@ -211,8 +215,8 @@ static nf_status standardize(fit *f) {
                 nf_flow_put(flow, parameters);
         }
     }
-    nf_release(&flow->allocator, parameters);
-    nf_release(&flow->allocator, mean);
+    nf_release(&f->allocator, parameters);
+    nf_release(&f->allocator, mean);
     return status;
 }
 
@@ -465,10 +469,10 @@ nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *cont
         status = check_data(&f);
     if (status == NF_OK)
         status = check_settings(&f);
-    if (status == NF_OK)
-        status = fill_defaults(&f);
     if (status != NF_OK)
         return status;
+    fill_defaults(&f);
+    f.allocator = f.config.allocator ? *f.config.allocator : flow->allocator;
     f.report.struct_size = sizeof f.report;
     f.report.train_loss = f.report.validation_loss = f.report.best_loss = NAN;
     f.report.bad_rows = count_bad_rows(&f);

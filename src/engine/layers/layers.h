@@ -4,6 +4,8 @@
 
 #include "engine/layer.h"
 
+extern const struct layer_ops R(planar_ops);
+extern const struct layer_ops R(radial_ops);
 extern const struct layer_ops R(coupling_ops);
 extern const struct layer_ops R(permutation_ops);
 extern const struct layer_ops R(affine_ops);

@@ -2,6 +2,8 @@
 #include "engine/layers/layers.h"
 
 static const struct layer_ops *const table[NF_LAYER_KINDS] = {
+    [NF_LAYER_PLANAR] = &R(planar_ops),
+    [NF_LAYER_RADIAL] = &R(radial_ops),
     [NF_LAYER_COUPLING] = &R(coupling_ops),
     [NF_LAYER_PERMUTATION] = &R(permutation_ops),
     [NF_LAYER_AFFINE] = &R(affine_ops),
