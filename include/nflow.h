@@ -514,6 +514,49 @@ typedef struct nf_fit_report {
 NF_API nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *context, const nf_fit_config *config,
                         nf_fit_report *report);
 
+/* ---- Nets ----------------------------------------------------------------------------------------------------------------- */
+
+/*
+ * A multilayer perceptron of the kind that conditions the layers, for what stands beside a flow: an encoder that gives the context, a
+ * decoder. Linear layers with the activation between them, not after the last. Workspaces, gradients and optimizers are made from it by the functions below and freed
+ * as those of flows; nf_gradient_zero, _get and _set serve it too.
+ */
+typedef struct nf_mlp nf_mlp;
+
+typedef struct nf_mlp_config {
+    size_t struct_size;
+    size_t inputs, outputs; /* both >= 1 */
+    uint64_t seed;
+    nf_precision precision;
+    nf_activation activation;           /* default GELU */
+    size_t hidden_layers, hidden_width; /* defaults 2 and 64; NF_NONE hidden layers: a linear map */
+    double output_scale;                /* the last layer's weights start with this standard deviation times 1/sqrt(its inputs); default 1;
+                                           negative: 0 */
+    const nf_allocator *allocator;
+} nf_mlp_config;
+
+NF_API nf_status nf_mlp_create(const nf_mlp_config *config, nf_mlp **mlp);
+NF_API void nf_mlp_free(nf_mlp *mlp);                       /* NULL is allowed */
+NF_API size_t nf_mlp_parameter_count(const nf_mlp *mlp);    /* layer by layer: weight (out x in, row-major), then bias; 0 for NULL */
+NF_API nf_status nf_mlp_get_parameters(const nf_mlp *mlp, double *out);
+NF_API nf_status nf_mlp_set_parameters(nf_mlp *mlp, const double *in);
+NF_API nf_status nf_mlp_workspace_create(const nf_mlp *mlp, nf_workspace **workspace);
+NF_API nf_status nf_mlp_gradient_create(const nf_mlp *mlp, nf_gradient **gradient);
+NF_API nf_status nf_mlp_optimizer_create(const nf_mlp *mlp, const nf_optimizer_config *config, nf_optimizer **optimizer);
+
+/* y (rows x outputs) of x (rows x inputs). Bad rows as for flows. rows 0 is NF_OK. */
+NF_API nf_status nf_mlp_forward(const nf_mlp *mlp, nf_workspace *ws, size_t rows, const double *x, double *y);
+
+/*
+ * From the cotangent of y to that of x (overwritten; NULL: not wanted) and of the parameters (added to `gradient`, summed over rows; NULL: not wanted). y may
+ * be NULL.
+ */
+NF_API nf_status nf_mlp_vjp(const nf_mlp *mlp, nf_workspace *ws, size_t rows, const double *x, const double *grad_y, double *y, double *grad_x,
+                            nf_gradient *gradient);
+
+/* One step of an optimizer that was made from this net. NF_ERR_DIVERGED as for flows. */
+NF_API nf_status nf_mlp_step(nf_optimizer *optimizer, nf_mlp *mlp, const nf_gradient *gradient);
+
 /* ---- Files ---------------------------------------------------------------------------------------------------------------- */
 
 /*

@@ -326,17 +326,23 @@ nf_status nf_get_parameters(const nf_flow *flow, double *out) {
     return NF_OK;
 }
 
+nf_status nf_check_parameters(const char *function, const nf_engine *engine, size_t count, const double *in) {
+    const double most = engine->precision == NF_SINGLE ? (double)__FLT_MAX__ : __DBL_MAX__;
+    for (size_t i = 0; i < count; i++)
+        if (!(fabs(in[i]) <= most))
+            return nf_fail(NF_ERR_ARGUMENT, function, "in[%zu] is %g, must be finite in the precision of the parameters", i, in[i]);
+    return NF_OK;
+}
+
 nf_status nf_set_parameters(nf_flow *flow, const double *in) {
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "in", in);
+    if (status == NF_OK)
+        status = nf_check_parameters(__func__, flow->engine, flow->model.parameter_count, in);
     if (status != NF_OK)
         return status;
-    const double most = flow->engine->precision == NF_SINGLE ? (double)__FLT_MAX__ : __DBL_MAX__;
-    for (size_t i = 0; i < flow->model.parameter_count; i++)
-        if (!(fabs(in[i]) <= most))
-            return nf_fail(NF_ERR_ARGUMENT, __func__, "in[%zu] is %g, must be finite in the flow's precision", i, in[i]);
     const nf_floating saved = nf_floating_enter();
     nf_flow_put(flow, in);
     nf_floating_leave(saved);

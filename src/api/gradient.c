@@ -14,6 +14,27 @@ nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_
     return NF_OK;
 }
 
+nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t count,
+                           nf_gradient **out) {
+    const size_t stride = (count * engine->real_size + 63) / 64 * 64;
+    nf_gradient *g = nf_allocate_zeroed(allocator, sizeof *g);
+    if (g) {
+        g->allocator = *allocator;
+        g->engine = engine;
+        g->structure = structure;
+        g->count = count;
+        g->stride = stride / engine->real_size;
+        g->sum = nf_allocate_zeroed(allocator, stride);
+        g->slots = nf_allocate(allocator, stride * GRADIENT_SLOTS);
+    }
+    if (!g || !g->sum || !g->slots) {
+        nf_gradient_free(g);
+        return nf_fail(NF_ERR_MEMORY, function, "no memory for the gradient of %zu parameters", count);
+    }
+    *out = g;
+    return NF_OK;
+}
+
 nf_status nf_gradient_create(const nf_flow *flow, nf_gradient **out) {
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "gradient", out);
@@ -23,24 +44,7 @@ nf_status nf_gradient_create(const nf_flow *flow, nf_gradient **out) {
         status = nf_check_pointer(__func__, "flow", flow);
     if (status != NF_OK)
         return status;
-    const size_t size = flow->engine->real_size, count = flow->model.parameter_count;
-    const size_t stride = (count * size + 63) / 64 * 64;
-    nf_gradient *g = nf_allocate_zeroed(&flow->allocator, sizeof *g);
-    if (g) {
-        g->allocator = flow->allocator;
-        g->engine = flow->engine;
-        g->structure = flow->structure;
-        g->count = count;
-        g->stride = stride / size;
-        g->sum = nf_allocate_zeroed(&flow->allocator, stride);
-        g->slots = nf_allocate(&flow->allocator, stride * GRADIENT_SLOTS);
-    }
-    if (!g || !g->sum || !g->slots) {
-        nf_gradient_free(g);
-        return nf_fail(NF_ERR_MEMORY, __func__, "no memory for the gradient of %zu parameters", count);
-    }
-    *out = g;
-    return NF_OK;
+    return nf_gradient_make(__func__, &flow->allocator, flow->engine, flow->structure, flow->model.parameter_count, out);
 }
 
 void nf_gradient_free(nf_gradient *gradient) {

@@ -84,6 +84,16 @@ nf_status nf_flow_finish(nf_flow *flow);                     /* lays out, alloca
 /* The parameters of a finished flow from doubles that are known to be finite. */
 void nf_flow_put(nf_flow *flow, const double *parameters);
 
+/* What makes the objects that belong to a flow, or to a net. */
+nf_status nf_workspace_make(const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t dim, size_t thread_size,
+                            size_t threads, nf_workspace **workspace);
+nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t count,
+                           nf_gradient **gradient);
+nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure,
+                            size_t count, const nf_optimizer_config *config, nf_optimizer **optimizer);
+nf_status nf_optimizer_apply(nf_optimizer *optimizer, void *theta, const nf_gradient *gradient);
+nf_status nf_check_parameters(const char *function, const nf_engine *engine, size_t count, const double *in);
+
 /* Calls with arguments that have been checked. */
 nf_status nf_run_grad_nll(const nf_flow *flow, nf_workspace *workspace, size_t rows, const double *x, const double *context,
                           const double *weight, nf_gradient *gradient, double *loss);

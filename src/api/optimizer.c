@@ -44,25 +44,19 @@ static nf_status read_settings(const char *function, const nf_optimizer_config *
     return NF_OK;
 }
 
-nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_config *config, nf_optimizer **out) {
-    nf_clear_error();
-    nf_status status = nf_check_pointer(__func__, "optimizer", out);
-    if (status == NF_OK)
-        *out = NULL;
-    if (status == NF_OK)
-        status = nf_check_pointer(__func__, "flow", flow);
+nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure,
+                            size_t count, const nf_optimizer_config *config, nf_optimizer **out) {
     nf_optimizer settings = {0};
     nf_optimizer_config c = {0};
     const nf_optimizer_config defaults = {.struct_size = sizeof defaults};
-    if (status == NF_OK)
-        status = read_settings(__func__, config ? config : &defaults, &settings, &c);
+    nf_status status = read_settings(function, config ? config : &defaults, &settings, &c);
     if (status != NF_OK)
         return status;
-    settings.allocator = c.allocator ? *c.allocator : flow->allocator;
-    settings.engine = flow->engine;
-    settings.structure = flow->structure;
-    settings.count = flow->model.parameter_count;
-    const size_t bytes = settings.count * flow->engine->real_size;
+    settings.allocator = c.allocator ? *c.allocator : *allocator;
+    settings.engine = engine;
+    settings.structure = structure;
+    settings.count = count;
+    const size_t bytes = count * engine->real_size;
     nf_optimizer *o = nf_allocate(&settings.allocator, sizeof *o);
     settings.m = nf_allocate_zeroed(&settings.allocator, bytes);
     settings.v = nf_allocate_zeroed(&settings.allocator, bytes);
@@ -70,11 +64,23 @@ nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_config *co
         nf_release(&settings.allocator, settings.v);
         nf_release(&settings.allocator, settings.m);
         nf_release(&settings.allocator, o);
-        return nf_fail(NF_ERR_MEMORY, __func__, "no memory for the state of %zu parameters", settings.count);
+        return nf_fail(NF_ERR_MEMORY, function, "no memory for the state of %zu parameters", count);
     }
     *o = settings;
     *out = o;
     return NF_OK;
+}
+
+nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_config *config, nf_optimizer **out) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "optimizer", out);
+    if (status == NF_OK)
+        *out = NULL;
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "flow", flow);
+    if (status != NF_OK)
+        return status;
+    return nf_optimizer_make(__func__, &flow->allocator, flow->engine, flow->structure, flow->model.parameter_count, config, out);
 }
 
 void nf_optimizer_free(nf_optimizer *optimizer) {
@@ -98,7 +104,7 @@ nf_status nf_optimizer_set_learning_rate(nf_optimizer *optimizer, double rate) {
 }
 
 /* With the floating-point environment entered. */
-static nf_status step(nf_optimizer *o, nf_flow *flow, const nf_gradient *gradient) {
+static nf_status step(nf_optimizer *o, void *theta, const nf_gradient *gradient) {
     const double norm = o->engine->norm2(gradient->sum, o->count);
     if (!isfinite(norm))
         return nf_fail(NF_ERR_DIVERGED, NULL, "the gradient is not finite (its norm is %g)", norm);
@@ -108,16 +114,22 @@ static nf_status step(nf_optimizer *o, nf_flow *flow, const nf_gradient *gradien
     u.clip = o->clip_norm > 0.0 ? fmin(1.0, o->clip_norm / (norm + 1e-6)) : 1.0;
     u.correction1 = 1.0 - pow(u.beta1, (double)t);
     u.correction2 = 1.0 - pow(u.beta2, (double)t);
-    o->engine->update(&u, flow->theta, gradient->sum, o->m, o->v, o->count);
+    o->engine->update(&u, theta, gradient->sum, o->m, o->v, o->count);
     o->steps = t;
-    flow->epoch = nf_unique();
     return NF_OK;
 }
 
-nf_status nf_run_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient) {
+nf_status nf_optimizer_apply(nf_optimizer *optimizer, void *theta, const nf_gradient *gradient) {
     const nf_floating saved = nf_floating_enter();
-    const nf_status status = step(optimizer, flow, gradient);
+    const nf_status status = step(optimizer, theta, gradient);
     nf_floating_leave(saved);
+    return status;
+}
+
+nf_status nf_run_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient) {
+    const nf_status status = nf_optimizer_apply(optimizer, flow->theta, gradient);
+    if (status == NF_OK)
+        flow->epoch = nf_unique();
     return status;
 }
 

@@ -49,25 +49,25 @@ static bool map_workspace(nf_workspace *ws, size_t dim, size_t thread_size, unsi
     return true;
 }
 
-static nf_status create(const nf_flow *flow, size_t threads, nf_workspace **out) {
+nf_status nf_workspace_make(const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t dim, size_t thread_size,
+                            size_t threads, nf_workspace **out) {
     if (threads > MOST_THREADS)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "threads is %zu, at most %d make sense", threads, MOST_THREADS);
-    nf_workspace *ws = nf_allocate_zeroed(&flow->allocator, sizeof *ws);
+    nf_workspace *ws = nf_allocate_zeroed(allocator, sizeof *ws);
     if (!ws)
         return nf_fail(NF_ERR_MEMORY, NULL, "no memory for a workspace");
-    ws->allocator = flow->allocator;
-    ws->engine = flow->engine;
-    ws->structure = flow->structure;
-    ws->dim = flow->model.dim;
+    ws->allocator = *allocator;
+    ws->engine = engine;
+    ws->structure = structure;
+    ws->dim = dim;
     ws->thread_count = threads ? threads : 1;
-    const size_t thread_size = flow->engine->thread_size(&flow->model);
     size_t size = 0;
     unsigned char *block = NULL;
     if (thread_size != SIZE_MAX && map_workspace(ws, ws->dim, thread_size, NULL, &size))
         block = nf_allocate(&ws->allocator, size);
     if (!block) {
         nf_release(&ws->allocator, ws);
-        return nf_fail(NF_ERR_MEMORY, NULL, "no memory for a workspace of %zu threads in %zu dimensions", threads, flow->model.dim);
+        return nf_fail(NF_ERR_MEMORY, NULL, "no memory for a workspace of %zu threads in %zu dimensions", threads, dim);
     }
     map_workspace(ws, ws->dim, thread_size, block, &size);
     nf_run_begin(ws);
@@ -80,6 +80,11 @@ static nf_status create(const nf_flow *flow, size_t threads, nf_workspace **out)
     }
     *out = ws;
     return NF_OK;
+}
+
+static nf_status create(const nf_flow *flow, size_t threads, nf_workspace **out) {
+    return nf_workspace_make(&flow->allocator, flow->engine, flow->structure, flow->model.dim, flow->engine->thread_size(&flow->model),
+                             threads, out);
 }
 
 nf_status nf_workspace_create(const nf_flow *flow, size_t threads, nf_workspace **workspace) {

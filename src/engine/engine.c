@@ -5,6 +5,7 @@
 
 #include "engine/kernels/random.h"
 #include "engine/layer.h"
+#include "engine/nets/rows.h"
 #include "engine/train/update.h"
 
 extern const nf_engine R(engine);
@@ -461,6 +462,9 @@ const nf_engine R(engine) = {
     .store = store,
     .pull = pull,
     .reject = reject,
+    .net_thread_size = R(net_thread_size),
+    .net_push = R(net_push),
+    .net_pull = R(net_pull),
     .from_double = from_double,
     .to_double = to_double,
     .finite = all_finite,

@@ -91,6 +91,12 @@ typedef struct nf_engine {
     /* Mark a row of the pushed tile as bad before the pull (a target density that is not finite). */
     void (*reject)(engine_thread *thread, const nf_model *model, size_t row, int reason);
 
+    /* Rows through a net on its own; x, y and their cotangents are the caller's whole arrays. `record`: a pull follows. */
+    size_t (*net_thread_size)(const nf_net *net);
+    void (*net_push)(const nf_net *net, const void *theta, engine_thread *thread, size_t first, size_t rows, const double *x, double *y,
+                     bool record);
+    void (*net_pull)(const nf_net *net, const void *theta, engine_thread *thread, const double *grad_y, double *grad_x, void *gradient);
+
     /* Vectors of parameters, in the engine's real. */
     void (*from_double)(void *to, const double *from, size_t count);
     void (*to_double)(double *to, const void *from, size_t count);

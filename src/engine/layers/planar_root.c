@@ -5,7 +5,7 @@
  * of *relative* error for every s > 0, and so has its slope, D = tanh^2 T + s sech^2 T. Nothing is lost as s -> 0, where F
  * becomes as flat as T^3 / 3.
  *
- * A guess from algebraic functions is within 1e-3 or so of the root; each step, of fourth order, then quadruples the digits.
+ * A guess from algebraic functions is within 1e-4 or so of the root; one step, of fourth order, then quadruples the digits.
  */
 #include "engine/layers/planar_root.h"
 
@@ -43,43 +43,85 @@ VM_INLINE real rough_cube_root(real x) {
 }
 
 /*
- * Newton's step for F(T) = Y with the continued fraction of tanh cut after four terms, so that
- *     T - tanh T = T^3 (315 + 14 T^2) / (945 + 420 T^2 + 15 T^4),
- * both sides multiplied by the denominator. The relative error of that is below 1e-4 up to T = 2, and 1% at T = 4.
+ * Newton's step for F(T) = Y with
+ *     T - tanh T ~ T^3 (A0 + A1 T^2) / (1 + B1 T^2 + B2 T^4)
+ * (minimax by Lawson's iteration, relative error 1.6e-5 for T <= 4), both sides multiplied by the denominator.
  */
+#define GUESS_A0 ((real)0.3333281)
+#define GUESS_A1 ((real)0.0134558035)
+#define GUESS_B1 ((real)0.440287221)
+#define GUESS_B2 ((real)0.0142847136)
+
 VM_INLINE real refine_guess(real t, real y, real s) {
     const real z = t * t;
-    const real denominator = madd(z, madd(z, 15, 420), 945);
+    const real denominator = madd(z, madd(z, GUESS_B2, GUESS_B1), 1);
     const real rest = madd(s, t, -y), weight = (1 - s) * z;
-    const real value = madd(rest, denominator, weight * t * madd(z, 14, 315));
-    const real slope = madd(s, denominator, madd(rest * t, madd(z, 60, 840), weight * madd(z, 70, 945)));
+    const real value = madd(rest, denominator, weight * t * madd(z, GUESS_A1, GUESS_A0));
+    const real slope =
+        madd(s, denominator, madd(rest * t, madd(z, 4 * GUESS_B2, 2 * GUESS_B1), weight * madd(z, 5 * GUESS_A1, 3 * GUESS_A0)));
     return t - value / slope;
 }
 
-/*
- * The start of the guess. For s < 1, F is convex and at least s T, at least T - (1 - s), and for small T close to (1 - s) T^3 / 3:
- * the least of the three roots. For s > 1, F is concave; tanh T ~ T - T^2/4 makes it a quadratic.
- */
-VM_INLINE real start_guess(real y, real s) {
-    const real deficit = vm_positive_part(1 - s), sum = s + vm_sqrt(vm_positive_part(madd(s, s, (1 - s) * y)));
-    const real cubic = rough_cube_root(3 * y / (deficit + REAL_MIN) + REAL_MIN), linear = y / s;
-    const real convex = vm_at_most(vm_at_most(cubic, linear), y + deficit);
-    return s < 1 ? convex : 2 * y / sum;
-}
+/* What the guess needs of the slopes of a panel, once for all panels that share them. */
+typedef struct planar_slopes {
+    _Alignas(NF_ALIGN) real per_slope[PANEL]; /* 1 / s */
+    real cubic[PANEL];                        /* 3 / (1 - s), for s < 1 */
+    bool below, above;                        /* whether there are slopes below 1, and others */
+} planar_slopes;
 
-VM_INLINE real algebraic_guess(real y, real s) {
-    const real once = refine_guess(start_guess(y, s), y, s);
-    return NF_SINGLE_BUILD ? once : refine_guess(once, y, s);
-}
-
-/* Where tanh T > 0.99 its own limit is the better guess: T = Y - (s - 1). */
-static void begin(const real *restrict y, const real *restrict slope, newton_panel *state) {
-    _Alignas(NF_ALIGN) real guess[PANEL], low[PANEL], high[PANEL];
+static void prepare(const real *restrict slope, planar_slopes *p) {
+    real_int below = 0;
     for (size_t l = 0; l < PANEL; l++) {
-        const real right = vm_abs(y[l]), s = slope[l], excess = s - 1, far = right - excess;
-        const real t = algebraic_guess(right, s);
-        guess[l] = far > (real)2.6 ? far : t;
-        /* T lies between Y and Y - (s - 1), and is not negative. Outward by more than the round-off of the difference. */
+        p->per_slope[l] = 1 / slope[l];
+        p->cubic[l] = 3 / (slope[l] < 1 ? 1 - slope[l] : 1);
+        below += slope[l] < 1 ? 1 : 0;
+    }
+    p->below = below > 0;
+    p->above = below < (real_int)PANEL;
+}
+
+/*
+ * The start of the guess where s < 1: F is convex, and the roots of s T = Y, of (1 - s) g(T) = Y and of T - (1 - s) = Y all lie above
+ * that of F. c, the second one, follows from (3 Y / (1 - s))^(1/3) by the reversed series of g; the first two are joined by
+ * (6 + m) / (6 + 3 m + m^2), close to the root of m t + t^3 = 1, with m their quotient.
+ */
+VM_INLINE real start_below(real y, real s, real per_slope, real cubic) {
+    const real rough = rough_cube_root(madd(cubic, y, REAL_MIN)), square = rough * rough;
+    const real c = rough * madd(square, madd(square, (real)0.0191, (real)(2.0 / 15.0)), 1);
+    const real linear = y * per_slope;
+    const real joined = c * linear * madd(6, linear, c) / madd(c, c, linear * (3 * c + 6 * linear) + REAL_MIN);
+    return vm_at_most(vm_at_most(joined, linear), y + (1 - s));
+}
+
+/* Where s >= 1, F is concave; tanh T ~ min(T - T^2/4, 1) makes it a quadratic up to T = 2, a straight line from there. */
+VM_INLINE real start_above(real y, real s) {
+    const real bent = 2 * y / (s + vm_sqrt(vm_positive_part(madd(s, s, (1 - s) * y)))), straight = y + (1 - s);
+    return straight > 2 ? straight : bent;
+}
+
+/* Where tanh T is so close to 1, T = Y - (s - 1). */
+#define FAR ((real)4)
+
+VM_INLINE real finish_guess(real t, real y, real s) {
+    const real once = refine_guess(t, y, s), twice = NF_SINGLE_BUILD ? once : refine_guess(once, y, s), far = y + (1 - s);
+    return far > FAR ? far : twice;
+}
+
+/* The guess and the bracket: T lies between Y and Y - (s - 1). Outward by more than the round-off of the difference. */
+static void begin(const real *restrict y, const real *restrict slope, const planar_slopes *p, newton_panel *state) {
+    _Alignas(NF_ALIGN) real guess[PANEL], low[PANEL], high[PANEL];
+    if (p->below)
+        for (size_t l = 0; l < PANEL; l++) {
+            const real right = vm_abs(y[l]), s = slope[l];
+            guess[l] = finish_guess(start_below(right, s, p->per_slope[l], p->cubic[l]), right, s);
+        }
+    if (p->above)
+        for (size_t l = 0; l < PANEL; l++) {
+            const real right = vm_abs(y[l]), s = slope[l], value = finish_guess(start_above(right, s), right, s);
+            guess[l] = p->below && s < 1 ? guess[l] : value;
+        }
+    for (size_t l = 0; l < PANEL; l++) {
+        const real right = vm_abs(y[l]), excess = slope[l] - 1, far = right - excess;
         const real slack = 2 * REAL_EPS * (right + vm_abs(excess));
         low[l] = vm_positive_part(excess > 0 ? far - slack : right);
         high[l] = excess > 0 ? right : far + slack;
@@ -87,42 +129,55 @@ static void begin(const real *restrict y, const real *restrict slope, newton_pan
     R(newton_begin)(state, guess, low, high);
 }
 
-/*
- * F(T) - Y, and the step of fourth order: the inverse of F's Taylor series (of three terms) at T. With d = -F/F',
- *     d (1 + v + 2 v^2 - d^2 F''' / (6 F')),   v = -d F'' / (2 F'),
- * F'' = -2 (s - 1) h q and F''' = (s - 1) q (6 h^2 - 2) for h = tanh T, q = sech^2 T. Far from the root the series means little, and
- * the factor is kept within [1/2, 2].
- */
-static void evaluate(void *user, size_t panel, const real *restrict t, real *restrict residual, real *restrict level,
-                     real *restrict step) {
+static void residual_of(void *user, size_t panel, const real *restrict t, real *restrict residual, real *restrict level) {
     const planar_equation *e = user;
     const real *restrict y = e->y + panel * PANEL, *restrict slope = e->slope + panel * e->slope_stride;
     real *restrict tanh_t = e->tanh + panel * PANEL, *restrict sech2_t = e->sech2 + panel * PANEL;
     for (size_t l = 0; l < PANEL; l++) {
-        const real x = t[l], z = x * x, s = slope[l], right = vm_abs(y[l]);
+        const real x = t[l], z = x * x, right = vm_abs(y[l]);
         real h, q;
         vm_tanh_sech2(x, &h, &q);
         const bool small = x < SERIES_EDGE;
         const real g = small ? z * x * series(z) : x - h;
-        const real f = madd(s, h, g - right);
-        const real unit = 1 / madd(h, h, s * q), curvature = (s - 1) * q * unit;
-        const real d = -f * unit, v = d * h * curvature;
-        const real third = d * d * curvature * madd(h, h, (real)(-1.0 / 3.0));
-        const real factor = 1 + madd(v, madd(v, 2, 1), -third);
-        const real held = factor < (real)0.5 ? (real)0.5 : vm_at_most(factor, 2);
         tanh_t[l] = h;
         sech2_t[l] = q;
-        residual[l] = f;
+        residual[l] = madd(slope[l], h, g - right);
         level[l] = madd(right, 4 * REAL_EPS, (small ? 0 : 2 * REAL_EPS * h) + 2 * REAL_MIN * REAL_EPS);
-        step[l] = d * held;
+    }
+}
+
+/*
+ * The step of fourth order: the inverse of F's Taylor series (of three terms) at T. With d = -F / F',
+ *     d (1 + v + 2 v^2 - d^2 F''' / (6 F')),   v = -d F'' / (2 F'),
+ * F'' = -2 (s - 1) h q and F''' = (s - 1) q (6 h^2 - 2) for h = tanh T, q = sech^2 T. Far from the root the series means little, and
+ * the factor is kept within [1/2, 2].
+ */
+static void step_of(void *user, size_t panel, const real *restrict t, const real *restrict residual, real *restrict step) {
+    (void)t;
+    const planar_equation *e = user;
+    const real *restrict slope = e->slope + panel * e->slope_stride;
+    const real *restrict tanh_t = e->tanh + panel * PANEL, *restrict sech2_t = e->sech2 + panel * PANEL;
+    for (size_t l = 0; l < PANEL; l++) {
+        const real h = tanh_t[l], q = sech2_t[l], s = slope[l], square = h * h;
+        const real per_slope = 1 / madd(s, q, square), curvature = (s - 1) * q * per_slope;
+        const real d = -residual[l] * per_slope, v = d * h * curvature;
+        const real third = d * d * curvature * (square - (real)(1.0 / 3.0));
+        const real factor = 1 + madd(v, madd(v, 2, 1), -third);
+        step[l] = d * (factor < (real)0.5 ? (real)0.5 : vm_at_most(factor, 2));
     }
 }
 
 uint64_t R(planar_root)(const planar_equation *equation, size_t panels, size_t rows, newton_panel *states) {
     planar_equation e = *equation;
-    for (size_t p = 0; p < panels; p++)
-        begin(e.y + p * PANEL, e.slope + p * e.slope_stride, states + p);
-    const uint64_t evaluations = R(newton_solve)(evaluate, &e, panels, rows, states);
+    const newton_function f = {residual_of, step_of, &e};
+    planar_slopes slopes = {.below = false};
+    for (size_t p = 0; p < panels; p++) {
+        const real *slope = e.slope + p * e.slope_stride;
+        if (p == 0 || e.slope_stride > 0)
+            prepare(slope, &slopes);
+        begin(e.y + p * PANEL, slope, &slopes, states + p);
+    }
+    const uint64_t evaluations = R(newton_solve)(&f, panels, rows, states);
     for (size_t i = 0; i < panels * PANEL; i++)
         e.tanh[i] = vm_copysign(e.tanh[i], e.y[i]);
     return evaluations;

@@ -21,66 +21,76 @@ void R(newton_begin)(newton_panel *state, const real *guess, const real *low, co
         state->t[l] = above < high[l] ? above : high[l];
         state->low[l] = from_ordinal(ordinal(low[l]) - 1);
         state->high[l] = from_ordinal(ordinal(high[l]) + 1);
-        state->low_residual[l] = (real)-INFINITY;
-        state->high_residual[l] = (real)INFINITY;
     }
 }
 
-/* What one pass found in a panel: lanes that go on, and those among them whose step left the bracket. */
-typedef struct pass {
-    real_int open, outside;
-} pass;
-
-/* A lane has ended when its bracket is empty: low == high == t. */
-static pass step_inside(newton_panel *s, const real *restrict residual, const real *restrict level, const real *restrict step) {
+/* Lanes that go on: a residual above its level (a NaN is not), in a bracket that is not empty. The others' brackets become empty. */
+static real_int close_lanes(newton_panel *s, const real *restrict residual, const real *restrict level) {
     real *restrict t = s->t, *restrict low = s->low, *restrict high = s->high;
-    real *restrict low_residual = s->low_residual, *restrict high_residual = s->high_residual;
-    real_int open = 0, outside = 0;
+    real_int open = 0;
     for (size_t l = 0; l < PANEL; l++) {
-        const real x = t[l], f = residual[l];
-        const real below = f < 0 ? x : low[l], above = f > 0 ? x : high[l];
-        const real next = x + step[l];
-        /* Open lanes: a residual above its level (a NaN is not), in a bracket that was not empty. */
-        const real_int goes_on = (vm_abs(f) > level[l] ? 1 : 0) & (low[l] < high[l] ? 1 : 0);
-        const real_int inside = (next > below ? 1 : 0) & (next < above ? 1 : 0);
-        low_residual[l] = f < 0 ? f : low_residual[l];
-        high_residual[l] = f > 0 ? f : high_residual[l];
-        low[l] = goes_on ? below : x;
-        high[l] = goes_on ? above : x;
-        t[l] = goes_on ? next : x;
+        const real_int goes_on = (vm_abs(residual[l]) > level[l] ? 1 : 0) & (low[l] < high[l] ? 1 : 0);
+        low[l] = goes_on ? low[l] : t[l];
+        high[l] = goes_on ? high[l] : t[l];
         open += goes_on;
-        outside += goes_on & ~inside;
     }
-    return (pass){open, outside};
+    return open;
 }
 
-/* The middle of the bracket where the step left it, or in all lanes; of an exhausted bracket the better end. True when there is one. */
-static bool bisect(newton_panel *restrict s, bool all) {
+/* Narrow the brackets of the open lanes and step. Returns how many steps left their bracket. */
+static real_int advance(newton_panel *s, const real *restrict residual, const real *restrict step) {
+    real *restrict t = s->t, *restrict low = s->low, *restrict high = s->high;
+    real_int outside = 0;
+    for (size_t l = 0; l < PANEL; l++) {
+        const real x = t[l], f = residual[l], next = x + step[l];
+        const real_int open = low[l] < high[l] ? 1 : 0;
+        const real below = f < 0 ? x : low[l], above = f > 0 ? x : high[l];
+        const real_int inside = (next > below ? 1 : 0) & (next < above ? 1 : 0);
+        low[l] = open ? below : x;
+        high[l] = open ? above : x;
+        t[l] = open ? next : x;
+        outside += open & (1 - inside);
+    }
+    return outside;
+}
+
+/* The middle of the bracket where the step left it, or in all open lanes. True when a bracket is exhausted: its t is then `low`. */
+static bool bisect(newton_panel *s, bool all) {
     bool exhausted = false;
     for (size_t l = 0; l < PANEL; l++) {
         const real low = s->low[l], high = s->high[l];
         if (low == high || (!all && s->t[l] > low && s->t[l] < high))
             continue;
         const real_int first = ordinal(low), centre = middle(first, ordinal(high));
-        if (centre != first) {
-            s->t[l] = from_ordinal(centre);
-            continue;
-        }
-        s->t[l] = -s->low_residual[l] < s->high_residual[l] ? low : high;
-        s->low[l] = s->high[l] = s->t[l];
-        exhausted = true;
+        s->t[l] = from_ordinal(centre);
+        exhausted |= centre == first;
     }
     return exhausted;
 }
 
-static size_t open_lanes(const newton_panel *s, size_t lanes) {
-    size_t open = 0;
+/* Settle the exhausted brackets: evaluate both ends and take the better one. */
+static void choose_ends(const newton_function *f, size_t panel, newton_panel *s) {
+    _Alignas(NF_ALIGN) real t[PANEL], low_residual[PANEL], high_residual[PANEL], level[PANEL];
+    f->residual(f->user, panel, s->t, low_residual, level);
+    for (size_t l = 0; l < PANEL; l++)
+        t[l] = s->t[l] == s->low[l] ? s->high[l] : s->t[l];
+    f->residual(f->user, panel, t, high_residual, level);
+    for (size_t l = 0; l < PANEL; l++)
+        if (s->t[l] == s->low[l]) {
+            if (!(vm_abs(low_residual[l]) < vm_abs(high_residual[l])))
+                s->t[l] = s->high[l];
+            s->low[l] = s->high[l] = s->t[l];
+        }
+}
+
+static uint64_t open_lanes(const newton_panel *s, size_t lanes) {
+    uint64_t open = 0;
     for (size_t l = 0; l < lanes; l++)
-        open += s->low[l] != s->high[l];
+        open += s->low[l] < s->high[l];
     return open;
 }
 
-uint64_t R(newton_solve)(newton_function *f, void *user, size_t panels, size_t rows, newton_panel *state) {
+uint64_t R(newton_solve)(const newton_function *f, size_t panels, size_t rows, newton_panel *state) {
     _Alignas(NF_ALIGN) real residual[PANEL], level[PANEL], step[PANEL];
     uint64_t evaluations = rows; /* of the first pass */
     size_t live = panels;
@@ -89,18 +99,20 @@ uint64_t R(newton_solve)(newton_function *f, void *user, size_t panels, size_t r
         /* Panel after panel within a pass, not pass after pass within a panel: the chains of operations overlap. */
         for (size_t p = 0; p < panels; p++) {
             newton_panel *s = state + p;
-            const size_t first = p * PANEL, lanes = rows <= first ? 0 : rows - first < PANEL ? rows - first : PANEL;
             if (s->settled[0] == 1)
                 continue;
-            f(user, p, s->t, residual, level, step);
-            const pass found = step_inside(s, residual, level, step);
+            f->residual(f->user, p, s->t, residual, level);
+            const real_int open = close_lanes(s, residual, level);
+            if (open == 0) {
+                s->settled[0] = 1;
+                continue;
+            }
+            evaluations += rows >= (p + 1) * PANEL ? (uint64_t)open : open_lanes(s, rows > p * PANEL ? rows - p * PANEL : 0);
+            f->step(f->user, p, s->t, residual, step);
             const bool forced = k >= NEWTON_FREE && k % 2 == 0;
-            bool again = found.open > 0;
-            if (found.outside > 0 || (forced && again))
-                again |= bisect(s, forced);
-            evaluations += again ? open_lanes(s, lanes) : 0;
-            s->settled[0] = again ? 0 : 1;
-            live += again;
+            if ((advance(s, residual, step) > 0 || forced) && bisect(s, forced))
+                choose_ends(f, p, s);
+            live++;
         }
     }
     return evaluations;

@@ -16,28 +16,29 @@
 
 #define NEWTON_FREE 8
 
-/* The state of one panel, reals throughout so that it may lie in scratch memory. The ends are excluded from the bracket: they have been tried. */
+/* The state of one panel, reals throughout so that it may lie in scratch memory. The ends are excluded: they have been tried. */
 typedef struct newton_panel {
-    real t[PANEL];
-    real low[PANEL], high[PANEL];
-    real low_residual[PANEL], high_residual[PANEL]; /* infinite at ends that were not tried */
-    real settled[NF_ALIGN / sizeof(real)]; /* [0] is 1 when all lanes have ended and t was evaluated; the rest keeps what follows aligned */
+    real t[PANEL], low[PANEL], high[PANEL];
+    real settled[NF_ALIGN / sizeof(real)]; /* [0] is 1 when all lanes have ended and t was evaluated; the rest is for alignment */
 } newton_panel;
 
-/*
- * For all lanes of a panel, at t: the residual (an increasing function of t, NaN when it has no value), the size below which a
- * residual is nothing but round-off, and the step to the next iterate, -residual / slope or better. Steps may be anything.
- */
-typedef void newton_function(void *user, size_t panel, const real *t, real *residual, real *level, real *step);
+/* A function, on all lanes of a panel. */
+typedef struct newton_function {
+    /* At t: the residual, which increases with t (NaN: it has no value), and the size below which it is nothing but round-off. */
+    void (*residual)(void *user, size_t panel, const real *t, real *residual, real *level);
+    /* After `residual` at t: the step to the next iterate, -residual / slope or better. It may be anything. */
+    void (*step)(void *user, size_t panel, const real *t, const real *residual, real *step);
+    void *user;
+} newton_function;
 
 /* A bracket low <= t <= high with a first guess, for each lane. A guess outside is moved to the nearer end. */
 void R(newton_begin)(newton_panel *state, const real *guess, const real *low, const real *high);
 
 /*
  * Find the roots of all lanes: until the residual is at its level, or the bracket holds no number that was not tried; state.t is
- * then the tried number with the smallest residual. The last call of `f` for each panel is at its final t. A lane whose
- * residual is NaN ends where that was found. Returns the evaluations that the first `rows` lanes needed.
+ * then that end of the bracket where the residual is smaller. The last call of f->residual for each panel is at its final t. A
+ * lane whose residual is NaN ends where that was found. Returns the evaluations that the first `rows` lanes needed.
  */
-uint64_t R(newton_solve)(newton_function *f, void *user, size_t panels, size_t rows, newton_panel *state);
+uint64_t R(newton_solve)(const newton_function *f, size_t panels, size_t rows, newton_panel *state);
 
 #endif
