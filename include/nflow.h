@@ -514,6 +514,64 @@ typedef struct nf_fit_report {
 NF_API nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *context, const nf_fit_config *config,
                         nf_fit_report *report);
 
+/*
+ * Fit a flow to an unnormalised target density by reverse Kullback-Leibler: steps of nf_grad_reverse_kl on fresh samples, for variational inference
+ * and for samplers (Rezende & Mohamed 2015, equation 20, with their annealing: the target's log density is multiplied by an inverse temperature that
+ * grows from beta_start to 1).
+ */
+typedef struct nf_reverse_kl_progress {
+    size_t struct_size; /* set by the library */
+    size_t step, steps;
+    double loss; /* mean of log q - beta log p over the steps since the last call */
+    double beta, learning_rate;
+    double seconds, seconds_left;
+} nf_reverse_kl_progress;
+
+typedef int (*nf_reverse_kl_progress_fn)(void *user, const nf_reverse_kl_progress *progress); /* not 0: stop */
+
+typedef struct nf_reverse_kl_config {
+    size_t struct_size;
+    size_t steps;   /* default 10000 */
+    size_t samples; /* a step; default 256 */
+    size_t threads; /* default 1 */
+    uint64_t seed;
+    const nf_optimizer_config *optimizer; /* NULL: Adam, rate 5e-3, clip_norm 10 */
+    nf_schedule schedule;                 /* of the learning rate; default cosine */
+    int reserved;                         /* 0 */
+    size_t schedule_step;                 /* as in nf_fit_config, in steps */
+    double schedule_factor;
+    double beta_start;          /* inverse temperature at the first step, in (0, 1]; default 1: no annealing */
+    size_t anneal_steps;        /* until it is 1; default half of the steps */
+    double ema_decay;           /* default .998; negative: off */
+    size_t evaluation_samples;  /* for the report; default 10000; NF_NONE: no report of densities */
+    const double *context;      /* samples x context_dim, the same in every step; NULL exactly when the flow takes none. The report needs
+                                   evaluation_samples to be at most `samples` then */
+    size_t progress_every;      /* steps; default a hundredth of all */
+    nf_reverse_kl_progress_fn progress;
+    void *progress_user;
+    const nf_allocator *allocator; /* of the fit's own memory; NULL: the flow's */
+} nf_reverse_kl_config;
+
+typedef struct nf_reverse_kl_report {
+    size_t struct_size; /* set by the caller */
+    size_t steps;
+    double loss;                  /* mean of log q - beta log p over the last hundredth of the steps */
+    double elbo, elbo_error;      /* E_q[log p - log q] at the end, a lower bound of log Z, and its standard error; NaN: not evaluated */
+    double log_evidence;          /* log Z by importance sampling with the flow */
+    double effective_sample_size; /* (sum w)^2 / sum w^2 over the number of samples: 1 when q = p / Z (Kong 1992) */
+    double seconds;
+    size_t bad_rows; /* samples that the flow or the target spoiled, in all steps */
+    nf_stop_reason stop_reason;
+    int reserved;
+} nf_reverse_kl_report;
+
+/*
+ * The flow ends with the averaged parameters. Same seed, same bits, for any number of threads, if the target is a function. NF_ERR_DIVERGED: a loss or gradient is not
+ * finite; the flow has the parameters before it. NF_STOPPED: progress asked for it. A status of the target ends the fit and is returned.
+ */
+NF_API nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *user, const nf_reverse_kl_config *config,
+                                   nf_reverse_kl_report *report);
+
 /* ---- Nets ----------------------------------------------------------------------------------------------------------------- */
 
 /*

@@ -12,6 +12,7 @@
 
 #include "api/floating.h"
 #include "api/handles.h"
+#include "api/schedule.h"
 #include "core/philox.h"
 #include "core/shuffle.h"
 
@@ -248,16 +249,8 @@ static void add_noise(const fit *f, size_t epoch, size_t first, size_t rows, dou
 
 static double rate_at(const fit *f, size_t epoch, size_t step) {
     const nf_fit_config *c = &f->config;
-    const double total = (double)(c->epochs * f->steps_per_epoch);
-    switch (c->schedule) {
-    case NF_SCHEDULE_COSINE:
-        return f->base_rate * (c->schedule_factor + (1.0 - c->schedule_factor) * 0.5 * (1.0 + cos(3.14159265358979323846 * (double)step / total)));
-    case NF_SCHEDULE_STEP:
-        return f->base_rate * pow(c->schedule_factor, (double)(epoch / c->schedule_step));
-    case NF_SCHEDULE_CONSTANT:
-        break;
-    }
-    return f->base_rate;
+    return f->base_rate * nf_schedule_factor(c->schedule, c->schedule_factor, epoch / c->schedule_step, (double)step,
+                                             (double)c->epochs * (double)f->steps_per_epoch);
 }
 
 /* One batch: gradient and step. Parameters change only when both are finite. */

@@ -82,21 +82,27 @@ static void prepare(const real *restrict slope, planar_slopes *p) {
 
 /*
  * The start of the guess where s < 1: F is convex, and the roots of s T = Y, of (1 - s) g(T) = Y and of T - (1 - s) = Y all lie above
- * that of F. c, the second one, follows from (3 Y / (1 - s))^(1/3) by the reversed series of g; the first two are joined by
- * (6 + m) / (6 + 3 m + m^2), close to the root of m t + t^3 = 1, with m their quotient.
+ * that of F. c, the second one, follows from (3 Y / (1 - s))^(1/3) by the reversed series of g. The first two are joined by a
+ * rational approximation, within 5%, of the root v of m v + v^3 = 1, where m is their quotient: it has the three first terms of the
+ * series at 0 and two at infinity.
  */
 VM_INLINE real start_below(real y, real s, real per_slope, real cubic) {
     const real rough = rough_cube_root(madd(cubic, y, REAL_MIN)), square = rough * rough;
     const real c = rough * madd(square, madd(square, (real)0.0191, (real)(2.0 / 15.0)), 1);
-    const real linear = y * per_slope;
-    const real joined = c * linear * madd(6, linear, c) / madd(c, c, linear * (3 * c + 6 * linear) + REAL_MIN);
-    return vm_at_most(vm_at_most(joined, linear), y + (1 - s));
+    const real linear = y * per_slope, m = c / (linear + REAL_MIN);
+    const real top = madd(m, madd(m, (real)(7.0 / 81.0), (real)(24.0 / 81.0)), 1);
+    const real bottom = madd(m, madd(m, madd(m, (real)(7.0 / 81.0), (real)(24.0 / 81.0)), (real)(51.0 / 81.0)), 1);
+    return vm_at_most(vm_at_most(c * top / bottom, linear), y + (1 - s));
 }
 
-/* Where s >= 1, F is concave; tanh T ~ min(T - T^2/4, 1) makes it a quadratic up to T = 2, a straight line from there. */
-VM_INLINE real start_above(real y, real s) {
+/*
+ * Where s >= 1, F is concave; tanh T ~ min(T - T^2/4, 1) makes it a quadratic up to T = 2, a straight line from there. The last factor
+ * mends what that makes of steep slopes.
+ */
+VM_INLINE real start_above(real y, real s, real per_slope) {
     const real bent = 2 * y / (s + vm_sqrt(vm_positive_part(madd(s, s, (1 - s) * y)))), straight = y + (1 - s);
-    return straight > 2 ? straight : bent;
+    const real steep = (s - 1) * per_slope * bent;
+    return straight > 2 ? straight : bent * madd(steep, madd(bent, (real)0.22, (real)-0.235), 1);
 }
 
 /* Where tanh T is so close to 1, T = Y - (s - 1). */
@@ -117,7 +123,7 @@ static void begin(const real *restrict y, const real *restrict slope, const plan
         }
     if (p->above)
         for (size_t l = 0; l < PANEL; l++) {
-            const real right = vm_abs(y[l]), s = slope[l], value = finish_guess(start_above(right, s), right, s);
+            const real right = vm_abs(y[l]), s = slope[l], value = finish_guess(start_above(right, s, p->per_slope[l]), right, s);
             guess[l] = p->below && s < 1 ? guess[l] : value;
         }
     for (size_t l = 0; l < PANEL; l++) {
