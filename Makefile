@@ -143,8 +143,9 @@ check-now: all tests examples
 
 # ---- examples
 
-EXAMPLES := $(filter-out toy csv plot,$(basename $(notdir $(wildcard examples/*.c))))
-EXAMPLE_PARTS := $(patsubst %,$(BUILD)/examples/%.o,$(filter toy csv plot,$(basename $(notdir $(wildcard examples/*.c)))))
+EXAMPLE_SHARED := toy csv plot energies
+EXAMPLES := $(filter-out $(EXAMPLE_SHARED),$(basename $(notdir $(wildcard examples/*.c))))
+EXAMPLE_PARTS := $(patsubst %,$(BUILD)/examples/%.o,$(filter $(EXAMPLE_SHARED),$(basename $(notdir $(wildcard examples/*.c)))))
 examples: $(EXAMPLES:%=$(BUILD)/examples/%) ## build the example programs
 
 $(BUILD)/examples/%: $(BUILD)/examples/%.o $(EXAMPLE_PARTS) $(STATIC)

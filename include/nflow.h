@@ -535,7 +535,7 @@ typedef struct nf_reverse_kl_config {
     size_t samples; /* a step; default 256 */
     size_t threads; /* default 1 */
     uint64_t seed;
-    const nf_optimizer_config *optimizer; /* NULL: Adam, rate 5e-3, clip_norm 10 */
+    const nf_optimizer_config *optimizer; /* NULL: Adam, rate 1e-2, clip_norm 10 */
     nf_schedule schedule;                 /* of the learning rate; default cosine */
     int reserved;                         /* 0 */
     size_t schedule_step;                 /* as in nf_fit_config, in steps */

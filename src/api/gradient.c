@@ -121,17 +121,26 @@ static nf_status check_weights(const char *function, size_t rows, const double *
     return NF_OK;
 }
 
-/* Slots to zero before, and into the gradient after, a call. */
+/* Slots to zero before, and divided by a weight into the gradient after, a call. */
 static void clear_slots(const nf_gradient *g, size_t slots) {
     for (size_t s = 0; s < slots; s++)
         memset((unsigned char *)g->slots + s * g->stride * g->engine->real_size, 0, g->count * g->engine->real_size);
 }
 
-static void commit_slots(nf_gradient *g, size_t slots, double scale) {
+static void commit_slots(nf_gradient *g, size_t slots, double weight) {
     const nf_floating saved = nf_floating_enter();
+    const double scale = 1.0 / weight;
     for (size_t s = 0; s < slots; s++)
         g->engine->add_scaled(g->sum, (const unsigned char *)g->slots + s * g->stride * g->engine->real_size, scale, g->count);
     nf_floating_leave(saved);
+}
+
+/* The loss; NaN when no row counts. */
+static double mean_of(const engine_sum *total, double weight) {
+    const nf_floating saved = nf_floating_enter();
+    const double mean = weight > 0.0 ? total->loss / weight : NAN;
+    nf_floating_leave(saved);
+    return mean;
 }
 
 static size_t tiles_of(const nf_flow *flow, size_t rows) {
@@ -167,11 +176,13 @@ static nf_status differentiate(const char *function, const nf_flow *flow, nf_wor
     nf_run_begin(ws);
     nf_status status = nf_run_rows(&run, 0);
     memset(total, 0, sizeof *total);
+    const nf_floating saved = nf_floating_enter();
     for (size_t i = 0; status == NF_OK && i < lanes; i++) {
         total->loss += ws->sums[i].loss;
         total->weight += ws->sums[i].weight;
         total->good += ws->sums[i].good;
     }
+    nf_floating_leave(saved);
     return status;
 }
 
@@ -191,11 +202,10 @@ static nf_status grad_nll(const char *function, const nf_flow *flow, nf_workspac
     if (status != NF_OK) {
         nf_fail_in(status, function);
     } else {
-        const bool any = total.weight > 0.0;
-        if (any)
-            commit_slots(gradient, nf_gradient_slots(tiles_of(flow, rows)), 1.0 / total.weight);
+        if (total.weight > 0.0)
+            commit_slots(gradient, nf_gradient_slots(tiles_of(flow, rows)), total.weight);
         if (loss)
-            *loss = any ? total.loss / total.weight : NAN;
+            *loss = mean_of(&total, total.weight);
         status = nf_run_end(function, ws, &job, "x");
     }
     nf_workspace_return(given, ws);
@@ -306,6 +316,7 @@ static void cover_bad_rows(double *x, const double *log_q, size_t rows, size_t d
 /* Cotangents of log q - log p: minus the target's gradient, and rows that the target spoils. */
 static void take_target(const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk, engine_sum *total) {
     const size_t dim = flow->model.dim, tile_rows = flow->engine->tile_rows;
+    const nf_floating saved = nf_floating_enter();
     for (size_t r = 0; r < chunk->rows; r++) {
         double *g = ws->target_gradient + r * dim;
         if (!isfinite(ws->target_log_q[r]))
@@ -317,6 +328,7 @@ static void take_target(const nf_flow *flow, nf_workspace *ws, const kl_chunk *c
         }
         flow->engine->reject(&ws->threads[r / tile_rows % ws->thread_count], &flow->model, r, ROW_TARGET);
     }
+    nf_floating_leave(saved);
 }
 
 static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk, engine_job *job,
@@ -376,9 +388,9 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
     }
     if (status == NF_OK) {
         if (total.good)
-            commit_slots(gradient, slots, 1.0 / (double)total.good);
+            commit_slots(gradient, slots, (double)total.good);
         if (loss)
-            *loss = total.good ? total.loss / (double)total.good : NAN;
+            *loss = mean_of(&total, (double)total.good);
         rng->position += rows;
         status = nf_run_end(__func__, ws, &job, "z");
     }

@@ -37,7 +37,7 @@ void R(newton_begin)(newton_panel *state, const real *guess, const real *low, co
 /*
  * Find the roots of all lanes: until the residual is at its level, or the bracket holds no number that was not tried; state.t is
  * then that end of the bracket where the residual is smaller. The last call of f->residual for each panel is at its final t. A
- * lane whose residual is NaN ends where that was found. Returns the evaluations that the first `rows` lanes needed.
+ * lane whose residual is NaN ends where that was found. Returns the iterates that the first `rows` lanes needed.
  */
 uint64_t R(newton_solve)(const newton_function *f, size_t panels, size_t rows, newton_panel *state);
 

@@ -1,0 +1,29 @@
+/*
+ * csv.h - tables of numbers as text
+ *
+ * Read: one row a line, fields separated by commas, semicolons, tabs or blanks (guessed from the first line: the first of ; tab , that
+ * it has, else blanks). The first line may be names, none of which is a number; quotes around a field are taken off; empty lines and lines that
+ * begin with # are skipped. Everything else is an error: a field that is not a finite decimal number, a line with more or
+ * fewer fields than the first, a file without rows.
+ */
+#ifndef CSV_H
+#define CSV_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct csv_table {
+    size_t rows, columns;
+    double *values;    /* rows x columns */
+    char **names;      /* of the columns; NULL when the file has none */
+} csv_table;
+
+/* True, and a table for csv_free; or false, and one line in message that names the file, and the line and column where there is one. */
+bool csv_read(const char *path, csv_table *table, char *message, size_t size);
+
+/* Comma-separated, with 17 digits, so that csv_read gives the same numbers. names may be NULL. */
+bool csv_write(const char *path, size_t rows, size_t columns, const double *values, const char *const *names, char *message, size_t size);
+
+void csv_free(csv_table *table);
+
+#endif

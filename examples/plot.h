@@ -1,0 +1,36 @@
+/*
+ * plot.h - one picture of a flow in a plane, drawn by gnuplot
+ *
+ * Four panels: the data; samples of the flow; its density as a heat map, with contours of the smallest regions that hold 50, 90 and
+ * 99 % of its mass, and the data on it; and the data carried back to the base.
+ */
+#ifndef PLOT_H
+#define PLOT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+typedef struct plot_points {
+    size_t rows;
+    const double *xy; /* rows x 2 */
+} plot_points;
+
+/* Densities on a regular grid: value[iy * nx + ix] at low + (i / (n - 1)) (high - low). */
+typedef struct plot_grid {
+    size_t nx, ny;
+    double low[2], high[2];
+    const double *value;
+} plot_grid;
+
+typedef struct plot_picture {
+    const char *title, *axis[2];
+    plot_points data, samples, latent;
+    plot_grid density; /* its box is the range of the first three panels */
+} plot_picture;
+
+typedef enum plot_result { PLOT_DRAWN, PLOT_NO_GNUPLOT, PLOT_FAILED } plot_result;
+
+/* Writes <prefix>.png and <prefix>.svg. After PLOT_FAILED, one line in message says why. */
+plot_result plot_draw(const plot_picture *picture, const char *prefix, char *message, size_t size);
+
+#endif

@@ -1,0 +1,553 @@
+/*
+ * A row's results are its own: the same bits whatever other rows are in the call, whatever the number of threads, whatever the caller's floating-point mode,
+ * and whatever is wrong with other rows. Also the calls that pass fewer or the same arrays.
+ */
+#include <fenv.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "support.h"
+
+enum { MOST_CALLS = 5 };
+
+/* Rows of input, and every per-row result. */
+typedef struct batch {
+    size_t rows;
+    double *in, *context, *a, *b; /* a, b: cotangents */
+    double *out[MOST_CALLS], *scalar[MOST_CALLS], *d_context[MOST_CALLS];
+} batch;
+
+static batch new_batch(subject *s, size_t rows) {
+    batch r = {.rows = rows};
+    r.in = new_normals(&s->random, rows * s->dim, 1.385);
+    r.context = new_context(s, rows);
+    r.a = new_normals(&s->random, rows * s->dim, 1.0);
+    r.b = new_normals(&s->random, rows, 1.0);
+    for (int i = 0; i < MOST_CALLS; i++) {
+        r.out[i] = new_numbers(rows * s->dim);
+        r.scalar[i] = new_numbers(rows);
+        r.d_context[i] = new_numbers(rows * s->context_dim);
+    }
+    return r;
+}
+
+/* Rows first .. first + rows - 1 of a batch: the inputs are shared, the results its own. */
+static batch part_of(const subject *s, const batch *whole, size_t first, size_t rows) {
+    batch r = {.rows = rows};
+    r.in = new_copy(whole->in + first * s->dim, rows * s->dim);
+    r.context = whole->context ? new_copy(whole->context + first * s->context_dim, rows * s->context_dim) : NULL;
+    r.a = new_copy(whole->a + first * s->dim, rows * s->dim);
+    r.b = new_copy(whole->b + first, rows);
+    for (int i = 0; i < MOST_CALLS; i++) {
+        r.out[i] = new_numbers(rows * s->dim);
+        r.scalar[i] = new_numbers(rows);
+        r.d_context[i] = new_numbers(rows * s->context_dim);
+    }
+    return r;
+}
+
+static void free_batch(batch *r) {
+    double *inputs[] = {r->in, r->context, r->a, r->b};
+    for (size_t i = 0; i < 4; i++)
+        free(inputs[i]);
+    for (int i = 0; i < MOST_CALLS; i++) {
+        free(r->out[i]);
+        free(r->scalar[i]);
+        free(r->d_context[i]);
+    }
+}
+
+static const char *const call_names[MOST_CALLS] = {"forward", "inverse", "score", "forward_vjp", "inverse_vjp"};
+
+/* One of the calls that give results per row. */
+static nf_status call(const subject *s, nf_workspace *ws, int which, batch *r) {
+    switch (which) {
+    case 0:
+        return nf_forward(s->flow, ws, r->rows, r->in, r->context, r->out[0], r->scalar[0]);
+    case 1:
+        return nf_inverse(s->flow, ws, r->rows, r->in, r->context, r->out[1], r->scalar[1]);
+    case 2:
+        return nf_score(s->flow, ws, r->rows, r->in, r->context, r->scalar[2], r->out[2]);
+    case 3:
+        return nf_forward_vjp(s->flow, ws, r->rows, r->in, r->context, r->a, r->b, r->out[3], r->d_context[3], NULL);
+    default:
+        return nf_inverse_vjp(s->flow, ws, r->rows, r->in, r->context, r->a, r->b, r->out[4], r->d_context[4], NULL);
+    }
+}
+
+static void call_all(const subject *s, nf_workspace *ws, batch *r) {
+    for (int i = 0; i < MOST_CALLS; i++)
+        must(call(s, ws, i, r));
+}
+
+/* The rows of `part` are those of `whole` from `first` on. */
+static void same_rows(const subject *s, const batch *part, const batch *whole, size_t first) {
+    for (int i = 0; i < MOST_CALLS; i++) {
+        const bool out = equal_bits(part->out[i], whole->out[i] + first * s->dim, part->rows * s->dim);
+        const bool scalar = equal_bits(part->scalar[i], whole->scalar[i] + first, part->rows);
+        const bool context = equal_bits(part->d_context[i], whole->d_context[i] + first * s->context_dim, part->rows * s->context_dim);
+        ck_assert_msg(out && scalar && context, "%s: %s of %zu rows from %zu differs from that of %zu (seed %llu)", s->f->name, call_names[i], part->rows, first,
+                      whole->rows, (unsigned long long)test_seed());
+    }
+}
+
+static void check_batches(int i, nf_precision precision) {
+    enum { ALL = 300 };
+    subject s;
+    if (!open_subject(&s, i, precision, 1))
+        return;
+    batch whole = new_batch(&s, ALL);
+    call_all(&s, s.ws, &whole);
+    for (size_t rows = 1; rows <= 65; rows++) {
+        const size_t first = rows * 37 % (ALL - rows);
+        batch part = part_of(&s, &whole, first, rows);
+        call_all(&s, rows % 8 == 0 ? NULL : s.ws, &part);
+        same_rows(&s, &part, &whole, first);
+        free_batch(&part);
+    }
+    free_batch(&whole);
+    close_subject(&s);
+}
+
+START_TEST(rows_do_not_depend_on_the_batch) {
+    check_batches(_i, NF_DOUBLE);
+    check_batches(_i, NF_SINGLE);
+}
+END_TEST
+
+/* ---- threads, and the mode of the floating-point unit ---- */
+
+/* log p = -|x_0|: its arithmetic is exact, so that it is the same in every rounding mode, which the user's functions run in. */
+static nf_status exact_target(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
+    const size_t dim = *(const size_t *)user;
+    memset(gradient, 0, rows * dim * sizeof *gradient);
+    for (size_t r = 0; r < rows; r++) {
+        log_density[r] = -fabs(x[r * dim]);
+        gradient[r * dim] = x[r * dim] > 0 ? -1.0 : 1.0;
+    }
+    return NF_OK;
+}
+
+/* Everything that is a sum over rows, and samples. */
+typedef struct sums {
+    double *nll, *kl, *vjps, *x, *log_prob, losses[2];
+} sums;
+
+static sums new_sums(subject *s, nf_workspace *ws, const batch *r) {
+    sums t = {new_numbers(s->count), new_numbers(s->count), new_numbers(s->count), new_numbers(r->rows * s->dim), new_numbers(r->rows), {NAN, NAN}};
+    nf_rng rng = {11, 12, 13}, other = rng;
+    must(nf_gradient_zero(s->gradient));
+    must(nf_grad_nll(s->flow, ws, r->rows, r->in, r->context, NULL, s->gradient, &t.losses[0]));
+    must(nf_gradient_get(s->gradient, t.nll));
+    must(nf_gradient_zero(s->gradient));
+    must(nf_grad_reverse_kl(s->flow, ws, &rng, r->rows, r->context, exact_target, &s->dim, s->gradient, &t.losses[1]));
+    must(nf_gradient_get(s->gradient, t.kl));
+    must(nf_gradient_zero(s->gradient));
+    must(nf_forward_vjp(s->flow, ws, r->rows, r->in, r->context, r->a, r->b, NULL, NULL, s->gradient));
+    must(nf_inverse_vjp(s->flow, ws, r->rows, r->in, r->context, r->a, r->b, NULL, NULL, s->gradient));
+    must(nf_gradient_get(s->gradient, t.vjps));
+    must(nf_sample(s->flow, ws, &other, r->rows, r->context, t.x, t.log_prob));
+    return t;
+}
+
+static void free_sums(sums *t) {
+    free(t->nll);
+    free(t->kl);
+    free(t->vjps);
+    free(t->x);
+    free(t->log_prob);
+}
+
+static void same_sums(const subject *s, const sums *a, const sums *b, size_t rows) {
+    same_bits("gradient of the nll", a->nll, b->nll, s->count);
+    same_bits("gradient of the reverse KL", a->kl, b->kl, s->count);
+    same_bits("gradient of the vjps", a->vjps, b->vjps, s->count);
+    same_bits("samples", a->x, b->x, rows * s->dim);
+    same_bits("log_prob of samples", a->log_prob, b->log_prob, rows);
+    same_bits("losses", a->losses, b->losses, 2);
+}
+
+static void check_threads(int i, nf_precision precision) {
+    const size_t threads[] = {2, 3, 8};
+    subject s;
+    if (!open_subject(&s, i, precision, 1))
+        return;
+    batch one = new_batch(&s, 1385);
+    call_all(&s, s.ws, &one);
+    sums alone = new_sums(&s, s.ws, &one);
+    for (size_t k = 0; k < sizeof threads / sizeof threads[0]; k++) {
+        nf_workspace *ws;
+        must(nf_workspace_create(s.flow, threads[k], &ws));
+        batch many = part_of(&s, &one, 0, one.rows);
+        call_all(&s, ws, &many);
+        same_rows(&s, &many, &one, 0);
+        sums together = new_sums(&s, ws, &one);
+        same_sums(&s, &together, &alone, one.rows);
+        free_sums(&together);
+        free_batch(&many);
+        nf_workspace_free(ws);
+    }
+    free_sums(&alone);
+    free_batch(&one);
+    close_subject(&s);
+}
+
+START_TEST(results_do_not_depend_on_the_threads) {
+    check_threads(_i, NF_DOUBLE);
+    check_threads(_i, NF_SINGLE);
+}
+END_TEST
+
+START_TEST(results_do_not_depend_on_the_floating_point_mode) {
+    subject s;
+    if (!open_subject(&s, _i, NF_DOUBLE, 2))
+        return;
+    batch usual = new_batch(&s, 285), odd = part_of(&s, &usual, 0, 285);
+    call_all(&s, s.ws, &usual);
+    sums nearest = new_sums(&s, s.ws, &usual);
+    ck_assert_int_eq(fesetround(FE_UPWARD), 0);
+    feclearexcept(FE_ALL_EXCEPT);
+    feraiseexcept(FE_DIVBYZERO);
+    call_all(&s, s.ws, &odd);
+    const int rounding = fegetround(), flags = fetestexcept(FE_ALL_EXCEPT);
+    ck_assert_int_eq(rounding, FE_UPWARD);
+    ck_assert_msg(flags == FE_DIVBYZERO, "flags %x became %x", FE_DIVBYZERO, flags);
+    sums upward = new_sums(&s, s.ws, &usual);
+    ck_assert_int_eq(fesetround(FE_TONEAREST), 0);
+    same_rows(&s, &odd, &usual, 0);
+    same_sums(&s, &upward, &nearest, usual.rows);
+    free_sums(&nearest);
+    free_sums(&upward);
+    free_batch(&usual);
+    free_batch(&odd);
+    close_subject(&s);
+}
+END_TEST
+
+/* ---- bad rows ---- */
+
+static bool all_nan(const double *values, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        if (!isnan(values[i]))
+            return false;
+    return true;
+}
+
+/* Results of the rows of `spoilt` that are good are those of `clean`; those of `bad` rows are NaN. */
+static void check_spoilt(const subject *s, const batch *spoilt, const batch *clean, const bool *bad, int which) {
+    for (size_t r = 0; r < clean->rows; r++) {
+        const double *out = spoilt->out[which] + r * s->dim, *scalar = spoilt->scalar[which] + r, *d = spoilt->d_context[which] + r * s->context_dim;
+        const bool has_scalar = which < 3, has_context = which >= 3;
+        if (bad[r]) {
+            ck_assert_msg(all_nan(out, s->dim) && (!has_scalar || all_nan(scalar, 1)) && (!has_context || all_nan(d, s->context_dim)),
+                          "%s: %s: row %zu is bad and got numbers", s->f->name, call_names[which], r);
+            continue;
+        }
+        ck_assert_msg(equal_bits(out, clean->out[which] + r * s->dim, s->dim) && equal_bits(scalar, clean->scalar[which] + r, 1) &&
+                          equal_bits(d, clean->d_context[which] + r * s->context_dim, s->context_dim),
+                      "%s: %s: row %zu changed because another one is bad (seed %llu)", s->f->name, call_names[which], r, (unsigned long long)test_seed());
+    }
+}
+
+/* Rows 1, 17 .. 20, 64 and the last are bad, each in its own way. */
+static size_t spoil(const subject *s, batch *r, bool *bad) {
+    const size_t rows[] = {1, 17, 18, 19, 20, 64, r->rows - 1};
+    const double values[] = {NAN, INFINITY, -INFINITY, NAN};
+    for (size_t k = 0; k < sizeof rows / sizeof rows[0]; k++) {
+        bad[rows[k]] = true;
+        if (r->context && k % 2 == 1)
+            r->context[rows[k] * s->context_dim + k % s->context_dim] = values[k % 4];
+        else
+            r->in[rows[k] * s->dim + k % s->dim] = values[k % 4];
+    }
+    return sizeof rows / sizeof rows[0];
+}
+
+static void check_message(const subject *s, int which, size_t count) {
+    static const char *const functions[MOST_CALLS] = {"nf_forward", "nf_inverse", "nf_score", "nf_forward_vjp", "nf_inverse_vjp"};
+    char where[64];
+    snprintf(where, sizeof where, "%c[1][0] is nan", which == 0 || which == 3 ? 'z' : 'x');
+    must_say(functions[which], where);
+    snprintf(where, sizeof where, "%zu bad rows", count);
+    must_say(functions[which], where);
+    nf_stats stats = {.struct_size = sizeof stats};
+    must(nf_workspace_stats(s->ws, &stats));
+    ck_assert_uint_eq(stats.bad_rows, count);
+    ck_assert_uint_eq(stats.first_bad_row, 1);
+}
+
+static void check_bad_rows(int i, nf_precision precision) {
+    enum { SOME = 151 };
+    subject s;
+    if (!open_subject(&s, i, precision, 2))
+        return;
+    batch clean = new_batch(&s, SOME), spoilt = part_of(&s, &clean, 0, SOME);
+    bool bad[SOME] = {false};
+    call_all(&s, s.ws, &clean);
+    const size_t count = spoil(&s, &spoilt, bad);
+    for (int which = 0; which < MOST_CALLS; which++) {
+        must_be(NF_ERR_ROWS, call(&s, s.ws, which, &spoilt));
+        check_message(&s, which, count);
+        check_spoilt(&s, &spoilt, &clean, bad, which);
+    }
+    free_batch(&clean);
+    free_batch(&spoilt);
+    close_subject(&s);
+}
+
+START_TEST(bad_rows_do_not_poison_good_ones) {
+    check_bad_rows(_i, NF_DOUBLE);
+    check_bad_rows(_i, NF_SINGLE);
+}
+END_TEST
+
+/* The loss and the gradient with bad rows are those of the good rows alone; the reverse KL's are those of a target that is bad somewhere. */
+START_TEST(bad_rows_add_nothing_to_gradients) {
+    enum { SOME = 151 };
+    subject s;
+    if (!open_subject(&s, _i, NF_DOUBLE, 1))
+        return;
+    batch spoilt = new_batch(&s, SOME);
+    bool bad[SOME] = {false};
+    spoil(&s, &spoilt, bad);
+    batch good = part_of(&s, &spoilt, 0, SOME);
+    double *weight = new_numbers(SOME), *expected = new_numbers(s.count), *got = new_numbers(s.count), losses[2];
+    size_t kept = 0;
+    for (size_t r = 0; r < SOME; r++) {
+        if (bad[r])
+            continue;
+        memcpy(good.in + kept * s.dim, spoilt.in + r * s.dim, s.dim * sizeof(double));
+        if (good.context)
+            memcpy(good.context + kept * s.context_dim, spoilt.context + r * s.context_dim, s.context_dim * sizeof(double));
+        weight[kept++] = 1.0 + 0.385 * (double)(r % 5);
+    }
+    must(nf_gradient_zero(s.gradient));
+    must(nf_grad_nll(s.flow, s.ws, kept, good.in, good.context, weight, s.gradient, &losses[0]));
+    must(nf_gradient_get(s.gradient, expected));
+    for (size_t r = 0; r < SOME; r++)
+        weight[r] = 1.0 + 0.385 * (double)(r % 5);
+    must(nf_gradient_zero(s.gradient));
+    must_be(NF_ERR_ROWS, nf_grad_nll(s.flow, s.ws, SOME, spoilt.in, spoilt.context, weight, s.gradient, &losses[1]));
+    must(nf_gradient_get(s.gradient, got));
+    must_agree(s.f->name, whole_error(got, expected, s.count), 1e-12);
+    must_agree(s.f->name, whole_error(&losses[1], &losses[0], 1), 1e-13);
+
+    /* Rows that are all bad: the loss is NaN and the gradient stays. */
+    for (size_t r = 0; r < SOME; r++)
+        spoilt.in[r * s.dim] = NAN;
+    must_be(NF_ERR_ROWS, nf_grad_nll(s.flow, s.ws, SOME, spoilt.in, spoilt.context, NULL, s.gradient, &losses[1]));
+    ck_assert(isnan(losses[1]));
+    must(nf_gradient_get(s.gradient, expected));
+    same_bits("gradient without good rows", expected, got, s.count);
+    free(weight);
+    free(expected);
+    free(got);
+    free_batch(&spoilt);
+    free_batch(&good);
+    close_subject(&s);
+}
+END_TEST
+
+/* A target that spoils every row whose number divided by 7 leaves 3, in one of three ways; it counts the rows that it is shown. */
+typedef struct moody_target {
+    size_t dim, shown;
+} moody_target;
+
+static bool is_moody(size_t row) { return row % 7 == 3; }
+
+static nf_status moody(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
+    moody_target *t = user;
+    exact_target(&t->dim, rows, x, log_density, gradient);
+    for (size_t r = 0; r < rows; r++) {
+        for (size_t i = 0; i < t->dim; i++)
+            ck_assert_msg(isfinite(x[r * t->dim + i]), "the target is shown %g", x[r * t->dim + i]);
+        const size_t row = t->shown + r;
+        if (is_moody(row) && row % 2)
+            log_density[r] = row % 3 ? NAN : -INFINITY;
+        else if (is_moody(row))
+            gradient[r * t->dim + row % t->dim] = INFINITY;
+    }
+    t->shown += rows;
+    return NF_OK;
+}
+
+/* The reverse KL is a mean over the rows that the target left good, and its gradient the vjp of the forward map at those. */
+START_TEST(rows_that_the_target_spoils_add_nothing) {
+    enum { SOME = 300 };
+    subject s;
+    if (!open_subject(&s, _i, NF_DOUBLE, 2))
+        return;
+    nf_flow *base;
+    nf_rng rng = {31, 32, 33}, same = rng;
+    must(nf_flow_set_base_normal(s.flow, NULL, NULL));
+    must(nf_flow_create(s.dim, 0, NF_DOUBLE, &base));
+    double *z = new_numbers(SOME * s.dim), *x = new_numbers(SOME * s.dim), *a = new_numbers(SOME * s.dim), *b = new_numbers(SOME), *context = new_context(&s, SOME);
+    double *log_q = new_numbers(SOME), *log_p = new_numbers(SOME), *expected = new_numbers(s.count), *got = new_numbers(s.count), loss, mean = 0;
+    must(nf_sample(base, NULL, &same, SOME, NULL, z, log_q));
+    must(nf_forward(s.flow, s.ws, SOME, z, context, x, b));
+    exact_target(&s.dim, SOME, x, log_p, a);
+    size_t good = 0;
+    for (size_t r = 0; r < SOME; r++)
+        good += !is_moody(r);
+    for (size_t r = 0; r < SOME; r++) {
+        mean += is_moody(r) ? 0.0 : (log_q[r] - b[r] - log_p[r]) / (double)good;
+        b[r] = is_moody(r) ? 0.0 : -1.0 / (double)good;
+        for (size_t i = 0; i < s.dim; i++)
+            a[r * s.dim + i] *= b[r];
+    }
+    must(nf_forward_vjp(s.flow, s.ws, SOME, z, context, a, b, NULL, NULL, s.gradient));
+    must(nf_gradient_get(s.gradient, expected));
+    must(nf_gradient_zero(s.gradient));
+    moody_target t = {s.dim, 0};
+    must_be(NF_ERR_ROWS, nf_grad_reverse_kl(s.flow, s.ws, &rng, SOME, context, moody, &t, s.gradient, &loss));
+    must_say("nf_grad_reverse_kl", "row 3: the target");
+    ck_assert_uint_eq(t.shown, SOME);
+    ck_assert_uint_eq(rng.position, 33 + SOME);
+    must(nf_gradient_get(s.gradient, got));
+    must_agree(s.f->name, whole_error(&loss, &mean, 1), 1e-13);
+    must_agree(s.f->name, whole_error(got, expected, s.count), 1e-12);
+    double *arrays[] = {z, x, a, b, context, log_q, log_p, expected, got};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        free(arrays[i]);
+    nf_flow_free(base);
+    close_subject(&s);
+}
+END_TEST
+
+/* A row of huge numbers is either mapped or bad, as one, and changes no other row. */
+START_TEST(huge_rows_are_bad_or_right) {
+    enum { SOME = 41 };
+    const double huge[] = {1e300, -1e300, 1e160, 1e40, -1e18};
+    subject s;
+    if (!open_subject(&s, _i, _i / 2 % 2 ? NF_SINGLE : NF_DOUBLE, 1))
+        return;
+    batch clean = new_batch(&s, SOME), spoilt = part_of(&s, &clean, 0, SOME);
+    call_all(&s, s.ws, &clean);
+    for (size_t k = 0; k < sizeof huge / sizeof huge[0]; k++)
+        for (size_t i = 0; i < s.dim; i++)
+            spoilt.in[(7 * k + 3) * s.dim + i] = i % 2 ? -huge[k] : huge[k];
+    for (int which = 0; which < MOST_CALLS; which++) {
+        bool bad[SOME] = {false};
+        size_t count = 0;
+        const nf_status status = call(&s, s.ws, which, &spoilt);
+        ck_assert(status == NF_OK || status == NF_ERR_ROWS);
+        for (size_t k = 0; k < sizeof huge / sizeof huge[0]; k++) {
+            const size_t r = 7 * k + 3;
+            bad[r] = isnan(spoilt.out[which][r * s.dim]);
+            count += bad[r];
+            for (size_t i = 0; i < s.dim; i++)
+                ck_assert_msg(bad[r] ? isnan(spoilt.out[which][r * s.dim + i]) : isfinite(spoilt.out[which][r * s.dim + i]), "%s: %s: row of %g gave %g", s.f->name,
+                              call_names[which], huge[k], spoilt.out[which][r * s.dim + i]);
+            /* What is compared below must be equal, whatever a huge row that is not bad became. */
+            if (!bad[r]) {
+                memcpy(clean.out[which] + r * s.dim, spoilt.out[which] + r * s.dim, s.dim * sizeof(double));
+                clean.scalar[which][r] = spoilt.scalar[which][r];
+                if (s.context_dim)
+                    memcpy(clean.d_context[which] + r * s.context_dim, spoilt.d_context[which] + r * s.context_dim, s.context_dim * sizeof(double));
+            }
+        }
+        ck_assert_msg((count > 0) == (status == NF_ERR_ROWS), "%s: %s: %zu bad rows and %s", s.f->name, call_names[which], count, nf_status_name(status));
+        check_spoilt(&s, &spoilt, &clean, bad, which);
+    }
+    free_batch(&clean);
+    free_batch(&spoilt);
+    close_subject(&s);
+}
+END_TEST
+
+/* ---- arrays that are the same, or not there, or empty ---- */
+
+START_TEST(results_may_go_into_the_input) {
+    subject s;
+    if (!open_subject(&s, _i, NF_DOUBLE, 1))
+        return;
+    const size_t rows = 141, numbers = rows * s.dim;
+    batch r = new_batch(&s, rows);
+    call_all(&s, s.ws, &r);
+    double *x = new_copy(r.in, numbers), *d = new_copy(r.a, numbers);
+    must(nf_forward(s.flow, s.ws, rows, x, r.context, x, NULL));
+    same_bits("forward in place", x, r.out[0], numbers);
+    memcpy(x, r.in, numbers * sizeof *x);
+    must(nf_inverse(s.flow, s.ws, rows, x, r.context, x, NULL));
+    same_bits("inverse in place", x, r.out[1], numbers);
+    memcpy(x, r.in, numbers * sizeof *x);
+    must(nf_score(s.flow, s.ws, rows, x, r.context, NULL, x));
+    same_bits("score in place", x, r.out[2], numbers);
+    must(nf_forward_vjp(s.flow, s.ws, rows, r.in, r.context, d, r.b, d, NULL, NULL));
+    same_bits("forward vjp in place", d, r.out[3], numbers);
+    memcpy(x, r.in, numbers * sizeof *x);
+    must(nf_inverse_vjp(s.flow, s.ws, rows, x, r.context, r.a, r.b, x, NULL, NULL));
+    same_bits("inverse vjp into its input", x, r.out[4], numbers);
+    free(x);
+    free(d);
+    free_batch(&r);
+    close_subject(&s);
+}
+END_TEST
+
+START_TEST(results_may_be_left_out) {
+    subject s;
+    if (!open_subject(&s, _i, NF_DOUBLE, 1))
+        return;
+    const size_t rows = 33, numbers = rows * s.dim;
+    batch r = new_batch(&s, rows);
+    call_all(&s, s.ws, &r);
+    double *out = new_numbers(numbers), *scalar = new_numbers(rows), loss;
+    must(nf_forward(s.flow, s.ws, rows, r.in, r.context, NULL, NULL));
+    must(nf_forward(s.flow, s.ws, rows, r.in, r.context, NULL, scalar));
+    same_bits("log_det alone", scalar, r.scalar[0], rows);
+    must(nf_inverse(s.flow, s.ws, rows, r.in, r.context, out, NULL));
+    same_bits("z alone", out, r.out[1], numbers);
+    must(nf_log_prob(s.flow, s.ws, rows, r.in, r.context, NULL));
+    must(nf_score(s.flow, s.ws, rows, r.in, r.context, NULL, NULL));
+    must(nf_score(s.flow, s.ws, rows, r.in, r.context, NULL, out));
+    same_bits("score alone", out, r.out[2], numbers);
+    must(nf_forward_vjp(s.flow, s.ws, rows, r.in, r.context, NULL, NULL, NULL, NULL, NULL));
+    must(nf_inverse_vjp(s.flow, s.ws, rows, r.in, r.context, NULL, NULL, out, NULL, NULL));
+    for (size_t i = 0; i < numbers; i++)
+        ck_assert_msg(out[i] == 0.0, "without cotangents a derivative is %g", out[i]);
+    must(nf_grad_nll(s.flow, s.ws, rows, r.in, r.context, NULL, s.gradient, NULL));
+    must(nf_grad_nll(s.flow, NULL, rows, r.in, r.context, NULL, s.gradient, &loss));
+
+    nf_rng rng = {1, 2, 3}, again = rng;
+    must(nf_sample(s.flow, s.ws, &rng, rows, r.context, NULL, scalar));
+    must(nf_sample(s.flow, s.ws, &again, rows, r.context, out, NULL));
+    ck_assert(rng.position == 3 + rows && again.position == 3 + rows);
+
+    /* No rows: nothing is done, and the pointers are not looked at. */
+    must(nf_forward(s.flow, s.ws, 0, NULL, NULL, NULL, NULL));
+    must(nf_inverse(s.flow, NULL, 0, NULL, NULL, NULL, NULL));
+    must(nf_log_prob(s.flow, s.ws, 0, NULL, NULL, NULL));
+    must(nf_score(s.flow, s.ws, 0, NULL, NULL, NULL, NULL));
+    must(nf_sample(s.flow, s.ws, &rng, 0, NULL, NULL, NULL));
+    ck_assert_uint_eq(rng.position, 3 + rows);
+    must_be(NF_ERR_ARGUMENT, nf_grad_nll(s.flow, s.ws, 0, r.in, r.context, NULL, s.gradient, &loss));
+    must_say("nf_grad_nll", "rows is 0");
+    free(out);
+    free(scalar);
+    free_batch(&r);
+    close_subject(&s);
+}
+END_TEST
+
+int main(void) {
+    const int subjects = 2 * (int)fixture_count;
+    Suite *suite = suite_create("rows, batches and threads");
+    TCase *independence = tcase_create("independence"), *bad = tcase_create("bad rows"), *arrays = tcase_create("arrays");
+    tcase_add_loop_test(independence, rows_do_not_depend_on_the_batch, 0, subjects);
+    tcase_add_loop_test(independence, results_do_not_depend_on_the_threads, 0, subjects);
+    tcase_add_loop_test(independence, results_do_not_depend_on_the_floating_point_mode, 0, subjects);
+    tcase_add_loop_test(bad, bad_rows_do_not_poison_good_ones, 0, subjects);
+    tcase_add_loop_test(bad, bad_rows_add_nothing_to_gradients, 0, subjects);
+    tcase_add_loop_test(bad, rows_that_the_target_spoils_add_nothing, 0, subjects);
+    tcase_add_loop_test(bad, huge_rows_are_bad_or_right, 0, subjects);
+    tcase_add_loop_test(arrays, results_may_go_into_the_input, 0, subjects);
+    tcase_add_loop_test(arrays, results_may_be_left_out, 0, subjects);
+    tcase_set_timeout(independence, 120);
+    suite_add_tcase(suite, independence);
+    suite_add_tcase(suite, bad);
+    suite_add_tcase(suite, arrays);
+    return run_suite(suite);
+}
