@@ -220,14 +220,28 @@ bool csv_read(const char *path, csv_table *table, char *message, size_t size) {
     return good;
 }
 
+/* Quoted where csv_read would not take it for one field otherwise; what would mislead it even so, a quote, semicolon or tab, is replaced. */
+static void put_name(FILE *file, const char *name) {
+    if (*name && name[strcspn(name, ",;\t")] == '\0' && !strchr("#\" ", *name)) {
+        fputs(name, file);
+        return;
+    }
+    fputc('"', file);
+    for (; *name; name++)
+        fputc(*name == '"' ? '\'' : *name == '\t' || *name == ';' ? ' ' : *name, file);
+    fputc('"', file);
+}
+
 bool csv_write(const char *path, size_t rows, size_t columns, const double *values, const char *const *names, char *message, size_t size) {
     FILE *file = fopen(path, "w");
     if (!file) {
         snprintf(message, size, "%s: %s", path, strerror(errno));
         return false;
     }
-    for (size_t i = 0; names && i < columns; i++)
-        fprintf(file, "%s%c", names[i], i + 1 < columns ? ',' : '\n');
+    for (size_t i = 0; names && i < columns; i++) {
+        put_name(file, names[i]);
+        fputc(i + 1 < columns ? ',' : '\n', file);
+    }
     for (size_t i = 0; i < rows * columns; i++)
         fprintf(file, "%.17g%c", values[i], (i + 1) % columns ? ',' : '\n');
     const bool good = !ferror(file);

@@ -16,7 +16,17 @@
 #include "plot.h"
 #include "toy.h"
 
-enum { TOY_TRAINING = 3000, TOY_HELD_OUT = 1000, MOST_TRAINING = 20000, FEWEST_ROWS = 50, GRID = 180, DRAWN = 2000, MARGINAL_SAMPLES = 40000 };
+enum {
+    TOY_TRAINING = 10000,
+    TOY_HELD_OUT = 5000,
+    MOST_TRAINING = 20000, /* of a CSV file */
+    FEWEST_ROWS = 50,
+    STEPS = 2400, /* of the optimizer, about */
+    GRID = 180,
+    SHOWN = 1500, /* points in a panel */
+    MARGINAL_SAMPLES = 40000,
+    NEW_ROWS = 1000
+};
 
 typedef struct options {
     const char *data, *output;
@@ -65,10 +75,10 @@ static void usage(FILE *file) {
           file);
     for (size_t i = 0; i < toy_count(); i++)
         fprintf(file, "               %-14s%s\n", toy_name(toy_at(i)), toy_about(toy_at(i)));
-    fputs("  --epochs   how often each row is seen (100)\n"
+    fputs("  --epochs   how often each row is seen (as often as makes some 2400 steps)\n"
           "  --seconds  stop training after this time (7)\n"
           "  --seed     of the toy rows, the first parameters, the shuffles and the samples (1)\n"
-          "  --output   writes prefix.safetensors, prefix.png and prefix.svg (demo)\n",
+          "  --output   writes prefix.safetensors, prefix-samples.csv, prefix.png and prefix.svg (demo)\n",
           file);
 }
 
@@ -104,7 +114,7 @@ static void read_option(options *o, const char *name, const char *value) {
 }
 
 static options read_options(int count, char **words) {
-    options o = {.output = "demo", .set = toy_find("two_moons"), .epochs = 100, .seconds = 7.0, .seed = 1};
+    options o = {.output = "demo", .set = toy_find("two_moons"), .seconds = 7.0, .seed = 1};
     for (int i = 1; i < count; i += 2) {
         if (strcmp(words[i], "--help") == 0 || strcmp(words[i], "-h") == 0) {
             usage(stdout);
@@ -151,8 +161,8 @@ static void refuse_constant_columns(const options *o, const csv_table *t) {
         for (size_t r = 1; r < t->rows && !varies; r++)
             varies = t->values[r * t->columns + c] != t->values[c];
         if (!varies)
-            die("%s: column %zu%s%s is %g in every row, so the rows have no density", o->data, c + 1, t->names ? " " : "",
-                t->names ? t->names[c] : "", t->values[c]);
+            die("%s: column %zu%s%s%s is %g in every row, so the rows have no density", o->data, c + 1, t->names ? " (" : "",
+                t->names ? t->names[c] : "", t->names ? ")" : "", t->values[c]);
     }
 }
 
@@ -162,7 +172,7 @@ static rows csv_data(const options *o) {
     if (!csv_read(o->data, &r.table, message, sizeof message))
         die("%s", message);
     if (r.table.rows < FEWEST_ROWS)
-        die("%s: %zu rows are too few to learn from; %d are the least", o->data, r.table.rows, FEWEST_ROWS);
+        die("%s: it has %zu rows, and a fit needs at least %d", o->data, r.table.rows, FEWEST_ROWS);
     refuse_constant_columns(o, &r.table);
     r.dim = r.table.columns;
     r.values = r.table.values;
@@ -195,9 +205,8 @@ static int show_progress(void *user, const nf_fit_progress *p) {
     const bool end = p->epoch == p->epochs;
     line->stopped = p->seconds > line->limit && !end;
     if (line->terminal ? p->seconds - line->last > 0.05 || end || line->stopped : tenth > line->said || line->stopped) {
-        printf("%sepoch %4zu/%zu   train %8.4f   validation %8.4f   best %8.4f nats   %4.1f s left%s", line->terminal ? "\r" : "", p->epoch,
-               p->epochs, p->train_loss, p->validation_loss, p->best_loss, fmin(p->seconds_left, fmax(line->limit - p->seconds, 0.0)),
-               line->terminal ? " " : "\n");
+        printf("%sepoch %4zu/%zu   train %8.3f   validation %8.3f nats   %4.1f s left%s", line->terminal ? "\r" : "", p->epoch, p->epochs,
+               p->train_loss, p->validation_loss, fmin(p->seconds_left, fmax(line->limit - p->seconds, 0.0)), line->terminal ? " " : "\n");
         fflush(stdout);
         line->last = p->seconds;
         line->said = tenth;
@@ -205,27 +214,31 @@ static int show_progress(void *user, const nf_fit_progress *p) {
     return line->stopped;
 }
 
+/* Settings that suit a few hundred to some ten thousand rows. Few rows are blurred a little, so that the flow does not learn them by heart. */
+static nf_status fit(const options *o, const rows *r, nf_flow *flow, progress_line *line, nf_fit_report *report) {
+    const size_t batch = r->training < 4000 ? 64 : 256, epochs = STEPS * batch / r->training;
+    const nf_optimizer_config *adam = NF_CONFIG(nf_optimizer_config, .learning_rate = 5e-3, .clip_norm = 5.0);
+    const nf_fit_config *config = NF_CONFIG(nf_fit_config, .batch_size = batch, .seed = o->seed, .optimizer = adam,
+                                            .epochs = o->epochs ? o->epochs : epochs < 20 ? 20 : epochs > 300 ? 300 : epochs,
+                                            .patience = NF_NONE, .schedule = NF_SCHEDULE_COSINE,
+                                            .noise = r->training < 4000 ? 0.1 : 0.0, .progress = show_progress, .progress_user = line);
+    return nf_fit(flow, r->training, r->values, NULL, config, report);
+}
+
 static nf_flow *train(const options *o, const rows *r) {
     nf_flow *flow;
     must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = r->dim, .seed = o->seed), &flow));
-    printf("Real NVP of %zu layers, %zu parameters, on the instruction set %s\n", nf_flow_layer_count(flow), nf_parameter_count(flow),
-           nf_flow_isa(flow));
+    printf("Real NVP of %zu layers, %zu parameters, computing with the instruction set %s\n", nf_flow_layer_count(flow),
+           nf_parameter_count(flow), nf_flow_isa(flow));
     progress_line line = {.terminal = isatty(STDOUT_FILENO), .limit = o->seconds};
     nf_fit_report report = {.struct_size = sizeof report};
-    const nf_status status = nf_fit(flow, r->training, r->values, NULL,
-                                    NF_CONFIG(nf_fit_config, .epochs = o->epochs, .seed = o->seed, .schedule = NF_SCHEDULE_COSINE,
-                                              .progress = show_progress, .progress_user = &line),
-                                    &report);
+    const nf_status status = fit(o, r, flow, &line, &report);
     if (line.terminal)
         putchar('\n');
-    if (status != NF_OK && status != NF_STOPPED)
-        die("%s", nf_last_error());
-    printf("%zu epochs in %.1f s%s; the parameters are those of epoch %zu, the best on the validation rows\n", report.epochs_run,
-           report.seconds,
-           status == NF_STOPPED                       ? " (--seconds ended it)"
-           : report.stop_reason == NF_STOP_PATIENCE ? " (it got no better)"
-                                                      : "",
-           report.best_epoch);
+    if (status != NF_STOPPED)
+        must(status);
+    printf("%zu epochs in %.1f s%s; kept the parameters of epoch %zu, the best on the validation rows\n", report.epochs_run,
+           report.seconds, status == NF_STOPPED ? " (--seconds ended it)" : "", report.best_epoch);
     return flow;
 }
 
@@ -332,12 +345,36 @@ static void density_of_samples(size_t count, const double *xy, const plot_grid *
     }
 }
 
+/* ---- Files */
+
+static char *file_name(const options *o, const char *suffix) {
+    const size_t size = strlen(o->output) + strlen(suffix) + 1;
+    char *path = allocate(size, 1);
+    snprintf(path, size, "%s%s", o->output, suffix);
+    return path;
+}
+
+static void save(const options *o, const rows *r, const nf_flow *flow) {
+    char *model = file_name(o, ".safetensors"), *csv = file_name(o, "-samples.csv"), message[512];
+    must(nf_flow_save(flow, model));
+    double *samples = allocate(NEW_ROWS * r->dim, sizeof *samples);
+    nf_rng rng = {.seed = o->seed, .stream = 2};
+    must(nf_sample(flow, NULL, &rng, NEW_ROWS, NULL, samples, NULL));
+    if (!csv_write(csv, NEW_ROWS, r->dim, samples, (const char *const *)r->names, message, sizeof message))
+        die("%s", message);
+    printf("saved the flow as %s, and %d new rows as %s\n", model, NEW_ROWS, csv);
+    free(samples);
+    free(csv);
+    free(model);
+}
+
 static void draw(const options *o, const rows *r, const nf_flow *flow, double held_out_nll) {
     if (r->dim < 2) {
         puts("no picture: it needs two columns");
         return;
     }
-    const size_t shown = r->training < DRAWN ? r->training : DRAWN, drawn = r->dim == 2 ? shown : MARGINAL_SAMPLES;
+    const size_t shown = r->training < SHOWN ? r->training : SHOWN;
+    const size_t drawn = r->dim == 2 ? shown : shown + MARGINAL_SAMPLES / (1 + r->dim / 50);
     double *samples = allocate(drawn * r->dim, sizeof *samples), *latent = allocate(shown * r->dim, sizeof *latent);
     double *value = allocate(GRID * GRID, sizeof *value);
     nf_rng rng = {.seed = o->seed, .stream = 1};
@@ -370,7 +407,12 @@ static void draw(const options *o, const rows *r, const nf_flow *flow, double he
         puts("no picture: gnuplot is not installed");
     else
         printf("drew %s.png and %s.svg%s\n", o->output, o->output, r->dim > 2 ? ", of the first two columns" : "");
-    free(latent_xy), free(sample_xy), free(data_xy), free(value), free(latent), free(samples);
+    free(latent_xy);
+    free(sample_xy);
+    free(data_xy);
+    free(value);
+    free(latent);
+    free(samples);
 }
 
 int main(int argc, char **argv) {
@@ -378,11 +420,7 @@ int main(int argc, char **argv) {
     rows r = o.data ? csv_data(&o) : toy_data(&o);
     nf_flow *flow = train(&o, &r);
     const double held_out_nll = evaluate(&o, &r, flow);
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s.safetensors", o.output) >= (int)sizeof path)
-        die("--output: the name is too long");
-    must(nf_flow_save(flow, path));
-    printf("saved %s\n", path);
+    save(&o, &r, flow);
     draw(&o, &r, flow, held_out_nll);
     nf_flow_free(flow);
     if (o.data)

@@ -153,16 +153,16 @@ static void put_panels(FILE *file, const job *j) {
     put_axes(file, p->axis, p->density.low, p->density.high);
     fputs("set title 'data'\nplot directory . '/data.txt' with points pt 7 ps dot lc rgb '#1f4e79'\n"
           "set title 'samples of the flow'\nplot directory . '/samples.txt' with points pt 7 ps dot lc rgb '#b5482a'\n"
-          "set title 'density; contours hold 50, 90, 99 % of its mass'\n"
+          "set title 'density; 50, 90, 99 % inside the lines'\n"
           "plot directory . '/density.txt' with image, directory . '/data.txt' with points pt 7 ps 0.6 * dot lc rgb '#90303030', "
-          "directory . '/contours.txt' with lines lw 1.2 lc rgb '#202020'\n"
-          "set title 'latent: the data in the base N(0, I)'\n",
+          "directory . '/contours.txt' with lines lw 0.9 lc rgb '#303030'\n"
+          "set title 'data in the base N(0, I)'\n",
           file);
     put_axes(file, (const char *const[2]){"z1", "z2"}, (const double[2]){-circle, -circle}, (const double[2]){circle, circle});
     /* Circles that hold 50, 90 and 99 % of N(0, I) in the plane: r^2 = -2 log(1 - share). */
     fputs("set parametric\nset trange [0:2*pi]\nset samples 200\n"
           "plot directory . '/latent.txt' with points pt 7 ps dot lc rgb '#2f6f4f', "
-          "for [s in '0.5 0.9 0.99'] sqrt(-2*log(1-s))*cos(t), sqrt(-2*log(1-s))*sin(t) with lines lw 1.2 lc rgb '#202020'\n"
+          "for [s in '0.5 0.9 0.99'] sqrt(-2*log(1-s))*cos(t), sqrt(-2*log(1-s))*sin(t) with lines lw 0.9 lc rgb '#303030'\n"
           "unset parametric\nunset multiplot\nunset output\n",
           file);
 }

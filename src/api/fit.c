@@ -67,6 +67,11 @@ static nf_status check_data(const fit *f) {
     for (size_t r = 0; c->weight && r < f->rows; r++)
         if (!(c->weight[r] >= 0.0) || !isfinite(c->weight[r]))
             return nf_fail(NF_ERR_ARGUMENT, f->function, "config->weight[%zu] is %g, must be finite and not negative", r, c->weight[r]);
+    bool any = !c->weight;
+    for (size_t r = 0; !any && r < f->rows; r++)
+        any = c->weight[r] > 0.0;
+    if (!any)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->weight is 0 for all %zu rows", f->rows);
     for (size_t r = 0; c->validation_weight && r < c->validation_rows; r++)
         if (!(c->validation_weight[r] >= 0.0) || !isfinite(c->validation_weight[r]))
             return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_weight[%zu] is %g, must be finite and not negative", r,
@@ -78,6 +83,8 @@ static nf_status check_settings(const fit *f) {
     const nf_fit_config *c = &f->config;
     if (c->schedule < NF_SCHEDULE_COSINE || c->schedule > NF_SCHEDULE_STEP)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->schedule is %d, which is none", (int)c->schedule);
+    if (c->reserved != 0)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->reserved is %d, must be 0", c->reserved);
     if (c->objective != NF_OBJECTIVE_LIKELIHOOD)
         return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->objective is %d, and this library fits likelihoods only",
                        (int)c->objective);
@@ -164,6 +171,13 @@ static void release(fit *f) {
     nf_workspace_free(f->workspace);
 }
 
+static bool finite_row(const double *row, size_t columns) {
+    for (size_t i = 0; i < columns; i++)
+        if (!isfinite(row[i]))
+            return false;
+    return true;
+}
+
 /* Mean and standard deviation of the columns of the finite training rows (Welford 1962). */
 static size_t measure_columns(const fit *f, double *mean, double *sd) {
     const size_t dim = f->flow->model.dim;
@@ -172,10 +186,7 @@ static size_t measure_columns(const fit *f, double *mean, double *sd) {
         mean[i] = sd[i] = 0.0;
     for (size_t place = 0; place < f->training_rows; place++) {
         const double *row = f->x + training_row(f, place) * dim;
-        bool good = true;
-        for (size_t i = 0; i < dim; i++)
-            good = good && isfinite(row[i]);
-        if (!good)
+        if (!finite_row(row, dim))
             continue;
         used++;
         for (size_t i = 0; i < dim; i++) {
@@ -200,6 +211,7 @@ static nf_status standardize(fit *f) {
     if (!mean || !parameters) {
         status = nf_fail(NF_ERR_MEMORY, f->function, "no memory for the mean of %zu columns", dim);
     } else {
+        const nf_floating saved = nf_floating_enter();
         measure_columns(f, mean, f->column_sd);
         const nf_layer *last = model->layer_count ? model->layers[model->layer_count - 1] : NULL;
         if (f->config.standardize >= 0 && last && last->kind == NF_LAYER_AFFINE && !last->inverted) {
@@ -215,6 +227,7 @@ static nf_status standardize(fit *f) {
             if (identity)
                 nf_flow_put(flow, parameters);
         }
+        nf_floating_leave(saved);
     }
     nf_release(&f->allocator, parameters);
     nf_release(&f->allocator, mean);
@@ -253,6 +266,14 @@ static double rate_at(const fit *f, size_t epoch, size_t step) {
                                              (double)c->epochs * (double)f->steps_per_epoch);
 }
 
+static bool any_finite_row(const fit *f, size_t rows) {
+    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
+    for (size_t r = 0; r < rows; r++)
+        if (finite_row(f->batch_x + r * dim, dim) && finite_row(f->batch_context + r * context_dim, context_dim))
+            return true;
+    return false;
+}
+
 /* One batch: gradient and step. Parameters change only when both are finite. */
 static nf_status train_batch(fit *f, const nf_shuffle *order, size_t epoch, size_t first, double *loss_sum, double *weight_sum) {
     const size_t left = f->training_rows - first, rows = left < f->config.batch_size ? left : f->config.batch_size;
@@ -275,8 +296,9 @@ static nf_status train_batch(fit *f, const nf_shuffle *order, size_t epoch, size
     if (status == NF_ERR_ROWS) {
         nf_stats stats = {.struct_size = sizeof stats};
         nf_workspace_stats(f->workspace, &stats);
-        if (stats.bad_rows == rows)
-            return NF_OK; /* nothing to learn here */
+        /* Nothing to learn from rows that are not numbers; but if the flow maps none of those that are, its parameters went astray. */
+        if (stats.bad_rows == rows && !any_finite_row(f, rows))
+            return NF_OK;
     }
     if (!isfinite(loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in epoch %zu", epoch + 1);
@@ -311,17 +333,24 @@ static nf_status validation_chunk(fit *f, size_t first, size_t rows, double *los
     nf_status status = nf_run_log_prob(f->flow, f->workspace, rows, x, context, f->log_prob);
     if (status != NF_OK && status != NF_ERR_ROWS)
         return nf_fail_in(status, f->function);
+    const nf_floating saved = nf_floating_enter();
     for (size_t i = 0; i < rows; i++) {
         /* A row of the data that is not a number is not held against the flow; one that the flow cannot map is. */
-        bool good = true;
-        for (size_t k = 0; k < dim; k++)
-            good = good && isfinite(x[i * dim + k]);
-        if (!good)
+        if (!finite_row(x + i * dim, dim) || (context && !finite_row(context + i * context_dim, context_dim)))
             continue;
         *loss_sum -= f->batch_weight[i] * f->log_prob[i];
         *weight_sum += f->batch_weight[i];
     }
+    nf_floating_leave(saved);
     return NF_OK;
+}
+
+/* NaN when nothing was weighed. */
+static double mean_of(double sum, double weight) {
+    const nf_floating saved = nf_floating_enter();
+    const double mean = weight > 0.0 ? sum / weight : NAN;
+    nf_floating_leave(saved);
+    return mean;
 }
 
 /* The held-out loss of the parameters that would be kept now: their average where there is one. */
@@ -341,7 +370,7 @@ static nf_status validate(fit *f, double *loss) {
         f->flow->theta = current;
         f->flow->epoch = nf_unique();
     }
-    *loss = weight_sum > 0.0 ? loss_sum / weight_sum : NAN;
+    *loss = mean_of(loss_sum, weight_sum);
     return status;
 }
 
@@ -379,8 +408,10 @@ static nf_status run_epoch(fit *f, size_t epoch) {
         if (status != NF_OK)
             return status;
     }
-    f->report.train_loss = weight_sum > 0.0 ? loss_sum / weight_sum : NAN;
+    f->report.train_loss = mean_of(loss_sum, weight_sum);
+    const nf_floating saved = nf_floating_enter();
     f->last_norm = f->flow->engine->norm2(f->gradient->sum, f->gradient->count);
+    nf_floating_leave(saved);
     return validate(f, &f->report.validation_loss);
 }
 
@@ -413,14 +444,8 @@ static nf_status run_epochs(fit *f) {
 static size_t count_bad_rows(const fit *f) {
     const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
     size_t bad = 0;
-    for (size_t r = 0; r < f->rows; r++) {
-        bool good = true;
-        for (size_t i = 0; i < dim; i++)
-            good = good && isfinite(f->x[r * dim + i]);
-        for (size_t i = 0; i < context_dim; i++)
-            good = good && isfinite(f->context[r * context_dim + i]);
-        bad += !good;
-    }
+    for (size_t r = 0; r < f->rows; r++)
+        bad += !finite_row(f->x + r * dim, dim) || (context_dim && !finite_row(f->context + r * context_dim, context_dim));
     return bad;
 }
 
@@ -464,7 +489,9 @@ nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *cont
         status = check_settings(&f);
     if (status != NF_OK)
         return status;
+    const nf_floating saved = nf_floating_enter();
     fill_defaults(&f);
+    nf_floating_leave(saved);
     f.allocator = f.config.allocator ? *f.config.allocator : flow->allocator;
     f.report.struct_size = sizeof f.report;
     f.report.train_loss = f.report.validation_loss = f.report.best_loss = NAN;

@@ -102,17 +102,36 @@ static nf_status annealed(void *user, size_t rows, const double *x, double *log_
     const nf_status status = f->target(f->user, rows, x, log_density, grad_x);
     if (status != NF_OK || f->beta == 1.0)
         return status;
+    const nf_floating saved = nf_floating_enter();
     for (size_t r = 0; r < rows; r++)
         log_density[r] *= f->beta;
     for (size_t i = 0; i < rows * f->flow->model.dim; i++)
         grad_x[i] *= f->beta;
+    nf_floating_leave(saved);
     return NF_OK;
+}
+
+/* The temperature and the learning rate of a step. */
+static void set_step(kl_fit *f, size_t step) {
+    const nf_reverse_kl_config *c = &f->config;
+    const nf_floating saved = nf_floating_enter();
+    const double share = c->anneal_steps ? (double)step / (double)c->anneal_steps : 1.0;
+    f->beta = share < 1.0 ? c->beta_start + (1.0 - c->beta_start) * share : 1.0;
+    f->optimizer->update.rate = f->base_rate * nf_schedule_factor(c->schedule, c->schedule_factor, step / c->schedule_step, (double)step,
+                                                                  (double)c->steps);
+    nf_floating_leave(saved);
+}
+
+static void follow_average(kl_fit *f, size_t step) {
+    const double t = (double)step + 1.0;
+    const nf_floating saved = nf_floating_enter();
+    f->flow->engine->average(f->average, f->flow->theta, fmin(f->config.ema_decay, (1.0 + t) / (10.0 + t)), f->flow->model.parameter_count);
+    nf_floating_leave(saved);
 }
 
 static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
     const nf_reverse_kl_config *c = &f->config;
-    const double share = c->anneal_steps ? (double)step / (double)c->anneal_steps : 1.0;
-    f->beta = share < 1.0 ? c->beta_start + (1.0 - c->beta_start) * share : 1.0;
+    set_step(f, step);
     nf_gradient_zero(f->gradient);
     nf_status status = nf_grad_reverse_kl(f->flow, f->workspace, rng, c->samples, c->context, annealed, f, f->gradient, loss);
     if (status == NF_ERR_ROWS) {
@@ -125,15 +144,11 @@ static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
         return status;
     if (!isfinite(*loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in step %zu", step + 1);
-    f->optimizer->update.rate = f->base_rate * nf_schedule_factor(c->schedule, c->schedule_factor, step / c->schedule_step, (double)step,
-                                                                  (double)c->steps);
     status = nf_run_step(f->optimizer, f->flow, f->gradient);
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
-    if (c->ema_decay > 0.0) {
-        const double t = (double)step + 1.0;
-        f->flow->engine->average(f->average, f->flow->theta, fmin(c->ema_decay, (1.0 + t) / (10.0 + t)), f->flow->model.parameter_count);
-    }
+    if (c->ema_decay > 0.0)
+        follow_average(f, step);
     return NF_OK;
 }
 
@@ -164,12 +179,14 @@ static nf_status run_steps(kl_fit *f) {
             return status;
         }
         f->report.steps = step + 1;
+        const nf_floating saved = nf_floating_enter();
         since += loss;
         counted++;
         if (step >= tail) {
             sum += loss;
             f->report.loss = sum / (double)++summed;
         }
+        nf_floating_leave(saved);
         if (!c->progress || ((step + 1) % c->progress_every != 0 && step + 1 != c->steps))
             continue;
         const bool stops = progress_stops(f, step, since / (double)counted);
@@ -237,11 +254,13 @@ static nf_status evaluate(kl_fit *f) {
     }
     nf_release(&f->allocator, block);
     if (status == NF_OK && w.count > 0) {
+        const nf_floating saved = nf_floating_enter();
         const double n = (double)w.count;
         f->report.elbo = w.mean;
         f->report.elbo_error = sqrt(w.spread / n / n);
         f->report.log_evidence = w.shift + log(w.sum / n);
         f->report.effective_sample_size = w.sum * w.sum / w.square / n;
+        nf_floating_leave(saved);
     }
     return status;
 }

@@ -21,6 +21,8 @@ static nf_status read_settings(const char *function, const nf_optimizer_config *
         return status;
     if (c->kind < NF_ADAM || c->kind > NF_RMSPROP)
         return nf_fail(NF_ERR_ARGUMENT, function, "config->kind is %d, which is none", (int)c->kind);
+    if (c->reserved != 0)
+        return nf_fail(NF_ERR_ARGUMENT, function, "config->reserved is %d, must be 0", c->reserved);
     const struct {
         const char *name;
         double value, below;

@@ -6,8 +6,9 @@ nf_shuffle nf_shuffle_begin(uint64_t seed, uint64_t stream, uint64_t count) {
     nf_shuffle s = {.count = count, .half_bits = 1};
     while (s.half_bits < 32 && (count - 1) >> (2 * s.half_bits) != 0)
         s.half_bits++;
+    s.rounds = s.half_bits <= 2 ? NF_SHUFFLE_MOST_ROUNDS : NF_SHUFFLE_ROUNDS;
     nf_sequence random = nf_sequence_begin(seed, stream);
-    for (int i = 0; i < NF_SHUFFLE_ROUNDS; i++)
+    for (unsigned i = 0; i < s.rounds; i++)
         s.keys[i] = nf_sequence_bits(&random);
     return s;
 }
@@ -28,7 +29,7 @@ uint64_t nf_shuffle_at(const nf_shuffle *s, uint64_t i) {
     const uint64_t mask = ((uint64_t)1 << s->half_bits) - 1;
     do {
         uint64_t left = i >> s->half_bits, right = i & mask;
-        for (int r = 0; r < NF_SHUFFLE_ROUNDS; r++) {
+        for (unsigned r = 0; r < s->rounds; r++) {
             const uint64_t next = left ^ (mix(right, s->keys[r]) & mask);
             left = right;
             right = next;

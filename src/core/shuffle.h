@@ -7,12 +7,14 @@
 
 #include <stdint.h>
 
+/* Rounds of the network; 16 things or fewer, whose halves have one or two bits, take more of them to mix. */
 #define NF_SHUFFLE_ROUNDS 6
+#define NF_SHUFFLE_MOST_ROUNDS 18
 
 typedef struct nf_shuffle {
     uint64_t count;
-    unsigned half_bits;
-    uint64_t keys[NF_SHUFFLE_ROUNDS];
+    unsigned half_bits, rounds;
+    uint64_t keys[NF_SHUFFLE_MOST_ROUNDS];
 } nf_shuffle;
 
 /* The order of `count` > 0 things that belongs to a seed and stream. */

@@ -5,8 +5,7 @@
  * With sigma = softplus(beta) > 0 the distance to the center goes from r to rho = r A, A = (sigma + r) / (a + r), at the rate
  *     D = d rho / dr = (r^2 + 2 a r + sigma a) / (a + r)^2 > 0,
  * so that log det = (dim - 1) log A + log D. The inverse is the positive root of r^2 + (sigma - rho) r - a rho = 0. All of these are
- * computed from sums of positive numbers. Softpluses that underflow are held at the smallest normal number. With a context,
- * [center, alpha, beta] is the output of a net on it.
+ * computed from sums of positive numbers. With a context, [center, alpha, beta] is the output of a net on it.
  */
 #include <stdbool.h>
 #include <string.h>
@@ -16,6 +15,9 @@
 #include "engine/layer.h"
 #include "engine/layers/layers.h"
 #include "engine/nets/mlp.h"
+
+/* Softpluses are held at this size, so that quotients like sigma / a^2 stay in range; no r that is measured is so small. */
+#define LEAST ((real)(NF_SINGLE_BUILD ? 1e-12 : 1e-80))
 
 /* Parameters of a panel, lane by lane; the rates are d log a / dalpha and d log sigma / dbeta. */
 typedef struct radial_lanes {
@@ -83,8 +85,8 @@ static double logistic(double x) { return x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1
 /* softplus(x), held, and the rate of its logarithm. */
 static double held_softplus(double x, double *rate) {
     const double value = softplus(x);
-    *rate = value < (double)REAL_MIN ? 0 : logistic(x) / value;
-    return value < (double)REAL_MIN ? (double)REAL_MIN : value;
+    *rate = value < (double)LEAST ? 0 : logistic(x) / value;
+    return value < (double)LEAST ? (double)LEAST : value;
 }
 
 static void spread_layer(size_t dim, const real *theta, const radial_map *m) {
@@ -104,8 +106,8 @@ static void spread_layer(size_t dim, const real *theta, const radial_map *m) {
 static void softplus_lanes(const real *restrict x, real *restrict value, real *restrict rate) {
     for (size_t l = 0; l < PANEL; l++) {
         const real v = vm_softplus(x[l]), slope = vm_sigmoid(x[l]);
-        rate[l] = v < REAL_MIN ? 0 : slope / v;
-        value[l] = v < REAL_MIN ? REAL_MIN : v;
+        rate[l] = v < LEAST ? 0 : slope / v;
+        value[l] = v < LEAST ? LEAST : v;
     }
 }
 
@@ -179,17 +181,24 @@ static void log_det_lanes(const radial_lanes *lanes, const real *restrict r, rea
     }
 }
 
-static void move(size_t dim, const radial_lanes *lanes, const real *restrict unit, const real *restrict rho, const real *restrict r,
-                 bool inverted, real *restrict x) {
-    _Alignas(NF_ALIGN) real shift[PANEL];
-    /* x - z = bhat y / (a + r); the other way it is bhat (x - center) / (sigma + r). */
+/*
+ * x - z = bhat y / (a + r); the other way it is bhat (x - center) / (sigma + r). Where a sample gets much closer to the center, the new distance
+ * is put onto the center instead: the round-off of the old place would be large beside it.
+ */
+static void move(size_t dim, const radial_lanes *lanes, const real *restrict center, const real *restrict unit, const real *restrict rho,
+                 const real *restrict r, bool inverted, real *restrict x) {
+    _Alignas(NF_ALIGN) real shift[PANEL], length[PANEL], closer[PANEL];
     for (size_t l = 0; l < PANEL; l++) {
         const real forwards = r[l] / (lanes->a[l] + r[l]), backwards = rho[l] / (lanes->sigma[l] + r[l]);
         shift[l] = lanes->excess[l] * (inverted ? -backwards : forwards);
+        length[l] = inverted ? r[l] : forwards * (lanes->sigma[l] + r[l]);
+        closer[l] = length[l] < (real)0.5 * (inverted ? rho[l] : r[l]) ? 1 : 0;
     }
     for (size_t i = 0; i < dim; i++)
-        for (size_t l = 0; l < PANEL; l++)
-            x[i * PANEL + l] = madd(shift[l], unit[i * PANEL + l], x[i * PANEL + l]);
+        for (size_t l = 0; l < PANEL; l++) {
+            const bool anew = closer[l] > 0;
+            x[i * PANEL + l] = madd(anew ? length[l] : shift[l], unit[i * PANEL + l], anew ? center[i * PANEL + l] : x[i * PANEL + l]);
+        }
 }
 
 static int apply(const layer_run *run, tile *t, bool inverted) {
@@ -215,7 +224,7 @@ static int apply(const layer_run *run, tile *t, bool inverted) {
             solve(lanes, rho, r);
         else
             memcpy(rho, r, sizeof rho);
-        move(dim, lanes, unit, rho, r, inverted, tile_panel(t, p));
+        move(dim, lanes, center, unit, rho, r, inverted, tile_panel(t, p));
         log_det_lanes(lanes, r, (real)(dim - 1), value);
         for (size_t l = 0; l < PANEL; l++)
             t->log_det[p * PANEL + l] += inverted ? -(double)value[l] : (double)value[l];

@@ -1,0 +1,169 @@
+/* The CSV reader of the examples: what it takes, and what it says of what it does not take. */
+#include <check.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "csv.h"
+
+static char path[64];
+
+static void setup(void) {
+    strcpy(path, "/tmp/nflow-csv-XXXXXX");
+    const int file = mkstemp(path);
+    ck_assert_int_ge(file, 0);
+    close(file);
+}
+
+static void teardown(void) { unlink(path); }
+
+static void put(const char *text, size_t length) {
+    FILE *file = fopen(path, "wb");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_uint_eq(fwrite(text, 1, length, file), length);
+    ck_assert_int_eq(fclose(file), 0);
+}
+
+/* All of these hold the same two rows. */
+static const struct {
+    const char *text;
+    const char *first_name; /* NULL: no names */
+} good[] = {
+    {"2.385,-1.75e1\n0.125,3\n", NULL},
+    {"2.385,-1.75e1\n0.125,3", NULL},
+    {"x,y\n2.385,-17.5\n.125,+3.\n", "x"},
+    {"\"a, b\",y\n2.385,-17.5\n0.125,3\n", "a, b"},
+    {"x;y\r\n2.385;-17.5\r\n0.125;3\r\n", "x"},
+    {"x\ty\n2.385\t-17.5\n0.125\t3\n", "x"},
+    {"x y\n2.385   -17.5\n  0.125 3  \n", "x"},
+    {"# two rows\n\n 2.385 , -17.5 \n\n0.125, 3\n\n", NULL},
+    {"\xef\xbb\xbfx,y\n2.385,-17.5\n0.125,3\n", "x"},
+    {"x,y\r2.385,-17.5\r0.125,3\r", "x"},
+    {"x,\"\"\n\"2.385\",\"-17.5\"\n0.125,3\n", "x"},
+};
+
+START_TEST(takes_what_is_a_table) {
+    csv_table table;
+    char message[256] = "";
+    put(good[_i].text, strlen(good[_i].text));
+    ck_assert_msg(csv_read(path, &table, message, sizeof message), "%s", message);
+    ck_assert_uint_eq(table.rows, 2);
+    ck_assert_uint_eq(table.columns, 2);
+    const double expected[4] = {2.385, -17.5, 0.125, 3};
+    ck_assert_mem_eq(table.values, expected, sizeof expected);
+    if (good[_i].first_name)
+        ck_assert_str_eq(table.names[0], good[_i].first_name);
+    else
+        ck_assert_ptr_null(table.names);
+    csv_free(&table);
+    ck_assert_ptr_null(table.values);
+}
+END_TEST
+
+static const struct {
+    const char *text, *message;
+} bad[] = {
+    {"", "it has no rows"},
+    {"\n# nothing\n \n", "it has no rows"},
+    {"x,y\n", "it has no rows, only a line of names"},
+    {"x,y\n1.5,2\n3.5\n", "line 3 has 1 column, and the first line has 2"},
+    {"1.5,2\n3.5,4,5\n", "line 2 has 3 columns, and the first line has 2"},
+    {"1.5,2\n3.5,4,\n", "line 2 has 3 columns, and the first line has 2"},
+    {"1.5,2\r\n\r\n3.5,abc\r\n", "line 3, column 2: \"abc\" is not a number"},
+    {"x,depth\n1.5,2\n3.5,4.5m\n", "line 3, column 2 (depth): \"4.5m\" is not a number"},
+    {"1.5,2\n3.5,\n", "line 2, column 2 is empty"},
+    {"x,depth\n,2\n", "line 2, column 1 (x) is empty"},
+    {"x,2.5\n1,2\n", "line 1, column 1: \"x\" is not a number"},
+    {"1.5,2\n3.5,nan\n", "line 2, column 2: \"nan\" is not a number"},
+    {"nan,inf\n3.5,1\n", "line 1, column 1: \"nan\" is not a number"},
+    {"1.5,2\n3.5,-inf\n", "line 2, column 2: \"-inf\" is not a number"},
+    {"1.5,2\n3.5,0x1p3\n", "line 2, column 2: \"0x1p3\" is not a number"},
+    {"1.5,2\n3.5,1e999\n", "line 2, column 2: 1e999 is too large"},
+    {"1.5,2\n3.5,1 2\n", "line 2, column 2: \"1 2\" is not a number"},
+    {"1.5,2\n3.5,\"1\"2\n", "line 2, column 2: \"\"1\"2\" is not a number"},
+    {"x;y\n1,5;2\n", "line 2, column 1 (x): \"1,5\" is not a number"},
+};
+
+START_TEST(says_what_is_not) {
+    csv_table table;
+    char message[256] = "", expected[256];
+    put(bad[_i].text, strlen(bad[_i].text));
+    ck_assert_msg(!csv_read(path, &table, message, sizeof message), "this was taken: %s", bad[_i].text);
+    snprintf(expected, sizeof expected, "%s: %s", path, bad[_i].message);
+    ck_assert_str_eq(message, expected);
+    ck_assert_ptr_null(table.values);
+    ck_assert_ptr_null(table.names);
+}
+END_TEST
+
+START_TEST(refuses_bytes_and_missing_files) {
+    csv_table table;
+    char message[256] = "";
+    put("1,2\n3,\0", 7);
+    ck_assert(!csv_read(path, &table, message, sizeof message));
+    ck_assert_ptr_nonnull(strstr(message, "this is not text: byte 6 is 0"));
+    ck_assert(!csv_read("/nonexistent/file.csv", &table, message, sizeof message));
+    ck_assert_str_eq(message, "/nonexistent/file.csv: No such file or directory");
+    ck_assert(!csv_read("/", &table, message, sizeof message));
+    ck_assert_str_eq(message, "/: Is a directory");
+    ck_assert(!csv_write("/nonexistent/file.csv", 1, 1, (const double[]){2.5}, NULL, message, sizeof message));
+    ck_assert_str_eq(message, "/nonexistent/file.csv: No such file or directory");
+}
+END_TEST
+
+/* A disk that is full is noticed. */
+START_TEST(notices_a_full_disk) {
+    char message[256] = "";
+    if (access("/dev/full", W_OK) != 0)
+        return;
+    ck_assert(!csv_write("/dev/full", 1, 1, (const double[]){2.5}, NULL, message, sizeof message));
+    ck_assert_str_eq(message, "/dev/full: No space left on device");
+}
+END_TEST
+
+START_TEST(reads_what_it_writes) {
+    enum { ROWS = 3000, COLUMNS = 7 };
+    double *values = malloc(ROWS * COLUMNS * sizeof *values);
+    ck_assert_ptr_nonnull(values);
+    for (size_t i = 0; i < ROWS * COLUMNS; i++)
+        values[i] = sin(2.385 * (double)i) * pow(10.0, (double)(i % 600) - 300.0);
+    const char *const names[COLUMNS] = {"a, b", "", "#c", "d e", "it's \"f\"", "1e", "g"};
+    char message[256] = "";
+    csv_table table;
+    for (int with_names = 0; with_names < 2; with_names++) {
+        ck_assert_msg(csv_write(path, ROWS, COLUMNS, values, with_names ? names : NULL, message, sizeof message), "%s", message);
+        ck_assert_msg(csv_read(path, &table, message, sizeof message), "%s", message);
+        ck_assert_uint_eq(table.rows, ROWS);
+        ck_assert_uint_eq(table.columns, COLUMNS);
+        ck_assert_mem_eq(table.values, values, ROWS * COLUMNS * sizeof *values);
+        ck_assert_int_eq(table.names != NULL, with_names);
+        for (size_t i = 0; with_names && i < COLUMNS; i++)
+            ck_assert_str_eq(table.names[i], names[i]);
+        csv_free(&table);
+    }
+    free(values);
+}
+END_TEST
+
+static Suite *csv_suite(void) {
+    Suite *suite = suite_create("csv");
+    TCase *tests = tcase_create("csv");
+    tcase_add_checked_fixture(tests, setup, teardown);
+    tcase_add_loop_test(tests, takes_what_is_a_table, 0, (int)(sizeof good / sizeof good[0]));
+    tcase_add_loop_test(tests, says_what_is_not, 0, (int)(sizeof bad / sizeof bad[0]));
+    tcase_add_test(tests, refuses_bytes_and_missing_files);
+    tcase_add_test(tests, notices_a_full_disk);
+    tcase_add_test(tests, reads_what_it_writes);
+    suite_add_tcase(suite, tests);
+    return suite;
+}
+
+int main(void) {
+    SRunner *runner = srunner_create(csv_suite());
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}

@@ -1,0 +1,226 @@
+/* The update rules against a plain reference, scalar by scalar as the header and the golden files state them. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "support.h"
+
+enum { DIM = 9, COUNT = 2 * DIM, STEPS = 25 };
+
+/* Settings with the defaults filled in. */
+typedef struct rule {
+    nf_optimizer_kind kind;
+    double rate, beta1, beta2, epsilon, decay, momentum, clip;
+} rule;
+
+static void reference_step(const rule *u, size_t t, double *theta, const double *given, double *m, double *v) {
+    double norm = 0;
+    for (size_t i = 0; i < COUNT; i++)
+        norm += given[i] * given[i];
+    norm = sqrt(norm);
+    const double factor = u->clip > 0 ? fmin(1.0, u->clip / (norm + 1e-6)) : 1.0;
+    for (size_t i = 0; i < COUNT; i++) {
+        double g = given[i] * factor;
+        if (u->kind == NF_ADAMW)
+            theta[i] *= 1.0 - u->rate * u->decay;
+        else
+            g += u->decay * theta[i];
+        switch (u->kind) {
+        case NF_ADAM:
+        case NF_ADAMW:
+            m[i] = u->beta1 * m[i] + (1 - u->beta1) * g;
+            v[i] = u->beta2 * v[i] + (1 - u->beta2) * g * g;
+            theta[i] -= u->rate / (1 - pow(u->beta1, (double)t)) * m[i] / (sqrt(v[i]) / sqrt(1 - pow(u->beta2, (double)t)) + u->epsilon);
+            break;
+        case NF_SGD:
+            m[i] = t == 1 ? g : u->momentum * m[i] + g;
+            theta[i] -= u->rate * m[i];
+            break;
+        case NF_RMSPROP:
+            v[i] = u->beta2 * v[i] + (1 - u->beta2) * g * g;
+            theta[i] -= u->rate * g / (sqrt(v[i]) + u->epsilon);
+            break;
+        }
+    }
+}
+
+static nf_flow *make_flow(nf_precision precision, double *theta) {
+    nf_flow *flow;
+    random_source random = random_begin(2);
+    must(nf_affine_create(DIM, precision, &flow));
+    for (size_t i = 0; i < COUNT; i++)
+        theta[i] = (double)(float)random_normal(&random);
+    must(nf_set_parameters(flow, theta));
+    return flow;
+}
+
+static void draw(random_source *random, double *g) {
+    for (size_t i = 0; i < COUNT; i++)
+        g[i] = (double)(float)random_normal(random);
+}
+
+static void check_rule(const rule *u, const nf_optimizer_config *config, nf_precision precision, double tolerance) {
+    double theta[COUNT], got[COUNT], g[COUNT], m[COUNT] = {0}, v[COUNT] = {0};
+    nf_flow *flow = make_flow(precision, theta);
+    nf_optimizer *optimizer;
+    nf_gradient *gradient;
+    random_source random = random_begin(3);
+    must(nf_optimizer_create(flow, config, &optimizer));
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t t = 1; t <= STEPS; t++) {
+        draw(&random, g);
+        must(nf_gradient_set(gradient, g));
+        must(nf_optimizer_step(optimizer, flow, gradient));
+        reference_step(u, t, theta, g, m, v);
+        must(nf_get_parameters(flow, got));
+        ck_assert_msg(whole_error(got, theta, COUNT) <= tolerance, "kind %d, step %zu: off by %g, allowed %g", u->kind, t, whole_error(got, theta, COUNT), tolerance);
+    }
+    nf_gradient_free(gradient);
+    nf_optimizer_free(optimizer);
+    nf_flow_free(flow);
+}
+
+static const rule rules[] = {
+    {NF_ADAM, 1e-3, 0.9, 0.999, 1e-8, 0, 0, 0},     {NF_ADAM, 0.0385, 0.8, 0.985, 1e-6, 0.0385, 0, 2.385}, {NF_ADAM, 0.02, 0.5, 0.9, 1e-3, 0, 0, 1e-3},
+    {NF_ADAMW, 0.0125, 0.9, 0.999, 1e-8, 0.385, 0, 0}, {NF_ADAMW, 0.03, 0.7, 0.95, 1e-8, 0.1, 0, 1.385},      {NF_SGD, 0.0385, 0.9, 0.999, 1e-8, 0, 0, 0},
+    {NF_SGD, 0.01, 0.9, 0.999, 1e-8, 0.05, 0.9, 0},  {NF_SGD, 0.1, 0.9, 0.999, 1e-8, 0.01, 0.5, 0.785},     {NF_RMSPROP, 0.01, 0.9, 0.99, 1e-8, 0, 0, 0},
+    {NF_RMSPROP, 0.02, 0.9, 0.9, 1e-4, 0.03, 0, 3.5},
+};
+
+START_TEST(rules_are_the_reference) {
+    const rule *u = &rules[_i];
+    const nf_optimizer_config config = {.struct_size = sizeof config,
+                                        .kind = u->kind,
+                                        .learning_rate = u->rate,
+                                        .beta1 = u->beta1,
+                                        .beta2 = u->beta2,
+                                        .epsilon = u->epsilon,
+                                        .weight_decay = u->decay,
+                                        .momentum = u->momentum,
+                                        .clip_norm = u->clip};
+    check_rule(u, &config, NF_DOUBLE, 1e-14);
+    check_rule(u, &config, NF_SINGLE, 1e-5);
+}
+END_TEST
+
+START_TEST(zero_means_the_default_and_negative_zero) {
+    check_rule(&rules[0], NULL, NF_DOUBLE, 1e-14);
+    check_rule(&rules[0], NF_CONFIG(nf_optimizer_config, .kind = NF_ADAM), NF_DOUBLE, 1e-14);
+    const rule none = {NF_ADAM, 0.01, 0, 0, 1e-8, 0, 0, 0};
+    check_rule(&none, NF_CONFIG(nf_optimizer_config, .learning_rate = 0.01, .beta1 = -1, .beta2 = -1, .weight_decay = -2, .clip_norm = -1), NF_DOUBLE, 1e-14);
+    const rule still = {NF_SGD, 0, 0.9, 0.999, 1e-8, 0, 0, 0};
+    check_rule(&still, NF_CONFIG(nf_optimizer_config, .kind = NF_SGD, .learning_rate = -1), NF_DOUBLE, 0.0);
+}
+END_TEST
+
+START_TEST(the_learning_rate_can_be_set) {
+    double theta[COUNT], got[COUNT], g[COUNT], m[COUNT] = {0}, v[COUNT] = {0};
+    nf_flow *flow = make_flow(NF_DOUBLE, theta);
+    nf_optimizer *optimizer;
+    nf_gradient *gradient;
+    random_source random = random_begin(4);
+    must(nf_optimizer_create(flow, NULL, &optimizer));
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t t = 1; t <= STEPS; t++) {
+        rule u = rules[0];
+        u.rate = 0.01 / (double)t;
+        must(nf_optimizer_set_learning_rate(optimizer, u.rate));
+        draw(&random, g);
+        must(nf_gradient_set(gradient, g));
+        must(nf_optimizer_step(optimizer, flow, gradient));
+        reference_step(&u, t, theta, g, m, v);
+    }
+    must(nf_get_parameters(flow, got));
+    must_agree("parameters", whole_error(got, theta, COUNT), 1e-14);
+    const double bad[] = {-0.1, NAN, INFINITY};
+    for (size_t i = 0; i < 3; i++) {
+        must_be(NF_ERR_ARGUMENT, nf_optimizer_set_learning_rate(optimizer, bad[i]));
+        must_say("nf_optimizer_set_learning_rate", "learning_rate");
+    }
+    must_be(NF_ERR_ARGUMENT, nf_optimizer_set_learning_rate(NULL, 0.1));
+    nf_gradient_free(gradient);
+    nf_optimizer_free(optimizer);
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* A gradient that is not finite is as if it had never been: parameters, moments and the count of steps stay. */
+START_TEST(a_gradient_that_is_not_finite_changes_nothing) {
+    const rule *u = &rules[_i];
+    const nf_optimizer_config config = {.struct_size = sizeof config,
+                                        .kind = u->kind,
+                                        .learning_rate = u->rate,
+                                        .beta1 = u->beta1,
+                                        .beta2 = u->beta2,
+                                        .epsilon = u->epsilon,
+                                        .weight_decay = u->decay,
+                                        .momentum = u->momentum,
+                                        .clip_norm = u->clip};
+    const double bad[] = {NAN, INFINITY, -INFINITY};
+    double theta[COUNT], with[COUNT], without[COUNT], g[COUNT];
+    nf_flow *flow = make_flow(NF_DOUBLE, theta), *spared;
+    nf_optimizer *optimizer, *other;
+    nf_gradient *gradient;
+    random_source random = random_begin(5);
+    must(nf_flow_clone(flow, &spared));
+    must(nf_optimizer_create(flow, &config, &optimizer));
+    must(nf_optimizer_create(flow, &config, &other));
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t t = 0; t < 4; t++) {
+        draw(&random, g);
+        must(nf_gradient_set(gradient, g));
+        must(nf_optimizer_step(optimizer, flow, gradient));
+        must(nf_optimizer_step(other, spared, gradient));
+        g[(5 * t + 3) % COUNT] = bad[t % 3];
+        must(nf_gradient_set(gradient, g));
+        must_be(NF_ERR_DIVERGED, nf_optimizer_step(optimizer, flow, gradient));
+        must_say("nf_optimizer_step", "not finite");
+    }
+    must(nf_get_parameters(flow, with));
+    must(nf_get_parameters(spared, without));
+    same_bits("parameters", with, without, COUNT);
+    nf_gradient_free(gradient);
+    nf_optimizer_free(optimizer);
+    nf_optimizer_free(other);
+    nf_flow_free(flow);
+    nf_flow_free(spared);
+}
+END_TEST
+
+START_TEST(settings_that_are_not_allowed) {
+    double theta[COUNT];
+    nf_flow *flow = make_flow(NF_DOUBLE, theta);
+    const struct {
+        const char *says;
+        nf_optimizer_config config;
+    } cases[] = {
+        {"kind is 4", {.kind = (nf_optimizer_kind)4}},        {"kind is -1", {.kind = (nf_optimizer_kind)-1}}, {"learning_rate is nan", {.learning_rate = NAN}},
+        {"learning_rate is inf", {.learning_rate = INFINITY}}, {"beta1 is 1", {.beta1 = 1.0}},                {"beta1 is nan", {.beta1 = NAN}},
+        {"beta2 is 1.5", {.beta2 = 1.5}},                      {"beta2 is nan", {.beta2 = NAN}},              {"epsilon is nan", {.epsilon = NAN}},
+        {"epsilon is inf", {.epsilon = INFINITY}},             {"weight_decay is nan", {.weight_decay = NAN}}, {"momentum is inf", {.momentum = INFINITY}},
+        {"clip_norm is nan", {.clip_norm = NAN}},              {"reserved is 1", {.reserved = 1}},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nf_optimizer *optimizer = (nf_optimizer *)(void *)&theta;
+        nf_optimizer_config config = cases[i].config;
+        config.struct_size = sizeof config;
+        must_be(NF_ERR_ARGUMENT, nf_optimizer_create(flow, &config, &optimizer));
+        must_say("nf_optimizer_create", cases[i].says);
+        ck_assert_ptr_null(optimizer);
+    }
+    nf_flow_free(flow);
+}
+END_TEST
+
+int main(void) {
+    const int count = (int)(sizeof rules / sizeof rules[0]);
+    Suite *suite = suite_create("optimizers");
+    TCase *all = tcase_create("all");
+    tcase_add_loop_test(all, rules_are_the_reference, 0, count);
+    tcase_add_test(all, zero_means_the_default_and_negative_zero);
+    tcase_add_test(all, the_learning_rate_can_be_set);
+    tcase_add_loop_test(all, a_gradient_that_is_not_finite_changes_nothing, 0, count);
+    tcase_add_test(all, settings_that_are_not_allowed);
+    suite_add_tcase(suite, all);
+    return run_suite(suite);
+}
