@@ -24,7 +24,8 @@ TARGET := $(shell $(CC) -dumpmachine 2>/dev/null)
 KEY := $(shell printf '%s' '$(CC) $(TARGET) $(OPTIMIZE) $(CFLAGS) $(EXTRA)' | cksum | cut -d' ' -f1)
 BUILD ?= build/$(notdir $(firstword $(CC)))-$(KEY)
 
-BASE_FLAGS = -std=gnu11 $(WARNINGS) $(CFLAGS) $(EXTRA) -fPIC -fvisibility=hidden -Iinclude -Isrc -MMD -MP
+BASE_FLAGS = -std=gnu11 $(WARNINGS) $(CFLAGS) $(EXTRA) -fPIC -fvisibility=hidden -ffile-prefix-map=$(CURDIR)=. -Iinclude -Isrc \
+    -MMD -MP
 ENGINE_FLAGS := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
 
 ISAS := base
@@ -91,7 +92,7 @@ pc = sed -e 's|@PREFIX@|$(1)|' -e 's|@LIBDIR@|$(2)|' -e 's|@INCLUDEDIR@|$(3)|' -
 
 $(BUILD)/libnflow.pc: libnflow.pc.in Makefile
 	@mkdir -p $(@D)
-	@$(call pc,$(CURDIR),$(CURDIR)/$(BUILD),$(CURDIR)/include) > $@
+	@$(call pc,$(CURDIR),$(abspath $(BUILD)),$(CURDIR)/include) > $@
 
 # ---- tests: plain ones once, those of engine internals for each precision and instruction set that this machine runs
 
@@ -140,6 +141,7 @@ check: ## install what is missing, build, run every test
 .PHONY: check-now
 check-now: all tests examples
 	@sh scripts/run-tests.sh $(TEST_PROGRAMS)
+	@sh scripts/run-examples.sh $(CURDIR)/$(BUILD)/examples
 
 # ---- examples
 

@@ -21,7 +21,7 @@ enum {
     TOY_HELD_OUT = 5000,
     MOST_TRAINING = 20000, /* of a CSV file */
     FEWEST_ROWS = 50,
-    STEPS = 2400, /* of the optimizer, about */
+    STEPS = 4000, /* of the optimizer, about */
     GRID = 180,
     SHOWN = 1500, /* points in a panel */
     MARGINAL_SAMPLES = 40000,
@@ -75,7 +75,7 @@ static void usage(FILE *file) {
           file);
     for (size_t i = 0; i < toy_count(); i++)
         fprintf(file, "               %-14s%s\n", toy_name(toy_at(i)), toy_about(toy_at(i)));
-    fputs("  --epochs   how often each row is seen (as often as makes some 2400 steps)\n"
+    fputs("  --epochs   how often each row is seen (as often as makes some 4000 steps)\n"
           "  --seconds  stop training after this time (7)\n"
           "  --seed     of the toy rows, the first parameters, the shuffles and the samples (1)\n"
           "  --output   writes prefix.safetensors, prefix-samples.csv, prefix.png and prefix.svg (demo)\n",
@@ -214,14 +214,13 @@ static int show_progress(void *user, const nf_fit_progress *p) {
     return line->stopped;
 }
 
-/* Settings that suit a few hundred to some ten thousand rows. Few rows are blurred a little, so that the flow does not learn them by heart. */
+/* The library's defaults, which suit a few hundred rows; many rows go in larger batches, so that it does not take long, and with less blur. */
 static nf_status fit(const options *o, const rows *r, nf_flow *flow, progress_line *line, nf_fit_report *report) {
-    const size_t batch = r->training < 4000 ? 64 : 256, epochs = STEPS * batch / r->training;
-    const nf_optimizer_config *adam = NF_CONFIG(nf_optimizer_config, .learning_rate = 5e-3, .clip_norm = 5.0);
-    const nf_fit_config *config = NF_CONFIG(nf_fit_config, .batch_size = batch, .seed = o->seed, .optimizer = adam,
+    const bool many = r->training >= 4000;
+    const size_t batch = many ? 256 : 64, epochs = STEPS * batch / r->training;
+    const nf_fit_config *config = NF_CONFIG(nf_fit_config, .batch_size = batch, .seed = o->seed, .noise = many ? 0.05 : 0.0,
                                             .epochs = o->epochs ? o->epochs : epochs < 20 ? 20 : epochs > 300 ? 300 : epochs,
-                                            .patience = NF_NONE, .schedule = NF_SCHEDULE_COSINE,
-                                            .noise = r->training < 4000 ? 0.1 : 0.0, .progress = show_progress, .progress_user = line);
+                                            .progress = show_progress, .progress_user = line);
     return nf_fit(flow, r->training, r->values, NULL, config, report);
 }
 
@@ -238,7 +237,10 @@ static nf_flow *train(const options *o, const rows *r) {
     if (status != NF_STOPPED)
         must(status);
     printf("%zu epochs in %.1f s%s; kept the parameters of epoch %zu, the best on the validation rows\n", report.epochs_run,
-           report.seconds, status == NF_STOPPED ? " (--seconds ended it)" : "", report.best_epoch);
+           report.seconds, status == NF_STOPPED                       ? " (--seconds ended it)"
+           : report.stop_reason == NF_STOP_PATIENCE ? " (it got no better)"
+                                                      : "",
+           report.best_epoch);
     return flow;
 }
 

@@ -42,7 +42,7 @@ case $(readelf -d "$prefix/lib/libnflow.so" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/
 libnflow.so.0) ;;
 *) echo "the soname is wrong"; exit 1 ;;
 esac
-if grep -rl "$PWD" "$prefix/include" "$prefix/lib/pkgconfig"; then
+if grep -rlF "$PWD" "$prefix/include" "$prefix/lib"; then # debug information and run paths too
     echo "an installed file names the build tree"
     exit 1
 fi

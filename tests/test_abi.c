@@ -1,8 +1,9 @@
 /*
- * The binary interface: enum values, the layout of the first version of every struct, and what struct_size promises. Numbers are written out
- * here and not computed, because programs that were compiled yesterday hold exactly these.
+ * The binary interface: enum values, the layout of the first version of every struct, and what struct_size promises. Numbers
+ * are written out here and not computed, because programs that were compiled yesterday hold exactly these.
  *
- * A change that makes one of these lines fail breaks such programs. Fields are appended after a struct's last one, and get lines of their own.
+ * A change that makes one of these lines fail breaks such programs. Fields are appended after a struct's last one, and get
+ * lines of their own.
  */
 #include <check.h>
 #include <limits.h>
@@ -97,9 +98,11 @@ VALUE(NF_STOP_DIVERGED, 3);
 #if SIZE_MAX == UINT64_MAX && UINTPTR_MAX == UINT64_MAX
 
 #define AT(type, field, bytes) _Static_assert(offsetof(type, field) == (bytes), #type "." #field " is not at " #bytes)
-/* The last field of the first version and where it ends; nothing may follow it, or a field appended later would hide in the padding. */
-#define ENDS(type, field, bytes)                                                                                              \
-    _Static_assert(offsetof(type, field) + sizeof(((type *)0)->field) == (bytes), #type "." #field " does not end at " #bytes);   \
+/* The last field of the first version and where it ends; nothing may follow it, or a field appended later would hide in the
+ * padding. */
+#define ENDS(type, field, bytes)                                                                                               \
+    _Static_assert(offsetof(type, field) + sizeof(((type *)0)->field) == (bytes),                                              \
+                   #type "." #field " does not end at " #bytes);                                                               \
     _Static_assert(sizeof(type) == (bytes), #type " has padding, or another size, after " #field)
 
 AT(nf_rng, seed, 0);
@@ -112,17 +115,17 @@ AT(nf_allocator, release, 8);
 AT(nf_allocator, user, 16);
 ENDS(nf_allocator, user, 24);
 
-#define FAMILY_OF_PLANAR(type)                                                                                                \
-    AT(type, struct_size, 0);                                                                                                 \
-    AT(type, dim, 8);                                                                                                         \
-    AT(type, context_dim, 16);                                                                                                \
-    AT(type, layers, 24);                                                                                                     \
-    AT(type, seed, 32);                                                                                                       \
-    AT(type, precision, 40);                                                                                                  \
-    AT(type, activation, 44);                                                                                                 \
-    AT(type, hidden_layers, 48);                                                                                              \
-    AT(type, hidden_width, 56);                                                                                               \
-    AT(type, allocator, 64);                                                                                                  \
+#define FAMILY_OF_PLANAR(type)                                                                                                 \
+    AT(type, struct_size, 0);                                                                                                  \
+    AT(type, dim, 8);                                                                                                          \
+    AT(type, context_dim, 16);                                                                                                 \
+    AT(type, layers, 24);                                                                                                      \
+    AT(type, seed, 32);                                                                                                        \
+    AT(type, precision, 40);                                                                                                   \
+    AT(type, activation, 44);                                                                                                  \
+    AT(type, hidden_layers, 48);                                                                                               \
+    AT(type, hidden_width, 56);                                                                                                \
+    AT(type, allocator, 64);                                                                                                   \
     ENDS(type, allocator, 72)
 FAMILY_OF_PLANAR(nf_planar_config);
 FAMILY_OF_PLANAR(nf_radial_config);
@@ -524,7 +527,8 @@ START_TEST(a_fit_writes_only_what_it_knows) {
     ck_assert_int_eq(report.known.stop_reason, NF_STOP_EPOCHS);
     ck_assert_mem_eq(report.guard, untouched, sizeof untouched);
     report.known.struct_size = sizeof report.known - 1;
-    ck_assert_int_eq(nf_fit(flow, 64, x, NULL, NF_CONFIG(nf_fit_config, .epochs = 2, .seed = 7), &report.known), NF_ERR_ARGUMENT);
+    ck_assert_int_eq(nf_fit(flow, 64, x, NULL, NF_CONFIG(nf_fit_config, .epochs = 2, .seed = 7), &report.known),
+                     NF_ERR_ARGUMENT);
     nf_flow_free(flow);
 }
 END_TEST

@@ -12,6 +12,9 @@
 /* Streams of the generator. */
 enum { STREAM_STEPS = 11, STREAM_EVALUATION = 12 };
 
+/* Samples evaluated at once. */
+#define EVALUATION_CHUNK ((size_t)1024)
+
 typedef struct kl_fit {
     const char *function;
     nf_reverse_kl_config config; /* with the defaults filled in */
@@ -24,6 +27,7 @@ typedef struct kl_fit {
     nf_gradient *gradient;
     nf_optimizer *optimizer;
     void *average;
+    double *samples; /* of the evaluation: EVALUATION_CHUNK of x, of the target's gradient, log q and log p */
     nf_reverse_kl_report report;
 } kl_fit;
 
@@ -85,11 +89,17 @@ static nf_status allocate(kl_fit *f) {
     f->average = nf_allocate(&f->allocator, bytes);
     if (!f->average)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu parameters", f->flow->model.parameter_count);
+    if (f->config.evaluation_samples) {
+        f->samples = nf_allocate(&f->allocator, EVALUATION_CHUNK * (2 * f->flow->model.dim + 2) * sizeof *f->samples);
+        if (!f->samples)
+            return nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu samples", EVALUATION_CHUNK);
+    }
     memcpy(f->average, f->flow->theta, bytes);
     return NF_OK;
 }
 
 static void release(kl_fit *f) {
+    nf_release(&f->allocator, f->samples);
     nf_release(&f->allocator, f->average);
     nf_optimizer_free(f->optimizer);
     nf_gradient_free(f->gradient);
@@ -225,13 +235,10 @@ static void add_weight(weights *w, double value) {
 }
 
 static nf_status evaluate(kl_fit *f) {
-    const size_t dim = f->flow->model.dim, chunk = 1024, total = f->config.evaluation_samples;
+    const size_t dim = f->flow->model.dim, chunk = EVALUATION_CHUNK, total = f->config.evaluation_samples;
     if (total == 0)
         return NF_OK;
-    double *block = nf_allocate(&f->allocator, chunk * (2 * dim + 2) * sizeof *block);
-    if (!block)
-        return nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu samples", chunk);
-    double *x = block, *slope = x + chunk * dim, *log_q = slope + chunk * dim, *log_p = log_q + chunk;
+    double *x = f->samples, *slope = x + chunk * dim, *log_q = slope + chunk * dim, *log_p = log_q + chunk;
     weights w = {.shift = -INFINITY};
     nf_rng rng = {f->config.seed, STREAM_EVALUATION, 0};
     nf_status status = NF_OK;
@@ -252,7 +259,6 @@ static nf_status evaluate(kl_fit *f) {
                 add_weight(&w, log_p[r] - log_q[r]);
         nf_floating_leave(saved);
     }
-    nf_release(&f->allocator, block);
     if (status == NF_OK && w.count > 0) {
         const nf_floating saved = nf_floating_enter();
         const double n = (double)w.count;

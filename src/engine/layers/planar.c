@@ -16,7 +16,6 @@
 /* The record: the operation's input, tanh t and sech^2 t; of a conditional layer also the net's output and record. */
 typedef struct planar_record {
     real *input, *tanh_t, *sech2_t, *out, *net;
-    size_t size;
 } planar_record;
 
 static planar_record map_record(const nf_layer *layer, size_t panels, real *base) {

@@ -123,8 +123,7 @@ static void begin(const real *restrict y, const real *restrict slope, const plan
         }
     if (p->above)
         for (size_t l = 0; l < PANEL; l++) {
-            const real right = vm_abs(y[l]), s = slope[l], start = start_above(right, s, p->per_slope[l]);
-            const real value = finish_guess(NF_SINGLE_BUILD ? start : refine_guess(start, right, s), right, s);
+            const real right = vm_abs(y[l]), s = slope[l], value = finish_guess(start_above(right, s, p->per_slope[l]), right, s);
             guess[l] = p->below && s < 1 ? guess[l] : value;
         }
     for (size_t l = 0; l < PANEL; l++) {

@@ -46,7 +46,8 @@ static size_t map(field_mlp *f, const field_mlp_shape *shape, real *base) {
     f->tangents = shape->probes ? shape->probes : shape->dim;
     f->share = shape->probes ? (real)(1.0 / (double)shape->probes) : 1;
     f->by_tangents = depth > 2 || (depth > 0 && shape->square);
-    const size_t p = f->tangents, fold = depth == 1 ? width(net, 0) : depth == 2 ? width(net, 0) * width(net, 1) : 1;
+    f->fold_size = f->by_tangents ? 0 : depth == 1 ? width(net, 0) : depth == 2 ? width(net, 0) * width(net, 1) : 0;
+    const size_t p = f->tangents, fold = f->fold_size;
     size_t used = 0, room = 0;
     f->probe = piece(base, &used, p * shape->dim);
     f->u = piece(base, &used, p * first_width(net));
@@ -151,7 +152,7 @@ void R(field_mlp_begin)(field_mlp *f, const field_mlp_shape *shape, const real *
         fold_weights(f);
     memset(f->d_u, 0, f->tangents * first_width(shape->net) * sizeof(real));
     memset(f->d_v, 0, f->tangents * last_width(shape->net) * sizeof(real));
-    memset(f->d_fold, 0, (f->depth == 2 ? width(shape->net, 0) * width(shape->net, 1) : first_width(shape->net) * (f->depth == 1) + 1 * (f->depth != 1)) * sizeof(real));
+    memset(f->d_fold, 0, f->fold_size * sizeof(real));
 }
 
 /* Gradients of U, V and the folded weights, back into those of the net's weights. */

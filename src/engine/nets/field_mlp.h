@@ -28,7 +28,7 @@ typedef struct field_mlp {
     field_mlp_shape shape;
     const real *theta;
     real *gradient; /* of theta, added to; NULL when it is not wanted */
-    size_t depth, tangents;
+    size_t depth, tangents, fold_size;
     bool by_tangents;
     real share; /* 1, or 1 / probes */
     /* Constant between begin and finish: probes [tangents][dim], U, V [tangents][width], folded weights, and their gradients. */

@@ -1,0 +1,47 @@
+#!/bin/sh
+# Every example in a short form, as a test: each must end with status 0, and say no to an argument that it does not know.
+# usage: run-examples.sh FOLDER-OF-PROGRAMS
+set -u
+programs=$1
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+passed=0
+failed=0
+run() {
+    if ${WRAP:-} "$programs/$@" >"$scratch/output" 2>&1; then
+        passed=$((passed + 1))
+    else
+        failed=$((failed + 1))
+        printf 'FAILED: example %s\n' "$*"
+        cat "$scratch/output"
+    fi
+}
+refuse() {
+    if "$programs/$@" >"$scratch/output" 2>&1; then
+        failed=$((failed + 1))
+        printf 'FAILED: example %s did not refuse its arguments\n' "$*"
+    else
+        passed=$((passed + 1))
+    fi
+}
+cd "$scratch" || exit 1
+run demo --epochs 3 --output demo
+run fit_and_sample
+run embed
+run stack
+run save_and_load
+run planar_density --epochs 4 --layers 8 --output planar
+run planar_energy --steps 300 --output energy
+run planar_vae 60
+refuse demo --nonsense
+refuse planar_density --nonsense
+refuse planar_energy --nonsense
+refuse planar_vae nonsense
+for picture in demo.png planar-two_moons.png energy.png; do
+    if command -v gnuplot >/dev/null && [ ! -s "$picture" ]; then
+        failed=$((failed + 1))
+        printf 'FAILED: %s was not drawn\n' "$picture"
+    fi
+done
+printf '%d of %d example runs passed\n' $passed $((passed + failed))
+[ $failed -eq 0 ]

@@ -1,0 +1,81 @@
+/* Continuous normalizing flows: constructor and solver settings. */
+#include <math.h>
+#include <stddef.h>
+
+#include "api/construct.h"
+
+static nf_layer draft_of(const nf_cnf_config *c, const nf_size_list *hidden) {
+    nf_layer draft = nf_layer_draft(NF_LAYER_CNF, c->dim, c->context_dim);
+    draft.net.hidden = *hidden;
+    if (c->activation != NF_ACTIVATION_DEFAULT)
+        draft.net.activation = c->activation;
+    draft.cnf.dynamics = c->dynamics;
+    draft.cnf.width = c->dynamics == NF_DYNAMICS_HYPER ? nf_size_or_default(c->units, 64) : 0;
+    if (c->t0 != 0.0 || c->t1 != 0.0) {
+        draft.cnf.t0 = c->t0;
+        draft.cnf.t1 = c->t1;
+    }
+    draft.cnf.method = c->method;
+    draft.cnf.rtol = c->rtol == 0.0 ? draft.cnf.rtol : c->rtol < 0.0 ? 0.0 : c->rtol;
+    draft.cnf.atol = c->atol == 0.0 ? draft.cnf.atol : c->atol < 0.0 ? 0.0 : c->atol;
+    draft.cnf.steps = nf_size_or_default(c->steps, draft.cnf.steps);
+    draft.cnf.max_steps = nf_size_or_default(c->max_steps, draft.cnf.max_steps);
+    draft.cnf.trace = c->trace;
+    draft.cnf.gradient = c->gradient;
+    draft.cnf.probes = nf_size_or_default(c->probes, draft.cnf.probes);
+    draft.cnf.noise_seed = c->seed;
+    draft.cnf.kinetic = c->kinetic;
+    draft.cnf.jacobian = c->jacobian;
+    return draft;
+}
+
+nf_status nf_cnf_create(const nf_cnf_config *config, nf_cnf **flow) {
+    nf_cnf_config given;
+    nf_status status = NF_CONSTRUCT_READ(nf_cnf_config, config, &given, flow);
+    size_t items[NF_MOST_HIDDEN];
+    nf_size_list hidden = {0, NULL};
+    if (status == NF_OK) {
+        const bool hyper = given.dynamics == NF_DYNAMICS_HYPER;
+        status = nf_construct_hidden(__func__, nf_size_or_default(given.hidden_layers, 2), nf_size_or_default(given.hidden_width, hyper ? 32 : 64),
+                                     items, &hidden);
+    }
+    if (status != NF_OK)
+        return status;
+    nf_construction c = nf_construct_begin(__func__, given.allocator, given.dim, given.context_dim, given.precision);
+    if (c.status == NF_OK) {
+        const nf_layer draft = draft_of(&given, &hidden);
+        nf_construct_add(&c, &draft);
+    }
+    nf_construct_layout(&c);
+    if (c.status == NF_OK) {
+        nf_sequence random = nf_sequence_begin(given.seed, 0);
+        nf_draw_net(&c.flow->model.layers[0]->net, &random, 0.1, c.parameters);
+    }
+    return nf_construct_finish(&c, flow);
+}
+
+nf_status nf_cnf_set_solver(nf_flow *flow, nf_ode_method method, double rtol, double atol, size_t steps, size_t max_steps) {
+    nf_clear_error();
+    nf_status status = nf_check_pointer(__func__, "flow", flow);
+    if (status != NF_OK)
+        return status;
+    const nf_layer standard = nf_layer_draft(NF_LAYER_CNF, 1, 0);
+    const double r = rtol == 0.0 ? standard.cnf.rtol : rtol < 0.0 ? 0.0 : rtol, a = atol == 0.0 ? standard.cnf.atol : atol < 0.0 ? 0.0 : atol;
+    if (method < NF_DOPRI5 || method > NF_EULER)
+        return nf_fail(NF_ERR_ARGUMENT, __func__, "method is %d, which is none", (int)method);
+    if (!isfinite(r) || !isfinite(a) || r + a == 0.0)
+        return nf_fail(NF_ERR_ARGUMENT, __func__, "rtol is %g and atol %g, must be finite and not both 0", rtol, atol);
+    size_t layers = 0;
+    for (size_t i = 0; i < flow->model.layer_count; i++) {
+        nf_layer *layer = flow->model.layers[i];
+        if (layer->kind != NF_LAYER_CNF)
+            continue;
+        layers++;
+        layer->cnf.method = method;
+        layer->cnf.rtol = r;
+        layer->cnf.atol = a;
+        layer->cnf.steps = nf_size_or_default(steps, standard.cnf.steps);
+        layer->cnf.max_steps = nf_size_or_default(max_steps, standard.cnf.max_steps);
+    }
+    return layers ? NF_OK : nf_fail(NF_ERR_ARGUMENT, __func__, "the flow has no cnf layer");
+}
