@@ -100,7 +100,7 @@ static void fill_node(const field_hyper *f, size_t l, real *node) {
     const real share = (real)(1.0 / (double)units);
     const node_rows n = rows_at(f, node);
     const real *w = f->net_out + l, *u = w + fields * PANEL, *gate = u + fields * PANEL, *b = gate + fields * PANEL;
-    memset(node, 0, (f->gradient ? 1 : 0) * f->node_size / 2 * sizeof(real) + f->node_size / 2 * sizeof(real));
+    memset(node, 0, f->node_size * sizeof(real));
     for (size_t k = 0; k < units; k++) {
         real c = 0;
         for (size_t i = 0; i < d; i++) {
@@ -123,10 +123,8 @@ static void apply_gates(const field_hyper *f, real *restrict out) {
 
 /* Nodes of up to PANEL instants that are all missing. */
 static void add_nodes(field_hyper *f, size_t count, const double *t) {
-    if (f->node_count + count > f->node_room) {
+    if (f->node_count + count > f->node_room)
         R(field_hyper_finish)(f);
-        clear_pool(f);
-    }
     for (size_t l = 0; l < PANEL; l++)
         f->net_in[l] = (real)t[l < count ? l : 0];
     R(mlp_forward)(f->shape.net, f->theta, 1, count, f->net_in, f->net_out, NULL, f->net_room);
@@ -337,10 +335,8 @@ static void node_cotangent(const field_hyper *f, size_t index, size_t l) {
     }
 }
 
-void R(field_hyper_finish)(field_hyper *f) {
+static void gather_gradient(const field_hyper *f) {
     const nf_net *net = f->shape.net;
-    if (!f->gradient)
-        return;
     for (size_t first = 0; first < f->node_count; first += PANEL) {
         const size_t count = f->node_count - first < PANEL ? f->node_count - first : PANEL;
         for (size_t l = 0; l < PANEL; l++)
@@ -352,4 +348,10 @@ void R(field_hyper_finish)(field_hyper *f) {
             node_cotangent(f, first + l, l);
         R(mlp_vjp)(net, f->theta, 1, f->net_in, f->net_record, f->d_out, NULL, f->gradient, f->net_room);
     }
+}
+
+void R(field_hyper_finish)(field_hyper *f) {
+    if (f->gradient)
+        gather_gradient(f);
+    clear_pool(f);
 }

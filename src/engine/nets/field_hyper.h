@@ -55,7 +55,7 @@ void R(field_hyper_rates)(field_hyper *f, const double *t, const unsigned char *
 void R(field_hyper_vjp)(field_hyper *f, const double *t, const unsigned char *active, const real *z, const real *d_k, const real *d_trace,
                         const real *d_speed, const real *d_square, bool parameters, real *d_z);
 
-/* Brings the gradients of the nodes home through the net. */
+/* Brings the gradients of the nodes home through the net, and forgets the nodes. */
 void R(field_hyper_finish)(field_hyper *f);
 
 #endif
