@@ -6,12 +6,6 @@
 
 #include "support.h"
 
-#if CNF_IS_BUILT
-const char *const not_built[] = {NULL};
-#else
-const char *const not_built[] = {"cnf", NULL};
-#endif
-
 #define COUPLING(identity, transformed, hidden, activation, scale)                                                                     \
     "{\"type\":\"coupling\",\"identity\":[" identity "],\"transformed\":[" transformed "],\"hidden\":[" hidden "],\"activation\":\"" activation   \
     "\"," scale "}"
@@ -59,23 +53,6 @@ const fixture fixtures[] = {
 };
 
 const size_t fixture_count = sizeof fixtures / sizeof fixtures[0];
-
-bool is_not_built(const char *kind) {
-    for (size_t i = 0; not_built[i]; i++)
-        if (strcmp(not_built[i], kind) == 0)
-            return true;
-    return false;
-}
-
-bool needs_not_built(const char *layers) {
-    json_t *list = json_loads(layers, 0, NULL);
-    ck_assert_msg(list != NULL, "%s is no JSON", layers);
-    bool needed = false;
-    for (size_t i = 0; i < json_array_size(list); i++)
-        needed = needed || is_not_built(json_string_value(json_object_get(json_array_get(list, i), "type")));
-    json_decref(list);
-    return needed;
-}
 
 /* ---- files with all parameters zero ---- */
 
@@ -195,14 +172,9 @@ nf_flow *make_fixture(const fixture *f, bool inverted, nf_precision precision, u
     return converted;
 }
 
-bool open_subject(subject *s, int i, nf_precision precision, size_t threads) {
+void open_subject(subject *s, int i, nf_precision precision, size_t threads) {
     const fixture *f = &fixtures[i / 2];
     memset(s, 0, sizeof *s);
-    if (needs_not_built(f->layers)) {
-        must_be(NF_ERR_UNSUPPORTED, load_layers(f->layers, f->dim, f->context_dim, NULL, &s->flow));
-        ck_assert_ptr_null(s->flow);
-        return false;
-    }
     s->f = f;
     s->flow = make_fixture(f, i % 2 == 1, precision, (uint64_t)i / 2);
     must(nf_workspace_create(s->flow, threads, &s->ws));
@@ -211,7 +183,6 @@ bool open_subject(subject *s, int i, nf_precision precision, size_t threads) {
     s->context_dim = f->context_dim;
     s->count = nf_parameter_count(s->flow);
     s->random = random_begin(1000 + (uint64_t)i);
-    return true;
 }
 
 void close_subject(subject *s) {

@@ -90,16 +90,6 @@ typedef struct fixture {
 
 extern const fixture fixtures[];
 extern const size_t fixture_count;
-/*
- * Layers that files may name and this library does not compute yet, ended by NULL. What is on this list is reported, and must be refused; CNF_IS_BUILT
- * says whether cnf is on it, and whether the tests may refer to the functions of the cnf.
- */
-#define CNF_IS_BUILT 0
-extern const char *const not_built[];
-bool is_not_built(const char *kind);
-/* Whether a flow's JSON needs a layer that is not built. */
-bool needs_not_built(const char *layers);
-
 /* A flow with all parameters 0, through nf_flow_load_memory_with. */
 nf_status load_layers(const char *layers, size_t dim, size_t context_dim, const nf_allocator *allocator, nf_flow **flow);
 /* With random parameters, a base that is not standard, in a precision, inverted or not. */
@@ -107,8 +97,7 @@ nf_flow *make_fixture(const fixture *f, bool inverted, nf_precision precision, u
 void randomize(nf_flow *flow, random_source *random, double sd);
 
 /*
- * A fixture with what every test of it needs. Subject number i is fixture i / 2, inverted when i is odd. open_subject answers false for one that is not
- * built, having seen that the library refuses it.
+ * A fixture with what every test of it needs. Subject number i is fixture i / 2, inverted when i is odd.
  */
 typedef struct subject {
     const fixture *f;
@@ -119,7 +108,7 @@ typedef struct subject {
     random_source random;
 } subject;
 
-bool open_subject(subject *s, int i, nf_precision precision, size_t threads);
+void open_subject(subject *s, int i, nf_precision precision, size_t threads);
 void close_subject(subject *s);
 double *new_context(subject *s, size_t rows); /* NULL when the flow takes none */
 

@@ -20,8 +20,6 @@ START_TEST(every_kind_has_a_fixture) {
             found += strcmp(fixtures[i].kind, name) == 0;
         ck_assert_msg(found > 0, "layers of type %s have no fixture", name);
     }
-    for (size_t i = 0; not_built[i]; i++)
-        printf("not built, so not tested: %s layers\n", not_built[i]);
 }
 END_TEST
 
@@ -51,8 +49,7 @@ static void check_round_trip(subject *s, bool inverse) {
 
 START_TEST(maps_invert_each_other) {
     subject s;
-    if (!open_subject(&s, _i, NF_DOUBLE, 1))
-        return;
+    open_subject(&s, _i, NF_DOUBLE, 1);
     check_round_trip(&s, false);
     check_round_trip(&s, true);
     close_subject(&s);
@@ -82,8 +79,7 @@ static void jacobian_column(const subject *s, bool inverse, double *in, const do
 START_TEST(log_det_is_that_of_the_jacobian) {
     enum { ROWS = 5 };
     subject s;
-    if (!open_subject(&s, _i, NF_DOUBLE, 1))
-        return;
+    open_subject(&s, _i, NF_DOUBLE, 1);
     double *in = new_normals(&s.random, ROWS * s.dim, 1.385), *context = new_context(&s, ROWS), *jacobian = new_numbers(s.dim * s.dim);
     for (int inverse = 0; inverse < 2; inverse++)
         for (size_t r = 0; r < ROWS; r++) {
@@ -104,8 +100,7 @@ END_TEST
 START_TEST(log_prob_is_base_plus_log_det) {
     enum { ROWS = 21 };
     subject s;
-    if (!open_subject(&s, _i, NF_DOUBLE, 1))
-        return;
+    open_subject(&s, _i, NF_DOUBLE, 1);
     double *x = new_normals(&s.random, ROWS * s.dim, 1.385), *context = new_context(&s, ROWS);
     double *z = new_numbers(ROWS * s.dim), *log_det = new_numbers(ROWS), *log_prob = new_numbers(ROWS), *again = new_numbers(ROWS);
     double *mean = new_normals(&s.random, s.dim, 0.785), *sd = new_numbers(s.dim);
@@ -244,8 +239,7 @@ static void check_vjp(functional *l) {
 
 START_TEST(vjps_are_the_differences) {
     functional l = {.inverse = false};
-    if (!open_subject(&l.s, _i, NF_DOUBLE, 1))
-        return;
+    open_subject(&l.s, _i, NF_DOUBLE, 1);
     open_functional(&l);
     check_vjp(&l);
     l.inverse = true;
@@ -266,8 +260,7 @@ static double log_prob_sum(void *user, const double *at) {
 
 START_TEST(score_is_the_difference_and_the_vjp) {
     functional l = {.inverse = true};
-    if (!open_subject(&l.s, _i, NF_DOUBLE, 1))
-        return;
+    open_subject(&l.s, _i, NF_DOUBLE, 1);
     open_functional(&l);
     const subject *s = &l.s;
     double *score = new_numbers(ROWS * s->dim), *d_in = new_numbers(ROWS * s->dim);
@@ -304,8 +297,7 @@ static double nll(void *user, const double *at) {
 
 START_TEST(nll_gradient_is_the_difference) {
     functional l = {.inverse = true};
-    if (!open_subject(&l.s, _i, NF_DOUBLE, 1))
-        return;
+    open_subject(&l.s, _i, NF_DOUBLE, 1);
     open_functional(&l);
     const double weight[ROWS] = {0.385, 2.5, 0.0, 1.125, 0.75, 3.385};
     double *d_theta = new_numbers(l.s.count), loss;
@@ -353,8 +345,7 @@ static double reverse_kl(void *user, const double *at) {
 
 START_TEST(reverse_kl_gradient_is_the_difference) {
     functional l = {.inverse = false};
-    if (!open_subject(&l.s, _i, NF_DOUBLE, 1))
-        return;
+    open_subject(&l.s, _i, NF_DOUBLE, 1);
     open_functional(&l);
     double *d_theta = new_numbers(l.s.count), loss;
     nf_rng rng = {385, 3, 17};
@@ -421,8 +412,7 @@ static void free_results(results *r) {
 
 START_TEST(single_is_near_double) {
     subject s;
-    if (!open_subject(&s, _i, NF_SINGLE, 1))
-        return;
+    open_subject(&s, _i, NF_SINGLE, 1);
     nf_flow *wide;
     must(nf_flow_convert(s.flow, NF_DOUBLE, &wide));
     ck_assert_int_eq(nf_flow_precision(wide), NF_DOUBLE);

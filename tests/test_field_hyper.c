@@ -94,7 +94,8 @@ static void net_by_hand(const bench *b, double t, double *out) {
 
 static void field_by_hand(const bench *b, size_t lane, const double *out, double *k, double *trace, double *square) {
     const size_t d = b->dim, units = b->units;
-    double jac[MOST_DIM][MOST_DIM] = {{0}};
+    double *jac = calloc(d * d, sizeof *jac);
+    ck_assert_ptr_nonnull(jac);
     memset(k, 0, MOST_DIM * sizeof *k);
     for (size_t n = 0; n < units; n++) {
         const double *w = out + n * d, *u = w + units * d, *g = u + units * d;
@@ -105,15 +106,16 @@ static void field_by_hand(const bench *b, size_t lane, const double *out, double
             const double gated = u[i] / (1 + exp(-g[i])) / (double)units;
             k[i] += gated * tanh(a);
             for (size_t j = 0; j < d; j++)
-                jac[i][j] += gated * (1 - tanh(a) * tanh(a)) * w[j];
+                jac[i * d + j] += gated * (1 - tanh(a) * tanh(a)) * w[j];
         }
     }
     *trace = *square = 0;
     for (size_t i = 0; i < d; i++) {
-        *trace += jac[i][i];
+        *trace += jac[i * d + i];
         for (size_t j = 0; j < d; j++)
-            *square += jac[i][j] * jac[i][j];
+            *square += jac[i * d + j] * jac[i * d + j];
     }
+    free(jac);
 }
 
 START_TEST(rates_follow_the_formula) {

@@ -131,19 +131,30 @@ static nf_precision precision_of(const nf_st_file *file, const nf_schema *schema
     return NF_DOUBLE;
 }
 
+/* "[32, 2]" */
+static void say_shape(size_t rank, const uint64_t *shape, char *text, size_t size) {
+    size_t used = (size_t)snprintf(text, size, "[");
+    for (size_t i = 0; i < rank && used < size; i++)
+        used += (size_t)snprintf(text + used, size - used, "%s%" PRIu64, i ? ", " : "", shape[i]);
+    if (used < size)
+        snprintf(text + used, size - used, "]");
+}
+
 static nf_status check_tensor(const nf_flow *flow, const nf_model_tensor *wanted, const nf_st_tensor *found) {
     if (!found)
         return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s is missing", wanted->name);
     if (strcmp(found->dtype, dtype_of(flow)) != 0)
         return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s has dtype %s, must be %s", wanted->name, found->dtype, dtype_of(flow));
+    const uint64_t shape[2] = {wanted->shape[0], wanted->shape[1]};
     bool same = found->rank == wanted->rank;
     for (size_t i = 0; same && i < wanted->rank; i++)
-        same = found->shape[i] == wanted->shape[i];
-    if (!same)
-        return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s has rank %zu and shape [%" PRIu64 ", ...], must have rank %zu and shape [%zu%s%.0zu]",
-                       wanted->name, found->rank, found->rank ? found->shape[0] : 0, wanted->rank, wanted->shape[0],
-                       wanted->rank == 2 ? ", ..." : "", wanted->shape[1]);
-    return NF_OK;
+        same = found->shape[i] == shape[i];
+    if (same)
+        return NF_OK;
+    char has[NF_ST_MOST_RANK * 24], needs[64];
+    say_shape(found->rank, found->shape, has, sizeof has);
+    say_shape(wanted->rank, shape, needs, sizeof needs);
+    return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s has shape %s, must have %s", wanted->name, has, needs);
 }
 
 /* All tensors of the model are there with their shapes, and no other that claims to be a layer's. */

@@ -98,28 +98,32 @@ void nf_flow_put(nf_flow *flow, const double *parameters) {
     flow->epoch = nf_unique();
 }
 
-nf_status nf_flow_create_with(size_t dim, size_t context_dim, nf_precision precision, nf_flow **flow, const nf_allocator *allocator) {
+static nf_status create_empty(const char *function, size_t dim, size_t context_dim, nf_precision precision, nf_flow **flow,
+                              const nf_allocator *allocator) {
     nf_clear_error();
-    nf_status status = nf_check_pointer(__func__, "flow", flow);
+    nf_status status = nf_check_pointer(function, "flow", flow);
     if (status != NF_OK)
         return status;
     *flow = NULL;
     nf_flow *made;
-    status = nf_flow_begin(__func__, allocator, dim, context_dim, precision, &made);
+    status = nf_flow_begin(function, allocator, dim, context_dim, precision, &made);
     if (status != NF_OK)
         return status;
     status = nf_flow_finish(made);
     if (status != NF_OK) {
         nf_flow_free(made);
-        return nf_fail_in(status, __func__);
+        return nf_fail_in(status, function);
     }
     *flow = made;
     return NF_OK;
 }
 
+nf_status nf_flow_create_with(size_t dim, size_t context_dim, nf_precision precision, nf_flow **flow, const nf_allocator *allocator) {
+    return create_empty(__func__, dim, context_dim, precision, flow, allocator);
+}
+
 nf_status nf_flow_create(size_t dim, size_t context_dim, nf_precision precision, nf_flow **flow) {
-    nf_status status = nf_flow_create_with(dim, context_dim, precision, flow, NULL);
-    return status;
+    return create_empty(__func__, dim, context_dim, precision, flow, NULL);
 }
 
 void nf_flow_free(nf_flow *flow) {

@@ -9,5 +9,6 @@ extern const struct layer_ops R(radial_ops);
 extern const struct layer_ops R(coupling_ops);
 extern const struct layer_ops R(permutation_ops);
 extern const struct layer_ops R(affine_ops);
+extern const struct layer_ops R(cnf_ops);
 
 #endif

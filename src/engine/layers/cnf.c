@@ -1,0 +1,353 @@
+/*
+ * Continuous normalizing flow (Chen et al. 2018, theorem 1; Grathwohl et al. 2019): dz/dt = f(z, t) from t0 to t1, and
+ * log_det the integral of the trace of df/dz along the path, as one more component of the same system.
+ *
+ * The regularisers of Finlay et al. 2020, the integrals of |f|^2 and of the Jacobian's squared norm, are a further component
+ * when the caller wants them. It takes no part in the control of the error, so that asking for it does not move the path.
+ */
+#include <string.h>
+
+#include "engine/kernels/vmath.h"
+#include "engine/layer.h"
+#include "engine/layers/layers.h"
+#include "engine/nets/field_hyper.h"
+#include "engine/nets/field_mlp.h"
+#include "engine/ode/reverse.h"
+
+/* The right-hand side, for the solver's callbacks. */
+typedef struct dynamics {
+    const nf_layer *layer;
+    const tile *t;
+    bool hyper, penalised;
+    real kinetic, jacobian; /* weights, with the sign of dt */
+    field_mlp mlp;
+    field_hyper units;
+    real *row; /* ROWS rows of one panel's lanes */
+    /* vjp only */
+    const real *d_log_det, *d_penalty; /* [panels * PANEL]; d_penalty NULL without penalty */
+    real *d_context;                   /* [panels][context_dim][PANEL] or NULL */
+    const real *scale;                 /* adjoint: the state's cotangents are in these units; else NULL */
+} dynamics;
+
+enum { ROW_TRACE, ROW_SPEED, ROW_SQUARE, ROWS };
+
+/* What the record holds: the checkpoints of each panel, or for the adjoint equation where the path ended. */
+typedef struct cnf_record {
+    ode_trail *trails;
+    real *end; /* [panels][dim][PANEL] */
+} cnf_record;
+
+static size_t reals_of(size_t bytes) { return aligned_reals((bytes + sizeof(real) - 1) / sizeof(real)); }
+
+static cnf_record map_record(size_t panels, real *base) {
+    return (cnf_record){(ode_trail *)(void *)base, base + reals_of(panels * sizeof(ode_trail))};
+}
+
+static size_t record_size(const nf_layer *layer, size_t panels, bool inverse) {
+    (void)inverse;
+    return reals_of(panels * sizeof(ode_trail)) + aligned_reals(layer->dim * panels * PANEL);
+}
+
+static field_mlp_shape mlp_shape(const nf_layer *layer, bool square) {
+    return (field_mlp_shape){.net = &layer->net,
+                             .dim = layer->dim,
+                             .probes = layer->cnf.trace == NF_TRACE_HUTCHINSON ? layer->cnf.probes : 0,
+                             .noise_seed = layer->cnf.noise_seed,
+                             .square = square};
+}
+
+static field_hyper_shape hyper_shape(const nf_layer *layer) { return (field_hyper_shape){&layer->net, layer->dim, layer->cnf.width}; }
+
+static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
+
+static size_t field_scratch(const nf_layer *layer) {
+    if (layer->cnf.dynamics == NF_DYNAMICS_HYPER) {
+        const field_hyper_shape shape = hyper_shape(layer);
+        return aligned_reals(R(field_hyper_scratch)(&shape));
+    }
+    const field_mlp_shape plain = mlp_shape(layer, false), with = mlp_shape(layer, layer->cnf.jacobian > 0);
+    return aligned_reals(max_size(R(field_mlp_scratch)(&plain), R(field_mlp_scratch)(&with)));
+}
+
+/* Scratch: the field's; rows; the state (z, log_det, penalty) or (z, its cotangent) of all panels; lanes' flags; the solver's. */
+typedef struct cnf_scratch {
+    real *field, *row, *state, *scale, *solver;
+    unsigned char *active, *outcome;
+} cnf_scratch;
+
+static size_t most_components(const nf_layer *layer) { return max_size(layer->dim + 2, 2 * layer->dim); }
+
+static cnf_scratch map_scratch(const nf_layer *layer, size_t panels, real *base) {
+    cnf_scratch s;
+    s.field = base;
+    s.row = s.field + field_scratch(layer);
+    s.state = s.row + ROWS * PANEL;
+    s.scale = s.state + panels * most_components(layer) * PANEL;
+    s.active = (unsigned char *)(void *)(s.scale + panels * PANEL);
+    s.outcome = s.active + panels * PANEL;
+    s.solver = s.scale + panels * PANEL + reals_of(2 * panels * PANEL);
+    return s;
+}
+
+/* Nothing here depends on the solver's settings, which may change while workspaces stay. */
+static size_t scratch_size(const nf_layer *layer, size_t panels) {
+    const size_t solver = max_size(R(ode_scratch_size)(panels, layer->dim + 2),
+                                   max_size(R(ode_reverse_scratch)(layer->dim), R(ode_adjoint_scratch)(panels, layer->dim)));
+    return field_scratch(layer) + ROWS * PANEL + panels * (most_components(layer) + 1) * PANEL + reals_of(2 * panels * PANEL) + solver;
+}
+
+/* ---- callbacks */
+
+static const real *context_of(const dynamics *d, size_t panel) {
+    return d->layer->context_dim ? d->t->context + panel * d->layer->context_dim * PANEL : NULL;
+}
+
+static void rates(dynamics *d, size_t panel, const double *t, const unsigned char *active, const real *y, real *k, real *trace, real *square) {
+    if (d->hyper)
+        R(field_hyper_rates)(&d->units, t, active, y, k, trace, square);
+    else
+        R(field_mlp_rates)(&d->mlp, t, y, context_of(d, panel), k, trace, square);
+}
+
+/* dz/dt alone */
+static void velocity(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *k) {
+    rates(user, panel, t, active, y, k, NULL, NULL);
+}
+
+/* (z, log_det), and the penalty when it is wanted */
+static void whole_rhs(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *k) {
+    dynamics *d = user;
+    const size_t dim = d->layer->dim;
+    real *square = d->penalised && d->jacobian != 0 ? d->row + ROW_SQUARE * PANEL : NULL;
+    rates(d, panel, t, active, y, k, k + dim * PANEL, square);
+    if (!d->penalised)
+        return;
+    real *penalty = k + (dim + 1) * PANEL;
+    for (size_t l = 0; l < PANEL; l++) {
+        real speed = 0;
+        for (size_t i = 0; i < dim; i++)
+            speed = madd(k[i * PANEL + l], k[i * PANEL + l], speed);
+        penalty[l] = active[l] ? d->kinetic * speed + (square ? d->jacobian * square[l] : 0) : 0;
+    }
+}
+
+static void pull_back(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *dk, const real *weight,
+                      bool parameters, real *dy) {
+    dynamics *d = user;
+    const size_t dim = d->layer->dim, first = panel * PANEL;
+    const real *scale = d->scale ? d->scale + first : NULL;
+    real *d_trace = d->row + ROW_TRACE * PANEL, *d_speed = d->row + ROW_SPEED * PANEL, *d_square = d->row + ROW_SQUARE * PANEL;
+    for (size_t l = 0; l < PANEL; l++) {
+        const real w = scale && !parameters ? weight[l] / scale[l] : weight[l];
+        const real penalty = d->d_penalty ? w * d->d_penalty[first + l] : 0;
+        d_trace[l] = w * d->d_log_det[first + l];
+        d_speed[l] = penalty * d->kinetic;
+        d_square[l] = penalty * d->jacobian;
+    }
+    const real *speed = d->penalised && d->kinetic != 0 ? d_speed : NULL, *square = d->penalised && d->jacobian != 0 ? d_square : NULL;
+    if (scale && parameters)
+        for (size_t i = 0; i < dim * PANEL; i++)
+            dk[i] *= scale[i % PANEL];
+    real *d_context = d->d_context ? d->d_context + panel * d->layer->context_dim * PANEL : NULL;
+    if (d->hyper)
+        R(field_hyper_vjp)(&d->units, t, active, y, dk, d_trace, speed, square, parameters, dy);
+    else
+        R(field_mlp_vjp)(&d->mlp, t, y, context_of(d, panel), dk, d_trace, speed, square, parameters, dy, d_context);
+}
+
+/* The nodes of all stages of all lanes at once, so that the net sees many instants together. */
+static void prepare_nodes(void *user, const ode_tableau *tableau, const ode_steps *s) {
+    dynamics *d = user;
+    double t[PANEL * ODE_STEP_STAGES];
+    size_t count = 0, before = PANEL;
+    for (size_t l = 0; l < PANEL; l++) {
+        if (!s->active[l])
+            continue;
+        if (before == PANEL || s->t[l] != s->t[before] || s->h[l] != s->h[before])
+            for (size_t j = 0; j < tableau->stages; j++)
+                t[count++] = ode_stage_time(tableau->c[j], s->t[l], s->h[l], s->end[l]);
+        before = l;
+    }
+    R(field_hyper_prepare)(&d->units, count, t);
+}
+
+/* ---- operations */
+
+static void begin(dynamics *d, const layer_run *run, const tile *t, bool inverse, bool penalty_wanted, const cnf_scratch *s) {
+    const nf_layer *layer = run->layer;
+    const nf_cnf_spec *spec = &layer->cnf;
+    const real sign = (spec->t1 > spec->t0) != inverse ? 1 : -1;
+    memset(d, 0, sizeof *d);
+    d->layer = layer;
+    d->t = t;
+    d->hyper = spec->dynamics == NF_DYNAMICS_HYPER;
+    d->penalised = penalty_wanted && (spec->kinetic > 0 || spec->jacobian > 0);
+    d->kinetic = sign * (real)spec->kinetic;
+    d->jacobian = sign * (real)spec->jacobian;
+    d->row = s->row;
+    if (d->hyper) {
+        const field_hyper_shape shape = hyper_shape(layer);
+        R(field_hyper_begin)(&d->units, &shape, run->theta, run->gradient, s->field);
+    } else {
+        const field_mlp_shape shape = mlp_shape(layer, d->penalised && spec->jacobian > 0);
+        R(field_mlp_begin)(&d->mlp, &shape, run->theta, run->gradient, s->field);
+    }
+}
+
+static void finish(dynamics *d) {
+    if (d->hyper)
+        R(field_hyper_finish)(&d->units);
+    else
+        R(field_mlp_finish)(&d->mlp);
+}
+
+static ode_problem problem_of(const nf_layer *layer, double from, double to) {
+    const nf_cnf_spec *spec = &layer->cnf;
+    const ode_tableau *tableau = R(ode_tableau_of)(spec->method);
+    const bool adaptive = tableau->error_order != 0;
+    /* Without a step in common, hyper dynamics walk on a dyadic grid, so that rows meet at the same instants. */
+    return (ode_problem){.tableau = tableau,
+                         .t0 = from,
+                         .t1 = to,
+                         .rtol = spec->rtol,
+                         .atol = spec->atol,
+                         .steps = adaptive ? 0 : spec->steps,
+                         .max_steps = spec->max_steps,
+                         .shared = adaptive && spec->shared_step != 0,
+                         .dyadic = adaptive && spec->shared_step == 0 && spec->dynamics == NF_DYNAMICS_HYPER};
+}
+
+static void set_active(const tile *t, const cnf_scratch *s) {
+    for (size_t l = 0; l < t->panels * PANEL; l++)
+        s->active[l] = l < t->rows;
+}
+
+static void count(const layer_run *run, const ode_run *solve) {
+    run->counters->rhs_evaluations += solve->evaluations;
+    run->counters->steps_accepted += solve->accepted;
+    run->counters->steps_rejected += solve->rejected;
+}
+
+static void load_state(const tile *t, size_t size, real *state) {
+    for (size_t p = 0; p < t->panels; p++) {
+        real *y = state + p * size * PANEL;
+        memcpy(y, tile_panel(t, p), t->dim * PANEL * sizeof(real));
+        memset(y + t->dim * PANEL, 0, (size - t->dim) * PANEL * sizeof(real));
+    }
+}
+
+static void store_state(tile *t, size_t size, bool penalised, const cnf_scratch *s) {
+    for (size_t p = 0; p < t->panels; p++) {
+        const real *y = s->state + p * size * PANEL;
+        memcpy(tile_panel(t, p), y, t->dim * PANEL * sizeof(real));
+        for (size_t l = 0; l < PANEL; l++) {
+            t->log_det[p * PANEL + l] += (double)y[t->dim * PANEL + l];
+            if (penalised)
+                t->penalty[p * PANEL + l] += (double)y[(t->dim + 1) * PANEL + l];
+        }
+    }
+    for (size_t l = 0; l < t->rows; l++)
+        if (s->outcome[l] != ODE_ARRIVED)
+            t->failed[l] = s->outcome[l] == ODE_BUDGET ? ROW_ODE_BUDGET : ROW_ODE_STEP;
+}
+
+static int apply(const layer_run *run, tile *t, bool inverse) {
+    const nf_layer *layer = run->layer;
+    const cnf_scratch s = map_scratch(layer, TILE_PANELS, run->scratch);
+    const bool discrete = layer->cnf.gradient == NF_ODE_DISCRETE;
+    dynamics d;
+    begin(&d, run, t, inverse, t->penalty != NULL, &s);
+    const ode_problem problem = inverse ? problem_of(layer, layer->cnf.t1, layer->cnf.t0) : problem_of(layer, layer->cnf.t0, layer->cnf.t1);
+    const ode_field field = {.user = &d,
+                             .size = t->dim + 1 + d.penalised,
+                             .controlled = t->dim + 1,
+                             .rhs = whole_rhs,
+                             .prepare = d.hyper ? prepare_nodes : NULL};
+    ode_run solve = {.panels = t->panels, .y = s.state, .active = s.active, .outcome = s.outcome, .scratch = s.solver};
+    cnf_record record = {NULL, NULL};
+    if (run->record)
+        record = map_record(TILE_PANELS, run->record);
+    if (run->record && discrete) {
+        for (size_t p = 0; p < t->panels; p++)
+            R(trail_begin)(&record.trails[p], run->arena, t->dim);
+        solve.trails = record.trails;
+    }
+    load_state(t, field.size, s.state);
+    set_active(t, &s);
+    if (!R(ode_integrate)(&problem, &field, &solve))
+        return LAYER_ARENA;
+    count(run, &solve);
+    store_state(t, field.size, d.penalised, &s);
+    if (run->record && !discrete)
+        memcpy(record.end, t->x, t->panels * t->dim * PANEL * sizeof(real));
+    return LAYER_OK;
+}
+
+static int forward(const layer_run *run, tile *t) { return apply(run, t, false); }
+
+static int inverse(const layer_run *run, tile *t) { return apply(run, t, true); }
+
+/* Cotangents in units of the largest of each lane, so that the tolerance means the same whatever the loss is scaled by. */
+static void load_adjoint(const tile *t, const cotangent *c, const real *end, const cnf_scratch *s) {
+    const size_t half = t->dim * PANEL;
+    for (size_t p = 0; p < t->panels; p++) {
+        real *y = s->state + 2 * p * half, *scale = s->scale + p * PANEL;
+        const real *d = c->x + p * half;
+        memcpy(y, end + p * half, half * sizeof(real));
+        for (size_t l = 0; l < PANEL; l++) {
+            scale[l] = vm_abs(c->log_det[p * PANEL + l]);
+            for (size_t i = 0; i < t->dim; i++)
+                scale[l] = vm_abs(d[i * PANEL + l]) > scale[l] ? vm_abs(d[i * PANEL + l]) : scale[l];
+            scale[l] = scale[l] > 0 ? scale[l] : 1;
+        }
+        for (size_t i = 0; i < half; i++)
+            y[half + i] = d[i] / scale[i % PANEL];
+    }
+}
+
+static void solve_adjoint(const layer_run *run, const tile *t, cotangent *c, dynamics *d, const ode_pullback *pullback, bool inverse, const cnf_scratch *s) {
+    const nf_layer *layer = run->layer;
+    const cnf_record record = map_record(TILE_PANELS, run->record);
+    const size_t half = t->dim * PANEL;
+    const ode_problem problem = inverse ? problem_of(layer, layer->cnf.t0, layer->cnf.t1) : problem_of(layer, layer->cnf.t1, layer->cnf.t0);
+    ode_run solve = {.panels = t->panels, .y = s->state, .active = s->active, .outcome = s->outcome, .scratch = s->solver};
+    load_adjoint(t, c, record.end, s);
+    set_active(t, s);
+    memset(s->outcome, ODE_ARRIVED, t->panels * PANEL);
+    d->scale = s->scale;
+    R(ode_adjoint)(&problem, pullback, &solve);
+    count(run, &solve);
+    for (size_t p = 0; p < t->panels; p++)
+        for (size_t i = 0; i < half; i++) {
+            const size_t lane = p * PANEL + i % PANEL;
+            /* A path that cannot be retraced has no gradient: NaN says so to whoever uses it. */
+            c->x[p * half + i] = s->outcome[lane] == ODE_ARRIVED ? s->state[(2 * p + 1) * half + i] * s->scale[lane] : (real)NAN;
+        }
+}
+
+static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverse) {
+    const nf_layer *layer = run->layer;
+    const cnf_scratch s = map_scratch(layer, TILE_PANELS, run->scratch);
+    dynamics d;
+    begin(&d, run, t, inverse, c->penalty != NULL, &s);
+    d.d_log_det = c->log_det;
+    d.d_penalty = d.penalised ? c->penalty : NULL;
+    d.d_context = c->context;
+    const ode_pullback pullback = {
+        .user = &d, .size = t->dim, .rhs = velocity, .vjp = pull_back, .prepare = d.hyper ? prepare_nodes : NULL};
+    if (layer->cnf.gradient == NF_ODE_DISCRETE) {
+        const cnf_record record = map_record(TILE_PANELS, run->record);
+        const ode_tableau *tableau = R(ode_tableau_of)(layer->cnf.method);
+        for (size_t p = 0; p < t->panels; p++)
+            R(ode_reverse)(tableau, &pullback, p, &record.trails[p], c->x + p * t->dim * PANEL, s.solver);
+    } else {
+        solve_adjoint(run, t, c, &d, &pullback, inverse, &s);
+    }
+    finish(&d);
+}
+
+static void forward_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, false); }
+
+static void inverse_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, true); }
+
+const struct layer_ops R(cnf_ops) = {record_size, scratch_size, forward, inverse, forward_vjp, inverse_vjp};

@@ -1,0 +1,206 @@
+/* Config structs: settings that are not allowed, and the sizes of structs of other versions. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "support.h"
+
+START_TEST(realnvp_configs) {
+    const struct {
+        const char *says;
+        nf_realnvp_config config;
+    } cases[] = {
+        {"dim is 0", {.dim = 0}},
+        {"dim is", {.dim = SIZE_MAX}},
+        {"precision is 3", {.dim = 2, .precision = (nf_precision)3}},
+        {"activation is 6", {.dim = 2, .activation = (nf_activation)6}},
+        {"activation is -1", {.dim = 2, .activation = (nf_activation)-1}},
+        {"hidden_layers is 65", {.dim = 2, .hidden_layers = 65}},
+        {"hidden_width is 0", {.dim = 2, .hidden_width = NF_NONE}},
+        {"scale is 2", {.dim = 2, .scale = (nf_scale)2}},
+        {"mask is 3", {.dim = 2, .mask = (nf_mask)3}},
+        {"scale_clamp is nan", {.dim = 2, .scale_clamp = NAN}},
+        {"scale_clamp is -1", {.dim = 2, .scale_clamp = -1}},
+        {"scale_clamp is inf", {.dim = 2, .scale_clamp = INFINITY}},
+        {"reserved is 4", {.dim = 2, .reserved = 4}},
+        {"nf_realnvp_create: ", {.dim = 2, .hidden_width = SIZE_MAX / 4}},
+        {"nf_realnvp_create: ", {.dim = 2, .context_dim = SIZE_MAX}},
+    };
+    nf_flow *flow;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nf_realnvp_config config = cases[i].config;
+        config.struct_size = sizeof config;
+        flow = (nf_flow *)(void *)&config;
+        must_be(NF_ERR_ARGUMENT, nf_realnvp_create(&config, &flow));
+        ck_assert_msg(strstr(nf_last_error(), cases[i].says) != NULL, "\"%s\" does not say %s", nf_last_error(), cases[i].says);
+        must_say("nf_realnvp_create", "");
+        ck_assert_ptr_null(flow);
+    }
+    must_be(NF_ERR_ARGUMENT, nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2), NULL));
+    must_be(NF_ERR_ARGUMENT, nf_realnvp_create(NULL, &flow));
+    must_say("nf_realnvp_create", "config is NULL");
+}
+END_TEST
+
+START_TEST(planar_and_radial_configs) {
+    const struct {
+        const char *says;
+        nf_planar_config config;
+    } cases[] = {
+        {"dim is 0", {.dim = 0}},
+        {"precision is 3", {.dim = 2, .precision = (nf_precision)3}},
+        {"activation is 6", {.dim = 2, .activation = (nf_activation)6}},
+        {"hidden_layers is 65", {.dim = 2, .context_dim = 1, .hidden_layers = 65}},
+        {"hidden_width is 0", {.dim = 2, .context_dim = 1, .hidden_width = NF_NONE}},
+        {"_create: ", {.dim = SIZE_MAX / 2}},
+    };
+    nf_flow *flow;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        nf_planar_config planar = cases[i].config;
+        nf_radial_config radial;
+        planar.struct_size = sizeof planar;
+        memcpy(&radial, &planar, sizeof radial);
+        flow = (nf_flow *)(void *)&planar;
+        must_be(NF_ERR_ARGUMENT, nf_planar_create(&planar, &flow));
+        must_say("nf_planar_create", "");
+        ck_assert_ptr_null(flow);
+        ck_assert_msg(strstr(nf_last_error(), cases[i].says) != NULL, "\"%s\" does not say %s", nf_last_error(), cases[i].says);
+        must_be(NF_ERR_ARGUMENT, nf_radial_create(&radial, &flow));
+        must_say("nf_radial_create", "");
+    }
+    must_be(NF_ERR_ARGUMENT, nf_planar_create(NULL, &flow));
+    must_be(NF_ERR_ARGUMENT, nf_radial_create(NULL, &flow));
+    must_be(NF_ERR_ARGUMENT, nf_planar_create(NF_CONFIG(nf_planar_config, .dim = 2), NULL));
+    must_be(NF_ERR_ARGUMENT, nf_radial_create(NF_CONFIG(nf_radial_config, .dim = 2), NULL));
+}
+END_TEST
+
+/* ---- sized structs ---- */
+
+/* The flow and the data of calls that need them. */
+static nf_flow *some_flow;
+static const double some_x[] = {0.385, -1.25, 2.385, 0.785};
+
+enum { ROWS = 2, DIM = 2 };
+
+static nf_status zero_target(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
+    (void)user;
+    (void)x;
+    memset(log_density, 0, rows * sizeof *log_density);
+    memset(gradient, 0, rows * DIM * sizeof *gradient);
+    return NF_OK;
+}
+
+static nf_status call_realnvp(const void *c, void *flow) { return nf_realnvp_create(c, flow); }
+static nf_status call_planar(const void *c, void *flow) { return nf_planar_create(c, flow); }
+static nf_status call_radial(const void *c, void *flow) { return nf_radial_create(c, flow); }
+static nf_status call_mlp(const void *c, void *mlp) { return nf_mlp_create(c, mlp); }
+static nf_status call_optimizer(const void *c, void *optimizer) { return nf_optimizer_create(some_flow, c, optimizer); }
+static nf_status call_fit(const void *c, void *unused) {
+    (void)unused;
+    return nf_fit(some_flow, ROWS, some_x, NULL, c, NULL);
+}
+static nf_status call_fit_reverse_kl(const void *c, void *unused) {
+    (void)unused;
+    return nf_fit_reverse_kl(some_flow, zero_target, NULL, c, NULL);
+}
+
+/* A flow with dim 2 (or whatever the second member means) from a struct of each size around the right one. */
+static void check_sizes(const char *function, nf_status (*call)(const void *, void *), void (*release)(void *), const void *config, size_t size) {
+    unsigned char bytes[1024] = {0};
+    void *handle = NULL;
+    ck_assert_uint_lt(size + 64, sizeof bytes);
+    memcpy(bytes, config, size);
+    const size_t small[] = {0, 1, sizeof(size_t), size - 1, size - sizeof(void *)}, large[] = {size, size + 1, size + 8, size + 64};
+    for (size_t i = 0; i < 5; i++) {
+        memcpy(bytes, &small[i], sizeof small[i]);
+        must_be(NF_ERR_ARGUMENT, call(bytes, &handle));
+        must_say(function, "struct_size");
+        ck_assert_ptr_null(handle);
+    }
+    for (size_t i = 0; i < 4; i++) {
+        memcpy(bytes, &large[i], sizeof large[i]);
+        must(call(bytes, &handle));
+        if (release)
+            release(handle);
+        handle = NULL;
+        if (large[i] == size)
+            continue;
+        bytes[large[i] - 1] = 1; /* what this library does not know */
+        must_be(NF_ERR_UNSUPPORTED, call(bytes, &handle));
+        must_say(function, "struct_size");
+        ck_assert_ptr_null(handle);
+        bytes[large[i] - 1] = 0;
+    }
+}
+
+static void free_flow(void *flow) { nf_flow_free(flow); }
+static void free_mlp(void *mlp) { nf_mlp_free(mlp); }
+static void free_optimizer(void *optimizer) { nf_optimizer_free(optimizer); }
+
+START_TEST(struct_sizes) {
+    some_flow = make_realnvp(DIM, 0, NF_DOUBLE, NULL);
+    const nf_realnvp_config realnvp = {.dim = 2, .couplings = 1};
+    const nf_planar_config planar = {.dim = 2};
+    const nf_radial_config radial = {.dim = 2};
+    const nf_mlp_config mlp = {.inputs = 2, .outputs = 1};
+    const nf_optimizer_config optimizer = {.learning_rate = 0.1};
+    const nf_fit_config fit = {.epochs = 1};
+    const nf_reverse_kl_config kl = {.steps = 1, .samples = 2, .evaluation_samples = NF_NONE};
+    check_sizes("nf_realnvp_create", call_realnvp, free_flow, &realnvp, sizeof realnvp);
+    check_sizes("nf_planar_create", call_planar, free_flow, &planar, sizeof planar);
+    check_sizes("nf_radial_create", call_radial, free_flow, &radial, sizeof radial);
+    check_sizes("nf_mlp_create", call_mlp, free_mlp, &mlp, sizeof mlp);
+    check_sizes("nf_optimizer_create", call_optimizer, free_optimizer, &optimizer, sizeof optimizer);
+    check_sizes("nf_fit", call_fit, NULL, &fit, sizeof fit);
+    check_sizes("nf_fit_reverse_kl", call_fit_reverse_kl, NULL, &kl, sizeof kl);
+    nf_flow_free(some_flow);
+}
+END_TEST
+
+/* Into a struct of a later version the library writes what it knows and no further. */
+START_TEST(larger_structs_are_filled_as_far_as_known) {
+    nf_workspace *ws;
+    some_flow = make_realnvp(DIM, 0, NF_DOUBLE, NULL);
+    must(nf_workspace_create(some_flow, 1, &ws));
+    struct {
+        nf_stats known;
+        unsigned char later[32];
+    } stats;
+    struct {
+        nf_tensor known;
+        unsigned char later[32];
+    } tensor;
+    struct {
+        nf_fit_report known;
+        unsigned char later[32];
+    } report;
+    memset(&stats, 0xAA, sizeof stats);
+    memset(&tensor, 0xAA, sizeof tensor);
+    memset(&report, 0xAA, sizeof report);
+    stats.known.struct_size = sizeof stats;
+    tensor.known.struct_size = sizeof tensor;
+    report.known.struct_size = sizeof report;
+    must(nf_workspace_stats(ws, &stats.known));
+    must(nf_tensor_info(some_flow, 0, &tensor.known));
+    must(nf_fit(some_flow, ROWS, some_x, NULL, NF_CONFIG(nf_fit_config, .epochs = 1), &report.known));
+    ck_assert(stats.known.struct_size == sizeof stats && stats.known.bad_rows == 0);
+    ck_assert(tensor.known.struct_size == sizeof tensor && tensor.known.offset == 0);
+    ck_assert(report.known.struct_size == sizeof report && report.known.epochs_run == 1);
+    for (size_t i = 0; i < 32; i++)
+        ck_assert(stats.later[i] == 0xAA && tensor.later[i] == 0xAA && report.later[i] == 0xAA);
+    nf_workspace_free(ws);
+    nf_flow_free(some_flow);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("configs");
+    TCase *all = tcase_create("all");
+    tcase_add_test(all, realnvp_configs);
+    tcase_add_test(all, planar_and_radial_configs);
+    tcase_add_test(all, struct_sizes);
+    tcase_add_test(all, larger_structs_are_filled_as_far_as_known);
+    suite_add_tcase(suite, all);
+    return run_suite(suite);
+}
