@@ -19,9 +19,10 @@ static const nf_ode_method methods[] = {NF_DOPRI5, NF_TSIT5, NF_DOP853, NF_BOSH3
  * (x, y) turns with the speed 1 + r^2, which keeps r; w follows w' = w cos t. Solved by (x, y) turned by (1 + r^2)(t - t0) and
  * w exp(sin t - sin t0).
  */
-static void rhs(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *k) {
+static void rhs(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k) {
     (void)user;
     (void)panel;
+    (void)stage;
     for (size_t l = 0; l < PANEL; l++) {
         if (!active[l])
             continue;
@@ -273,8 +274,8 @@ START_TEST(checkpoints_hold_the_accepted_steps) {
 }
 END_TEST
 
-static void exploding(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *k) {
-    rhs(user, panel, t, active, y, k);
+static void exploding(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k) {
+    rhs(user, panel, stage, t, active, y, k);
     if (panel == 0)
         for (size_t c = 0; c < SIZE; c++)
             k[c * PANEL + 3] = y[c * PANEL + 3] * y[c * PANEL + 3] * (real)7.25; /* has a pole before the end */

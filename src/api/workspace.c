@@ -83,8 +83,11 @@ nf_status nf_workspace_make(const nf_allocator *allocator, const nf_engine *engi
 }
 
 static nf_status create(const nf_flow *flow, size_t threads, nf_workspace **out) {
-    return nf_workspace_make(&flow->allocator, flow->engine, flow->structure, flow->model.dim, flow->engine->thread_size(&flow->model),
-                             threads, out);
+    const nf_status status = nf_workspace_make(&flow->allocator, flow->engine, flow->structure, flow->model.dim,
+                                               flow->engine->thread_size(&flow->model), threads, out);
+    for (size_t t = 0; status == NF_OK && t < (*out)->thread_count; t++)
+        flow->engine->begin_thread(&flow->model, &(*out)->threads[t]);
+    return status;
 }
 
 nf_status nf_workspace_create(const nf_flow *flow, size_t threads, nf_workspace **workspace) {

@@ -16,25 +16,35 @@ typedef struct thread_map {
     real *context, *cotangent_x, *cotangent_context, *cotangent_log_det, *cotangent_penalty;
     double *base; /* log density of the base at z */
     uint32_t *source; /* the row of the tile that each lane was loaded from */
-    real *scratch, *records;
+    real *scratch, *records, *caches;
     size_t bytes;
 } thread_map;
 
 static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
-/* Sizes in reals; SIZE_MAX when they do not fit. */
-static bool layer_sizes(const nf_model *model, size_t *scratch, size_t *records) {
-    *scratch = 0;
-    *records = 0;
+static size_t cache_size(const nf_layer *layer) {
+    const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
+    return ops->cache_size ? aligned_reals(ops->cache_size(layer)) : 0;
+}
+
+/* In reals. */
+typedef struct thread_sizes {
+    size_t scratch, records, caches;
+} thread_sizes;
+
+/* False when they do not fit. */
+static bool layer_sizes(const nf_model *model, thread_sizes *sizes) {
+    memset(sizes, 0, sizeof *sizes);
     for (size_t i = 0; i < model->layer_count; i++) {
         const nf_layer *layer = model->layers[i];
         const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
         const size_t record = max_size(ops->record_size(layer, TILE_PANELS, false), ops->record_size(layer, TILE_PANELS, true));
-        *scratch = max_size(*scratch, ops->scratch_size(layer, TILE_PANELS));
-        if (record > SIZE_MAX / 64 || !nf_size_add(*records, aligned_reals(record), records))
+        sizes->scratch = max_size(sizes->scratch, ops->scratch_size(layer, TILE_PANELS));
+        if (record > SIZE_MAX / 64 || !nf_size_add(sizes->records, aligned_reals(record), &sizes->records) ||
+            !nf_size_add(sizes->caches, cache_size(layer), &sizes->caches))
             return false;
     }
-    return *scratch <= SIZE_MAX / 64 && *records <= SIZE_MAX / 64;
+    return sizes->scratch <= SIZE_MAX / 64 && sizes->records <= SIZE_MAX / 64 && sizes->caches <= SIZE_MAX / 64;
 }
 
 /* The next piece of a block; with base NULL only the total is meant. */
@@ -44,7 +54,7 @@ static void *take(unsigned char *base, size_t *used, size_t bytes) {
     return base ? base + start : NULL;
 }
 
-static thread_map map_memory(const nf_model *model, unsigned char *base, size_t scratch, size_t records) {
+static thread_map map_memory(const nf_model *model, unsigned char *base, const thread_sizes *sizes) {
     thread_map m;
     memset(&m, 0, sizeof m);
     const size_t x = TILE_ROWS * model->dim * sizeof(real), c = TILE_ROWS * model->context_dim * sizeof(real);
@@ -61,24 +71,37 @@ static thread_map map_memory(const nf_model *model, unsigned char *base, size_t 
     m.cotangent_x = take(base, &m.bytes, x);
     m.context = take(base, &m.bytes, c);
     m.cotangent_context = take(base, &m.bytes, c);
-    m.scratch = take(base, &m.bytes, scratch * sizeof(real));
-    m.records = take(base, &m.bytes, records * sizeof(real));
+    m.scratch = take(base, &m.bytes, sizes->scratch * sizeof(real));
+    m.records = take(base, &m.bytes, sizes->records * sizeof(real));
+    m.caches = take(base, &m.bytes, sizes->caches * sizeof(real));
     m.t.context = model->context_dim ? m.context : NULL;
     return m;
 }
 
 static size_t thread_size(const nf_model *model) {
-    size_t scratch, records, columns;
-    if (!layer_sizes(model, &scratch, &records) || !nf_size_add(model->dim, model->context_dim, &columns) ||
+    thread_sizes sizes;
+    size_t columns;
+    if (!layer_sizes(model, &sizes) || !nf_size_add(model->dim, model->context_dim, &columns) ||
         columns > SIZE_MAX / 64 / TILE_ROWS / sizeof(real))
         return SIZE_MAX;
-    return map_memory(model, NULL, scratch, records).bytes;
+    return map_memory(model, NULL, &sizes).bytes;
 }
 
 static thread_map map_thread(const nf_model *model, const engine_thread *thread) {
-    size_t scratch, records;
-    layer_sizes(model, &scratch, &records);
-    return map_memory(model, thread->memory, scratch, records);
+    thread_sizes sizes;
+    layer_sizes(model, &sizes);
+    return map_memory(model, thread->memory, &sizes);
+}
+
+/* The caches of all layers lie in the order of the layers. */
+static void begin_thread(const nf_model *model, engine_thread *thread) {
+    real *cache = map_thread(model, thread).caches;
+    for (size_t i = 0; i < model->layer_count; i++) {
+        const size_t size = cache_size(model->layers[i]);
+        if (size)
+            memset(cache, 0, NF_ALIGN);
+        cache += size;
+    }
 }
 
 static void note_bad(engine_thread *thread, engine_bad bad) {
@@ -192,9 +215,16 @@ static void base_density(const nf_model *model, const tile *t, double *density) 
     }
 }
 
+static real *end_of_caches(const nf_model *model, const thread_map *m) {
+    real *end = m->caches;
+    for (size_t i = 0; i < model->layer_count; i++)
+        end += cache_size(model->layers[i]);
+    return end;
+}
+
 static int apply_layers(const engine_job *job, engine_thread *thread, thread_map *m) {
     const nf_model *model = job->model;
-    real *record = m->records;
+    real *record = m->records, *cache = job->inverse ? end_of_caches(model, m) : m->caches;
     layer_counters counters = {0, 0, 0, 0};
     int result = LAYER_OK;
     thread->arena.used = 0;
@@ -203,15 +233,18 @@ static int apply_layers(const engine_job *job, engine_thread *thread, thread_map
         const nf_layer *layer = model->layers[index];
         const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
         const bool inverse = job->inverse != layer->inverted;
+        cache -= job->inverse ? cache_size(layer) : 0;
         const layer_run run = {.layer = layer,
                                .theta = (const real *)job->theta + layer->parameter_offset,
                                .record = job->record ? record : NULL,
+                               .cache = cache,
                                .scratch = m->scratch,
                                .arena = &thread->arena,
                                .counters = &counters,
                                .epoch = job->epoch};
         result = inverse ? ops->inverse(&run, &m->t) : ops->forward(&run, &m->t);
         record += aligned_reals(ops->record_size(layer, TILE_PANELS, inverse));
+        cache += job->inverse ? 0 : cache_size(layer);
     }
     thread->counters.rhs_evaluations += counters.rhs_evaluations;
     thread->counters.steps_accepted += counters.steps_accepted;
@@ -390,7 +423,7 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, engi
         memset(c.context, 0, m.t.panels * m.t.context_dim * PANEL * sizeof(real));
 
     /* Records lie in the order in which the layers were applied; the way back starts at their end. */
-    real *record = m.records;
+    real *record = m.records, *cache = job->inverse ? m.caches : end_of_caches(model, &m);
     for (size_t i = 0; i < count; i++) {
         const nf_layer *layer = model->layers[job->inverse ? count - 1 - i : i];
         record += aligned_reals(R(layer_ops_of)(layer->kind)->record_size(layer, TILE_PANELS, job->inverse != layer->inverted));
@@ -400,11 +433,13 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, engi
         const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
         const bool inverse = job->inverse != layer->inverted;
         record -= aligned_reals(ops->record_size(layer, TILE_PANELS, inverse));
+        cache -= job->inverse ? 0 : cache_size(layer);
         const layer_run run = {.layer = layer,
                                .theta = (const real *)job->theta + layer->parameter_offset,
                                .record = record,
                                .scratch = m.scratch,
                                .gradient = gradient ? gradient + layer->parameter_offset : NULL,
+                               .cache = cache,
                                .arena = &thread->arena,
                                .counters = &counters,
                                .epoch = job->epoch};
@@ -412,6 +447,7 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, engi
             ops->inverse_vjp(&run, &m.t, &c);
         else
             ops->forward_vjp(&run, &m.t, &c);
+        cache += job->inverse ? cache_size(layer) : 0;
     }
     thread->counters.rhs_evaluations += counters.rhs_evaluations;
     if (job->grad_in)
@@ -458,6 +494,7 @@ const nf_engine R(engine) = {
     .normals = NF_JOIN4(nfe_, normal_pairs, _f64_, NF_ISA),
     .supports = supports,
     .thread_size = thread_size,
+    .begin_thread = begin_thread,
     .push = push,
     .store = store,
     .pull = pull,

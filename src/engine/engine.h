@@ -79,6 +79,7 @@ typedef struct nf_engine {
     bool (*supports)(nf_layer_kind kind);
     /* Bytes of one thread's memory, aligned to 64; SIZE_MAX when it cannot be told. */
     size_t (*thread_size)(const nf_model *model);
+    void (*begin_thread)(const nf_model *model, engine_thread *thread); /* once, before its first push */
 
     /*
      * Rows first .. first + rows - 1 (at most tile_rows) through all layers. Bad rows are counted and, when the job records,

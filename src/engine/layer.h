@@ -25,7 +25,8 @@ typedef struct layer_run {
     real *gradient;    /* vjp only: the layer's slice of the parameter gradient, added to; NULL when it is not wanted */
     nf_arena *arena;   /* memory that grows: for records whose size is known only as they are made. See LAYER_ARENA */
     layer_counters *counters;
-    uint64_t epoch;    /* changes whenever the parameters may have: guards what a layer keeps in memory that persists */
+    real *cache;       /* cache_size reals, 64-byte aligned, the layer's as long as the workspace lives; its first 64 bytes are 0 at first */
+    uint64_t epoch;    /* never 0, and changes whenever the parameters may have: guards what a layer keeps in its cache */
 } layer_run;
 
 /* The cotangents of the loss, in the tile's layout. */
@@ -50,6 +51,7 @@ enum layer_result { LAYER_OK = 0, LAYER_ARENA = 1 };
 struct layer_ops {
     size_t (*record_size)(const nf_layer *layer, size_t panels, bool inverse); /* in reals */
     size_t (*scratch_size)(const nf_layer *layer, size_t panels);              /* in reals, for all four operations */
+    size_t (*cache_size)(const nf_layer *layer);                               /* in reals; NULL: none */
     int (*forward)(const layer_run *run, tile *t);
     int (*inverse)(const layer_run *run, tile *t);
     void (*forward_vjp)(const layer_run *run, const tile *t, cotangent *c); /* after forward with a record; t->x is not read */

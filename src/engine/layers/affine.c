@@ -97,4 +97,9 @@ static void forward_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp
 
 static void inverse_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, true); }
 
-const struct layer_ops R(affine_ops) = {record_size, scratch_size, forward, inverse, forward_vjp, inverse_vjp};
+const struct layer_ops R(affine_ops) = {.record_size = record_size,
+                                        .scratch_size = scratch_size,
+                                        .forward = forward,
+                                        .inverse = inverse,
+                                        .forward_vjp = forward_vjp,
+                                        .inverse_vjp = inverse_vjp};

@@ -96,30 +96,37 @@ static size_t scratch_size(const nf_layer *layer, size_t panels) {
     return field_scratch(layer) + ROWS * PANEL + panels * (most_components(layer) + 1) * PANEL + reals_of(2 * panels * PANEL) + solver;
 }
 
+static size_t cache_size(const nf_layer *layer) {
+    if (layer->cnf.dynamics != NF_DYNAMICS_HYPER)
+        return 0;
+    const field_hyper_shape shape = hyper_shape(layer);
+    return R(field_hyper_cache)(&shape);
+}
+
 /* ---- callbacks */
 
 static const real *context_of(const dynamics *d, size_t panel) {
     return d->layer->context_dim ? d->t->context + panel * d->layer->context_dim * PANEL : NULL;
 }
 
-static void rates(dynamics *d, size_t panel, const double *t, const unsigned char *active, const real *y, real *k, real *trace, real *square) {
+static void rates(dynamics *d, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k, real *trace, real *square) {
     if (d->hyper)
-        R(field_hyper_rates)(&d->units, t, active, y, k, trace, square);
+        R(field_hyper_rates)(&d->units, stage, t, active, y, k, trace, square);
     else
         R(field_mlp_rates)(&d->mlp, t, y, context_of(d, panel), k, trace, square);
 }
 
 /* dz/dt alone */
-static void velocity(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *k) {
-    rates(user, panel, t, active, y, k, NULL, NULL);
+static void velocity(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k) {
+    rates(user, panel, stage, t, active, y, k, NULL, NULL);
 }
 
 /* (z, log_det), and the penalty when it is wanted */
-static void whole_rhs(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *k) {
+static void whole_rhs(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k) {
     dynamics *d = user;
     const size_t dim = d->layer->dim;
     real *square = d->penalised && d->jacobian != 0 ? d->row + ROW_SQUARE * PANEL : NULL;
-    rates(d, panel, t, active, y, k, k + dim * PANEL, square);
+    rates(d, panel, stage, t, active, y, k, k + dim * PANEL, square);
     if (!d->penalised)
         return;
     real *penalty = k + (dim + 1) * PANEL;
@@ -131,8 +138,8 @@ static void whole_rhs(void *user, size_t panel, const double *t, const unsigned 
     }
 }
 
-static void pull_back(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *dk, const real *weight,
-                      bool parameters, real *dy) {
+static void pull_back(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *dk,
+                      const real *weight, bool parameters, real *dy) {
     dynamics *d = user;
     const size_t dim = d->layer->dim, first = panel * PANEL;
     const real *scale = d->scale ? d->scale + first : NULL;
@@ -150,7 +157,7 @@ static void pull_back(void *user, size_t panel, const double *t, const unsigned 
             dk[i] *= scale[i % PANEL];
     real *d_context = d->d_context ? d->d_context + panel * d->layer->context_dim * PANEL : NULL;
     if (d->hyper)
-        R(field_hyper_vjp)(&d->units, t, active, y, dk, d_trace, speed, square, parameters, dy);
+        R(field_hyper_vjp)(&d->units, stage, t, active, y, dk, d_trace, speed, square, parameters, dy);
     else
         R(field_mlp_vjp)(&d->mlp, t, y, context_of(d, panel), dk, d_trace, speed, square, parameters, dy, d_context);
 }
@@ -158,22 +165,16 @@ static void pull_back(void *user, size_t panel, const double *t, const unsigned 
 /* The nodes of all stages of all lanes at once, so that the net sees many instants together. */
 static void prepare_nodes(void *user, const ode_tableau *tableau, const ode_steps *s) {
     dynamics *d = user;
-    double t[PANEL * ODE_STEP_STAGES];
-    size_t count = 0, before = PANEL;
-    for (size_t l = 0; l < PANEL; l++) {
-        if (!s->active[l])
-            continue;
-        if (before == PANEL || s->t[l] != s->t[before] || s->h[l] != s->h[before])
-            for (size_t j = 0; j < tableau->stages; j++)
-                t[count++] = ode_stage_time(tableau->c[j], s->t[l], s->h[l], s->end[l]);
-        before = l;
-    }
-    R(field_hyper_prepare)(&d->units, count, t);
+    double times[ODE_STEP_STAGES][PANEL];
+    for (size_t j = 0; j < tableau->stages; j++)
+        for (size_t l = 0; l < PANEL; l++)
+            times[j][l] = ode_stage_time(tableau->c[j], s->t[l], s->h[l], s->end[l]);
+    R(field_hyper_prepare)(&d->units, tableau->stages, s->active, s->t, s->h, times);
 }
 
 /* ---- operations */
 
-static void begin(dynamics *d, const layer_run *run, const tile *t, bool inverse, bool penalty_wanted, const cnf_scratch *s) {
+static void begin(dynamics *d, const layer_run *run, const tile *t, bool inverse, bool vjp, bool penalty_wanted, const cnf_scratch *s) {
     const nf_layer *layer = run->layer;
     const nf_cnf_spec *spec = &layer->cnf;
     const real sign = (spec->t1 > spec->t0) != inverse ? 1 : -1;
@@ -187,7 +188,7 @@ static void begin(dynamics *d, const layer_run *run, const tile *t, bool inverse
     d->row = s->row;
     if (d->hyper) {
         const field_hyper_shape shape = hyper_shape(layer);
-        R(field_hyper_begin)(&d->units, &shape, run->theta, run->gradient, s->field);
+        R(field_hyper_begin)(&d->units, &shape, run->theta, run->epoch, run->gradient, vjp, run->cache, s->field);
     } else {
         const field_mlp_shape shape = mlp_shape(layer, d->penalised && spec->jacobian > 0);
         R(field_mlp_begin)(&d->mlp, &shape, run->theta, run->gradient, s->field);
@@ -256,7 +257,7 @@ static int apply(const layer_run *run, tile *t, bool inverse) {
     const cnf_scratch s = map_scratch(layer, TILE_PANELS, run->scratch);
     const bool discrete = layer->cnf.gradient == NF_ODE_DISCRETE;
     dynamics d;
-    begin(&d, run, t, inverse, t->penalty != NULL, &s);
+    begin(&d, run, t, inverse, false, t->penalty != NULL, &s);
     const ode_problem problem = inverse ? problem_of(layer, layer->cnf.t1, layer->cnf.t0) : problem_of(layer, layer->cnf.t0, layer->cnf.t1);
     const ode_field field = {.user = &d,
                              .size = t->dim + 1 + d.penalised,
@@ -329,7 +330,7 @@ static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverse)
     const nf_layer *layer = run->layer;
     const cnf_scratch s = map_scratch(layer, TILE_PANELS, run->scratch);
     dynamics d;
-    begin(&d, run, t, inverse, c->penalty != NULL, &s);
+    begin(&d, run, t, inverse, true, c->penalty != NULL, &s);
     d.d_log_det = c->log_det;
     d.d_penalty = d.penalised ? c->penalty : NULL;
     d.d_context = c->context;
@@ -350,4 +351,10 @@ static void forward_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp
 
 static void inverse_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, true); }
 
-const struct layer_ops R(cnf_ops) = {record_size, scratch_size, forward, inverse, forward_vjp, inverse_vjp};
+const struct layer_ops R(cnf_ops) = {.record_size = record_size,
+                                     .scratch_size = scratch_size,
+                                     .cache_size = cache_size,
+                                     .forward = forward,
+                                     .inverse = inverse,
+                                     .forward_vjp = forward_vjp,
+                                     .inverse_vjp = inverse_vjp};

@@ -43,4 +43,9 @@ static void forward_vjp(const layer_run *run, const tile *t, cotangent *c) { per
 
 static void inverse_vjp(const layer_run *run, const tile *t, cotangent *c) { permute(run, t->panels, c->x, false); }
 
-const struct layer_ops R(permutation_ops) = {record_size, scratch_size, forward, inverse, forward_vjp, inverse_vjp};
+const struct layer_ops R(permutation_ops) = {.record_size = record_size,
+                                             .scratch_size = scratch_size,
+                                             .forward = forward,
+                                             .inverse = inverse,
+                                             .forward_vjp = forward_vjp,
+                                             .inverse_vjp = inverse_vjp};

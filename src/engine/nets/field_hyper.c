@@ -2,80 +2,136 @@
 
 #include <string.h>
 
+#include "engine/kernels/activation.h"
 #include "engine/kernels/simd.h"
 #include "engine/kernels/vmath.h"
 #include "engine/nets/mlp.h"
 
 #define POOL_BYTES ((size_t)4 << 20)
-#define MOST_NODES ((size_t)1024)
+#define MOST_ENTRIES ((size_t)2048)
+#define FEWEST_ENTRIES (PANEL * HYPER_STAGES) /* so that one panel's step always fits */
+#define SPAN_ROOM ((size_t)512)
+#define SPAN_SLOTS (2 * SPAN_ROOM)
 
 static size_t aligned(size_t count) {
     const size_t unit = NF_ALIGN / sizeof(real);
     return (count + unit - 1) / unit * unit;
 }
 
-static size_t reals_of(size_t bytes) { return aligned((bytes + sizeof(real) - 1) / sizeof(real)); }
+/* An entry: w [dim], u [dim] (gated, divided by the units), gate [dim], b, c, each a row of `padded` units; gradients alike. */
+typedef struct entry_rows {
+    real *w, *u, *gate, *b, *c;
+} entry_rows;
 
-/* A node: w [dim], u [dim] (gated, divided by the units), b, c, each a row of `padded` units; then their gradients alike. */
-typedef struct node_rows {
-    real *w, *u, *b, *c;
-} node_rows;
-
-static node_rows rows_at(const field_hyper *f, real *node) {
-    const size_t d = f->shape.dim, row = f->padded;
-    return (node_rows){node, node + d * row, node + 2 * d * row, node + (2 * d + 1) * row};
+static entry_rows rows_at(const field_hyper *f, real *entry) {
+    const size_t size = f->shape.dim * f->padded;
+    return (entry_rows){entry, entry + size, entry + 2 * size, entry + 3 * size, entry + 3 * size + f->padded};
 }
 
-static real *node_at(const field_hyper *f, size_t i) { return f->nodes + i * f->node_size; }
-static real *node_gradient(const field_hyper *f, real *node) { return node + f->node_size / 2; }
+/* ---- memory */
 
-static real *piece(real *base, size_t *used, size_t count) {
+static void *piece(real *base, size_t *used, size_t bytes) {
     const size_t start = *used;
-    *used += aligned(count);
+    *used += aligned((bytes + sizeof(real) - 1) / sizeof(real));
     return base ? base + start : NULL;
 }
 
-static size_t map(field_hyper *f, const field_hyper_shape *shape, real *base) {
-    const nf_net *net = shape->net;
-    size_t used = 0;
+/* What stands first in the cache. */
+typedef struct pool_head {
+    uint64_t epoch;
+    size_t count;
+} pool_head;
+
+static void size_field(field_hyper *f, const field_hyper_shape *shape) {
     f->shape = *shape;
     f->padded = (shape->units + PANEL - 1) / PANEL * PANEL;
-    f->node_size = 2 * (2 * shape->dim + 2) * f->padded;
-    f->node_room = POOL_BYTES / (f->node_size * sizeof(real));
-    f->node_room = f->node_room > MOST_NODES ? MOST_NODES : f->node_room < 2 * PANEL ? 2 * PANEL : f->node_room;
-    for (f->slot_count = 1; f->slot_count < 2 * f->node_room;)
-        f->slot_count *= 2;
-    f->nodes = piece(base, &used, f->node_room * f->node_size);
-    f->times = (double *)(void *)piece(base, &used, reals_of(f->node_room * sizeof(double)));
-    f->slots = (field_hyper_slot *)(void *)piece(base, &used, reals_of(f->slot_count * sizeof *f->slots));
-    f->net_in = piece(base, &used, PANEL);
-    f->net_out = piece(base, &used, net->outputs * PANEL);
-    f->d_out = piece(base, &used, net->outputs * PANEL);
-    f->net_record = piece(base, &used, R(mlp_record_size)(net, 1));
-    f->net_room = piece(base, &used, R(mlp_scratch_size)(net, 1));
-    f->rows = piece(base, &used, 3 * f->padded + shape->dim * shape->dim + 3 * shape->dim);
+    f->entry_size = (3 * shape->dim + 2) * f->padded;
+    size_t room = POOL_BYTES / (f->entry_size * sizeof(real));
+    room = room > MOST_ENTRIES ? MOST_ENTRIES : room < FEWEST_ENTRIES ? FEWEST_ENTRIES : room;
+    f->pool.room = f->sums.room = room;
+    for (f->pool.slot_count = 1; f->pool.slot_count < 2 * room;)
+        f->pool.slot_count *= 2;
+    f->sums.slot_count = f->pool.slot_count;
+}
+
+static size_t map_table(field_hyper_table *table, real *base, size_t used) {
+    table->slots = piece(base, &used, table->slot_count * sizeof *table->slots);
+    table->times = piece(base, &used, table->room * sizeof *table->times);
     return used;
+}
+
+static size_t map_cache(field_hyper *f, real *base, pool_head **head) {
+    size_t used = 0;
+    *head = piece(base, &used, NF_ALIGN);
+    used = map_table(&f->pool, base, used);
+    f->nodes = piece(base, &used, f->pool.room * f->entry_size * sizeof(real));
+    return used;
+}
+
+static size_t map_scratch(field_hyper *f, real *base) {
+    const nf_net *net = f->shape.net;
+    const size_t d = f->shape.dim, outputs = d + 1;
+    size_t used = map_table(&f->sums, base, 0);
+    f->gradients = piece(base, &used, f->sums.room * f->entry_size * sizeof(real));
+    f->spans = piece(base, &used, SPAN_ROOM * sizeof *f->spans);
+    f->span_slots = piece(base, &used, SPAN_SLOTS * sizeof *f->span_slots);
+    f->net_in = piece(base, &used, PANEL * sizeof(real));
+    f->net_out = piece(base, &used, net->outputs * PANEL * sizeof(real));
+    f->net_c = piece(base, &used, f->shape.units * PANEL * sizeof(real));
+    f->net_record = piece(base, &used, R(mlp_record_size)(net, 1) * sizeof(real));
+    f->net_room = piece(base, &used, R(mlp_scratch_size)(net, 1) * sizeof(real));
+    f->rows = piece(base, &used, (4 * f->padded + d * d + d) * sizeof(real));
+    f->parts = piece(base, &used, outputs * VEC_LANES * VEC_LANES * sizeof(real));
+    f->kept = piece(base, &used, HYPER_STAGES * PANEL * f->padded * sizeof(real));
+    return used;
+}
+
+size_t R(field_hyper_cache)(const field_hyper_shape *shape) {
+    field_hyper f;
+    pool_head *head;
+    size_field(&f, shape);
+    return map_cache(&f, NULL, &head);
 }
 
 size_t R(field_hyper_scratch)(const field_hyper_shape *shape) {
     field_hyper f;
-    return map(&f, shape, NULL);
+    size_field(&f, shape);
+    return map_scratch(&f, NULL);
 }
 
-static void clear_pool(field_hyper *f) {
-    memset(f->slots, 0, f->slot_count * sizeof *f->slots);
-    f->node_count = 0;
-    f->last = NULL;
+static void clear_table(field_hyper_table *table) {
+    memset(table->slots, 0, table->slot_count * sizeof *table->slots);
+    table->count = 0;
 }
 
-void R(field_hyper_begin)(field_hyper *f, const field_hyper_shape *shape, const real *theta, real *gradient, real *scratch) {
-    map(f, shape, scratch);
+static void clear_spans(field_hyper *f) {
+    memset(f->span_slots, 0, SPAN_SLOTS * sizeof *f->span_slots);
+    f->span_count = 0;
+}
+
+void R(field_hyper_begin)(field_hyper *f, const field_hyper_shape *shape, const real *theta, uint64_t epoch, real *gradient, bool vjp,
+                          real *cache, real *scratch) {
+    pool_head *head;
+    size_field(f, shape);
+    map_cache(f, cache, &head);
+    map_scratch(f, scratch);
     f->theta = theta;
     f->gradient = gradient;
-    clear_pool(f);
+    f->keep = vjp;
+    f->pool_count = &head->count;
+    if (head->epoch != epoch) {
+        clear_table(&f->pool);
+        head->epoch = epoch;
+        head->count = 0;
+    }
+    f->pool.count = head->count;
+    if (gradient)
+        clear_table(&f->sums);
+    clear_spans(f);
+    memset(f->kept_stage, 0, sizeof f->kept_stage);
 }
 
-/* ---- the pool */
+/* ---- tables */
 
 static uint64_t key_of(double t) {
     uint64_t key;
@@ -84,68 +140,118 @@ static uint64_t key_of(double t) {
     return key;
 }
 
-/* The slot that holds the key, or the empty one where it belongs. */
-static field_hyper_slot *find_slot(const field_hyper *f, uint64_t key) {
-    uint64_t mixed = key * 0x9e3779b97f4a7c15u; /* Fibonacci hashing: Knuth, TAOCP 3, 6.4 */
-    mixed ^= mixed >> 32;
-    size_t i = (size_t)mixed & (f->slot_count - 1);
-    while (f->slots[i].node && f->slots[i].key != key)
-        i = (i + 1) & (f->slot_count - 1);
-    return &f->slots[i];
+/* Instants on a dyadic grid have few bits, all of them high: a finaliser that brings every bit everywhere (Steele, Lea & Flood 2014). */
+static size_t mix(uint64_t key) {
+    key = (key ^ key >> 30) * 0xbf58476d1ce4e5b9u;
+    key = (key ^ key >> 27) * 0x94d049bb133111ebu;
+    return (size_t)(key ^ key >> 31);
 }
 
-/* What the net gives at the time of lane l, into a node. */
-static void fill_node(const field_hyper *f, size_t l, real *node) {
-    const size_t d = f->shape.dim, units = f->shape.units, fields = units * d;
-    const real share = (real)(1.0 / (double)units);
-    const node_rows n = rows_at(f, node);
-    const real *w = f->net_out + l, *u = w + fields * PANEL, *gate = u + fields * PANEL, *b = gate + fields * PANEL;
-    memset(node, 0, f->node_size * sizeof(real));
-    for (size_t k = 0; k < units; k++) {
-        real c = 0;
-        for (size_t i = 0; i < d; i++) {
-            const size_t at = (k * d + i) * PANEL;
-            const real gated = u[at] * gate[at] * share;
-            n.w[i * f->padded + k] = w[at];
-            n.u[i * f->padded + k] = gated;
-            c = madd(gated, w[at], c);
+/* The slot that holds the instant, or the empty one where it belongs. */
+static field_hyper_slot *find_slot(const field_hyper_table *table, double t) {
+    const uint64_t key = key_of(t);
+    size_t i = mix(key) & (table->slot_count - 1);
+    while (table->slots[i].index && table->slots[i].key != key)
+        i = (i + 1) & (table->slot_count - 1);
+    return &table->slots[i];
+}
+
+static size_t add_entry(field_hyper_table *table, field_hyper_slot *slot, double t) {
+    table->times[table->count] = t;
+    *slot = (field_hyper_slot){key_of(t), ++table->count};
+    return table->count - 1;
+}
+
+static real *node_at(const field_hyper *f, size_t i) { return f->nodes + i * f->entry_size; }
+static real *sum_at(const field_hyper *f, size_t i) { return f->gradients + i * f->entry_size; }
+
+/* ---- between lanes that are instants and rows of units */
+
+/* to[l][n] = rows[n * stride + l] for the first `count` lanes; units beyond the last become 0. */
+static void spread(const field_hyper *f, size_t stride, const real *rows, size_t count, real *const *to, size_t at) {
+    for (size_t l = 0; l < count; l += VEC_LANES)
+        for (size_t n = 0; n < f->padded; n += VEC_LANES) {
+            vec r[VEC_LANES];
+            for (size_t i = 0; i < VEC_LANES; i++)
+                r[i] = n + i < f->shape.units ? vec_load(rows + (n + i) * stride + l) : vec_zero();
+            vec_transpose(r);
+            for (size_t i = 0; i < VEC_LANES && l + i < count; i++)
+                vec_store(to[l + i] + at + n, r[i]);
         }
-        n.b[k] = b[k * PANEL];
-        n.c[k] = c;
+}
+
+/* rows[n * stride + l] = from[l][at + n]; lanes beyond `count` become 0. */
+static void collect(const field_hyper *f, size_t stride, size_t count, real *const *from, size_t at, real *rows) {
+    for (size_t l = 0; l < PANEL; l += VEC_LANES)
+        for (size_t n = 0; n < f->shape.units; n += VEC_LANES) {
+            vec r[VEC_LANES];
+            for (size_t i = 0; i < VEC_LANES; i++)
+                r[i] = l + i < count ? vec_load(from[l + i] + at + n) : vec_zero();
+            vec_transpose(r);
+            for (size_t i = 0; i < VEC_LANES && n + i < f->shape.units; i++)
+                vec_store(rows + (n + i) * stride + l, r[i]);
+        }
+}
+
+/* ---- nodes */
+
+/* The net's output, lane by lane an instant, becomes gated and shared out: u = U sigmoid(G) / units, c = u.w. */
+VEC_INLINE void gate_lanes(const field_hyper *f, size_t lanes) {
+    const size_t d = f->shape.dim, units = f->shape.units, fields = units * d * PANEL;
+    const real share = (real)(1.0 / (double)units);
+    for (size_t n = 0; n < units; n++) {
+        real *restrict w = f->net_out + n * d * PANEL, *restrict u = w + fields, *restrict gate = u + fields, *restrict c = f->net_c + n * PANEL;
+        for (size_t l = 0; l < lanes; l++)
+            c[l] = 0;
+        for (size_t i = 0; i < d; i++)
+            for (size_t l = 0; l < lanes; l++) {
+                const size_t at = i * PANEL + l;
+                gate[at] = vm_sigmoid(gate[at]);
+                u[at] *= gate[at] * share;
+                c[l] = madd(u[at], w[at], c[l]);
+            }
     }
 }
 
-static void apply_gates(const field_hyper *f, real *restrict out) {
-    const size_t fields = f->shape.units * f->shape.dim * PANEL;
-    for (size_t i = 2 * fields; i < 3 * fields; i++)
-        out[i] = vm_sigmoid(out[i]);
+static void gate_outputs(const field_hyper *f, size_t count) {
+    if (count <= PANEL / 2)
+        gate_lanes(f, PANEL / 2);
+    else
+        gate_lanes(f, PANEL);
 }
 
-/* Nodes of up to PANEL instants that are all missing. */
+/* Nodes of up to PANEL instants that are all missing and for which there is room. */
 static void add_nodes(field_hyper *f, size_t count, const double *t) {
-    if (f->node_count + count > f->node_room)
-        R(field_hyper_finish)(f);
+    const size_t d = f->shape.dim, units = f->shape.units, fields = units * d * PANEL, row = f->padded;
+    real *to[PANEL];
     for (size_t l = 0; l < PANEL; l++)
         f->net_in[l] = (real)t[l < count ? l : 0];
     R(mlp_forward)(f->shape.net, f->theta, 1, count, f->net_in, f->net_out, NULL, f->net_room);
-    apply_gates(f, f->net_out);
-    for (size_t l = 0; l < count; l++) {
-        const uint64_t key = key_of(t[l]);
-        field_hyper_slot *slot = find_slot(f, key);
-        f->times[f->node_count] = t[l];
-        fill_node(f, l, node_at(f, f->node_count));
-        *slot = (field_hyper_slot){key, ++f->node_count};
-    }
+    gate_outputs(f, count);
+    for (size_t l = 0; l < count; l++)
+        to[l] = node_at(f, add_entry(&f->pool, find_slot(&f->pool, t[l]), t[l]));
+    *f->pool_count = f->pool.count;
+    for (size_t i = 0; i < d; i++)
+        for (size_t kind = 0; kind < 3; kind++)
+            spread(f, d * PANEL, f->net_out + kind * fields + i * PANEL, count, to, (kind * d + i) * row);
+    spread(f, PANEL, f->net_out + 3 * fields, count, to, 3 * d * row);
+    spread(f, PANEL, f->net_c, count, to, (3 * d + 1) * row);
 }
 
-void R(field_hyper_prepare)(field_hyper *f, size_t count, const double *t) {
+static void forget_nodes(field_hyper *f) {
+    clear_table(&f->pool);
+    *f->pool_count = 0;
+    clear_spans(f);
+}
+
+/* Makes nodes of those of `count` instants that have none. The pool must have room for all. */
+static void need_nodes(field_hyper *f, size_t count, const double *t) {
     double missing[PANEL];
     size_t n = 0;
     for (size_t i = 0; i < count; i++) {
-        const uint64_t key = key_of(t[i]);
-        bool listed = find_slot(f, key)->node != 0;
-        for (size_t j = 0; j < n && !listed; j++)
-            listed = key_of(missing[j]) == key;
+        bool listed = find_slot(&f->pool, t[i])->index != 0;
+        for (size_t j = n; j-- > 0 && !listed;)
+            listed = key_of(missing[j]) == key_of(t[i]);
         if (listed)
             continue;
         missing[n++] = t[i];
@@ -158,84 +264,248 @@ void R(field_hyper_prepare)(field_hyper *f, size_t count, const double *t) {
         add_nodes(f, n, missing);
 }
 
-static real *node_of(field_hyper *f, double t) {
-    const uint64_t key = key_of(t);
-    if (f->last && f->last_key == key)
-        return f->last;
-    size_t node = find_slot(f, key)->node;
-    if (!node) {
-        add_nodes(f, 1, &t);
-        node = f->node_count;
+/* ---- spans */
+
+static uint32_t *find_span(const field_hyper *f, double t, double h) {
+    size_t i = mix(key_of(t) ^ key_of(h) * 3) & (SPAN_SLOTS - 1);
+    for (; f->span_slots[i]; i = (i + 1) & (SPAN_SLOTS - 1)) {
+        const field_hyper_span *span = &f->spans[f->span_slots[i] - 1];
+        if (span->t == t && span->h == h)
+            break;
     }
-    f->last_key = key;
-    f->last = node_at(f, node - 1);
-    return f->last;
+    return &f->span_slots[i];
 }
 
-/* ---- one sample; the units are the lanes */
-
-static real dot(size_t padded, const real *restrict a, const real *restrict b) {
-    _Alignas(NF_ALIGN) real sum[PANEL] = {0};
-    for (size_t n = 0; n < padded; n += PANEL)
-        for (size_t l = 0; l < PANEL; l++)
-            sum[l] = madd(a[n + l], b[n + l], sum[l]);
-    return panel_sum(sum);
+static uint32_t sum_of(field_hyper *f, double t) {
+    field_hyper_slot *slot = find_slot(&f->sums, t);
+    if (slot->index)
+        return (uint32_t)slot->index - 1;
+    const size_t i = add_entry(&f->sums, slot, t);
+    memset(sum_at(f, i), 0, f->entry_size * sizeof(real));
+    return (uint32_t)i;
 }
 
-/* h = tanh(W z + B), g = 1 - h^2 */
-static void activate_units(const field_hyper *f, const node_rows *n, const real *z, real *restrict h, real *restrict g) {
-    const size_t padded = f->padded;
-    for (size_t k = 0; k < padded; k++)
-        h[k] = n->b[k];
-    for (size_t i = 0; i < f->shape.dim; i++) {
-        const real *restrict w = n->w + i * padded;
-        const real zi = z[i * PANEL];
-        for (size_t k = 0; k < padded; k++)
-            h[k] = madd(w[k], zi, h[k]);
-    }
-    for (size_t k = 0; k < padded; k++) {
-        h[k] = vm_tanh(h[k]);
-        g[k] = madd(-h[k], h[k], 1);
-    }
-}
+static void gather_gradient(field_hyper *f);
 
-/* J_ij = sum_n u_in g_n w_jn, dim x dim. `spare`: a row. */
-static void jacobian(const field_hyper *f, const node_rows *n, const real *g, real *restrict spare, real *jac) {
-    for (size_t i = 0; i < f->shape.dim; i++) {
-        for (size_t k = 0; k < f->padded; k++)
-            spare[k] = n->u[i * f->padded + k] * g[k];
-        for (size_t j = 0; j < f->shape.dim; j++)
-            jac[i * f->shape.dim + j] = dot(f->padded, spare, n->w + j * f->padded);
-    }
-}
-
-void R(field_hyper_rates)(field_hyper *f, const double *t, const unsigned char *active, const real *z, real *k, real *trace, real *square) {
-    const size_t d = f->shape.dim;
-    real *h = f->rows, *g = h + f->padded, *spare = g + f->padded, *jac = spare + f->padded;
-    for (size_t l = 0; l < PANEL; l++) {
-        if (!active[l])
+/* Steps of lanes that are not known yet: their nodes together, and where their gradients go. */
+static void add_spans(field_hyper *f, size_t stages, size_t count, const size_t *lanes, const double *t, const double *h, double times[][PANEL]) {
+    double all[HYPER_STAGES * PANEL] = {0};
+    size_t n = 0;
+    for (size_t c = 0; c < count; c++)
+        for (size_t j = 0; j < stages; j++)
+            all[n++] = times[j][lanes[c]];
+    need_nodes(f, n, all);
+    for (size_t c = 0; c < count; c++) {
+        uint32_t *slot = find_span(f, t[lanes[c]], h[lanes[c]]);
+        if (*slot)
             continue;
-        const node_rows n = rows_at(f, node_of(f, t[l]));
-        activate_units(f, &n, z + l, h, g);
-        for (size_t i = 0; i < d; i++)
-            k[i * PANEL + l] = dot(f->padded, n.u + i * f->padded, h);
-        if (trace)
-            trace[l] = dot(f->padded, n.c, g);
-        if (square) {
-            jacobian(f, &n, g, spare, jac);
-            real sum = 0;
-            for (size_t i = 0; i < d * d; i++)
-                sum = madd(jac[i], jac[i], sum);
-            square[l] = sum;
+        field_hyper_span *span = &f->spans[f->span_count++];
+        *slot = (uint32_t)f->span_count;
+        span->t = t[lanes[c]];
+        span->h = h[lanes[c]];
+        for (size_t j = 0; j < stages; j++) {
+            span->node[j] = (uint32_t)find_slot(&f->pool, times[j][lanes[c]])->index - 1;
+            if (f->gradient)
+                span->gradient[j] = sum_of(f, times[j][lanes[c]]);
         }
     }
 }
 
-/* The parts of the vjp that come of the Jacobian's norm: e_n += sum_ij dJ_ij u_in w_jn, and with gradients those of u and w. */
-static void square_vjp(const field_hyper *f, const node_rows *n, const node_rows *to, const real *g, real d_square, real *restrict e,
-                       real *restrict spare, real *jac) {
+void R(field_hyper_prepare)(field_hyper *f, size_t stages, const unsigned char *active, const double *t, const double *h,
+                            double times[][PANEL]) {
+    size_t missing[PANEL], count = 0;
+    /* When the gradients go home depends on the steps of this tile alone, not on what the pool has seen before: the order of the sums does. */
+    if (f->gradient && f->sums.count + PANEL * HYPER_STAGES > f->sums.room) {
+        gather_gradient(f);
+        clear_spans(f);
+    }
+    if (f->pool.count + PANEL * HYPER_STAGES > f->pool.room)
+        forget_nodes(f);
+    if (f->span_count + PANEL > SPAN_ROOM)
+        clear_spans(f);
+    for (size_t l = 0, last = PANEL; l < PANEL; l++) {
+        if (!active[l])
+            continue;
+        if ((last == PANEL || t[l] != t[last] || h[l] != h[last]) && !*find_span(f, t[l], h[l]))
+            missing[count++] = l;
+        last = l;
+    }
+    if (count)
+        add_spans(f, stages, count, missing, t, h, times);
+    const field_hyper_span *span = NULL;
+    for (size_t l = 0; l < PANEL; l++) {
+        if (!active[l])
+            continue;
+        if (!span || span->t != t[l] || span->h != h[l])
+            span = &f->spans[*find_span(f, t[l], h[l]) - 1];
+        for (size_t j = 0; j < stages; j++) {
+            f->node[j][l] = node_at(f, span->node[j]);
+            if (f->gradient)
+                f->sum[j][l] = sum_at(f, span->gradient[j]);
+        }
+    }
+    memset(f->kept_stage, 0, sizeof f->kept_stage);
+}
+
+/* The nodes of active lanes for a stage, or at instants outside of steps. */
+static real *const *nodes_of(field_hyper *f, size_t stage, const double *t, const unsigned char *active, real **found) {
+    if (stage != HYPER_NO_STAGE)
+        return f->node[stage];
+    double needed[PANEL];
+    size_t count = 0;
+    for (size_t l = 0; l < PANEL; l++)
+        if (active[l])
+            needed[count++] = t[l];
+    if (f->pool.count + count > f->pool.room)
+        forget_nodes(f);
+    need_nodes(f, count, needed);
+    for (size_t l = 0; l < PANEL; l++)
+        found[l] = active[l] ? node_at(f, find_slot(&f->pool, t[l])->index - 1) : NULL;
+    return found;
+}
+
+/* ---- one sample; the units are the lanes */
+
+static real dot(size_t padded, const real *a, const real *b) {
+    vec sum[PANEL_VECS];
+    _Alignas(NF_ALIGN) real row[PANEL];
+    for (size_t v = 0; v < PANEL_VECS; v++)
+        sum[v] = vec_zero();
+    for (size_t n = 0; n < padded; n += PANEL)
+        for (size_t v = 0; v < PANEL_VECS; v++)
+            sum[v] = vec_madd(vec_load(a + n + v * VEC_LANES), vec_load(b + n + v * VEC_LANES), sum[v]);
+    for (size_t v = 0; v < PANEL_VECS; v++)
+        vec_store(row + v * VEC_LANES, sum[v]);
+    return panel_sum(row);
+}
+
+/* h = tanh(W z + B); `d` is a constant where this is called for few dimensions, and the loops melt into one. */
+VEC_INLINE void activate_units(size_t d, size_t padded, const entry_rows *n, const real *z, real *restrict h) {
+    const real *restrict w = n->w, *restrict b = n->b;
+    for (size_t k = 0; k < padded; k += PANEL) {
+        _Alignas(NF_ALIGN) real a[PANEL];
+        for (size_t l = 0; l < PANEL; l++)
+            a[l] = b[k + l];
+        for (size_t i = 0; i < d; i++)
+            for (size_t l = 0; l < PANEL; l++)
+                a[l] = madd(w[i * padded + k + l], z[i * PANEL], a[l]);
+        for (size_t l = 0; l < PANEL; l++)
+            h[k + l] = vm_tanh(a[l]);
+    }
+}
+
+static void activate_sample(const field_hyper *f, const entry_rows *n, const real *z, real *restrict h) {
+    switch (f->shape.dim) {
+    case 1:
+        activate_units(1, f->padded, n, z, h);
+        return;
+    case 2:
+        activate_units(2, f->padded, n, z, h);
+        return;
+    case 3:
+        activate_units(3, f->padded, n, z, h);
+        return;
+    default:
+        activate_units(f->shape.dim, f->padded, n, z, h);
+    }
+}
+
+/* Sums over the units, a vector each that vec_sum_rows will bring to one number, for many samples at once. */
+VEC_INLINE vec partial_dot(size_t padded, const real *a, const real *h) {
+    vec sum[PANEL_VECS];
+    VEC_UNROLL for (size_t v = 0; v < PANEL_VECS; v++) sum[v] = vec_zero();
+    for (size_t k = 0; k < padded; k += PANEL) {
+        VEC_UNROLL for (size_t v = 0; v < PANEL_VECS; v++) sum[v] = vec_madd(vec_load(a + k + v * VEC_LANES), vec_load(h + k + v * VEC_LANES), sum[v]);
+    }
+    return vec_fold_panel(sum);
+}
+
+/* sum c (1 - h^2) */
+VEC_INLINE vec partial_trace(size_t padded, const real *c, const real *h) {
+    const vec one = vec_set1(1);
+    vec sum[PANEL_VECS];
+    VEC_UNROLL for (size_t v = 0; v < PANEL_VECS; v++) sum[v] = vec_zero();
+    for (size_t k = 0; k < padded; k += PANEL) {
+        VEC_UNROLL for (size_t v = 0; v < PANEL_VECS; v++) {
+            const vec t = vec_load(h + k + v * VEC_LANES);
+            sum[v] = vec_madd(vec_load(c + k + v * VEC_LANES), vec_madd(-t, t, one), sum[v]);
+        }
+    }
+    return vec_fold_panel(sum);
+}
+
+static real *part_at(const field_hyper *f, size_t output, size_t lane) { return f->parts + (output * VEC_LANES + lane) * VEC_LANES; }
+
+/* The sums of VEC_LANES samples for one output. */
+static void store_sums(const field_hyper *f, size_t output, real *to) {
+    vec r[VEC_LANES];
+    VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) r[i] = vec_load(part_at(f, output, i));
+    vec_store(to, vec_sum_rows(r));
+}
+
+static real *kept_at(const field_hyper *f, size_t stage, size_t lane) { return f->kept + (stage * PANEL + lane) * f->padded; }
+
+/* J_ij = sum_n u_in g_n w_jn, dim x dim, with g = 1 - h^2. `spare`: a row. */
+static void jacobian(const field_hyper *f, const entry_rows *n, const real *h, real *restrict spare, real *jac) {
     const size_t d = f->shape.dim, padded = f->padded;
-    jacobian(f, n, g, spare, jac);
+    for (size_t i = 0; i < d; i++) {
+        for (size_t k = 0; k < padded; k++)
+            spare[k] = n->u[i * padded + k] * madd(-h[k], h[k], 1);
+        for (size_t j = 0; j < d; j++)
+            jac[i * d + j] = dot(padded, spare, n->w + j * padded);
+    }
+}
+
+static real squared_norm(const field_hyper *f, const entry_rows *n, const real *h) {
+    const size_t d = f->shape.dim;
+    real *spare = f->rows + 2 * f->padded, *jac = f->rows + 4 * f->padded, sum = 0;
+    jacobian(f, n, h, spare, jac);
+    for (size_t i = 0; i < d * d; i++)
+        sum = madd(jac[i], jac[i], sum);
+    return sum;
+}
+
+void R(field_hyper_rates)(field_hyper *f, size_t stage, const double *t, const unsigned char *active, const real *z, real *k, real *trace,
+                          real *square) {
+    const size_t d = f->shape.dim, padded = f->padded;
+    const bool keep = f->keep && stage != HYPER_NO_STAGE;
+    real *found[PANEL], *const *nodes = nodes_of(f, stage, t, active, found);
+    for (size_t first = 0; first < PANEL; first += VEC_LANES) {
+        for (size_t i = 0; i < VEC_LANES; i++) {
+            const size_t l = first + i;
+            if (!active[l]) {
+                for (size_t o = 0; o <= d; o++)
+                    vec_store(part_at(f, o, i), vec_zero());
+                continue;
+            }
+            const entry_rows n = rows_at(f, nodes[l]);
+            real *h = keep ? kept_at(f, stage, l) : f->rows;
+            activate_sample(f, &n, z + l, h);
+            for (size_t o = 0; o < d; o++)
+                vec_store(part_at(f, o, i), partial_dot(padded, n.u + o * padded, h));
+            if (trace)
+                vec_store(part_at(f, d, i), partial_trace(padded, n.c, h));
+            if (square)
+                square[l] = squared_norm(f, &n, h);
+        }
+        for (size_t o = 0; o < d; o++)
+            store_sums(f, o, k + o * PANEL + first);
+        if (trace)
+            store_sums(f, d, trace + first);
+    }
+    if (keep)
+        f->kept_stage[stage] = true;
+}
+
+/* ---- the vjp */
+
+/* The parts that come of the Jacobian's norm: e_n += sum_ij dJ_ij u_in w_jn, and with gradients those of u and w. */
+static void square_vjp(const field_hyper *f, const entry_rows *n, const entry_rows *to, const real *h, real d_square, real *restrict e) {
+    const size_t d = f->shape.dim, padded = f->padded;
+    real *restrict g = f->rows + 2 * padded, *spare = f->rows + 3 * padded, *jac = f->rows + 4 * padded;
+    jacobian(f, n, h, spare, jac);
+    for (size_t k = 0; k < padded; k++)
+        g[k] = madd(-h[k], h[k], 1);
     for (size_t i = 0; i < d; i++)
         for (size_t j = 0; j < d; j++) {
             const real dj = 2 * d_square * jac[i * d + j];
@@ -252,106 +522,147 @@ static void square_vjp(const field_hyper *f, const node_rows *n, const node_rows
         }
 }
 
-typedef struct sample_cotangent {
-    const real *k; /* [dim] */
-    real trace, square;
-} sample_cotangent;
-
-static void sample_vjp(const field_hyper *f, const node_rows *n, const node_rows *to, const real *z, const sample_cotangent *c, const real *restrict h,
-                       const real *restrict g, real *restrict e, real *restrict spare, real *jac, real *d_z) {
-    const size_t d = f->shape.dim, padded = f->padded;
-    for (size_t k = 0; k < padded; k++)
-        e[k] = c->trace * n->c[k];
-    if (c->square != 0)
-        square_vjp(f, n, to, g, c->square, e, spare, jac);
-    /* e becomes the cotangent of W z + B: g (sum_i dk_i u_i - 2 h e) */
-    for (size_t k = 0; k < padded; k++)
-        e[k] *= -2 * h[k];
-    for (size_t i = 0; i < d; i++) {
-        const real dk = c->k[i], *restrict u = n->u + i * padded;
-        for (size_t k = 0; k < padded; k++)
-            e[k] = madd(dk, u[k], e[k]);
-    }
-    for (size_t k = 0; k < padded; k++)
-        e[k] *= g[k];
-    for (size_t i = 0; i < d; i++)
-        d_z[i * PANEL] = dot(padded, e, n->w + i * padded);
-    if (!to)
-        return;
-    for (size_t i = 0; i < d; i++) {
-        real *restrict to_w = to->w + i * padded, *restrict to_u = to->u + i * padded;
-        const real zi = z[i * PANEL], dk = c->k[i];
-        for (size_t k = 0; k < padded; k++) {
-            to_w[k] = madd(e[k], zi, to_w[k]);
-            to_u[k] = madd(dk, h[k], to_u[k]);
+/* e becomes the cotangent of W z + B: g (sum_i dk_i u_i - 2 h e), and that of the gates' sums is taken along. */
+VEC_INLINE void unit_cotangents(size_t d, size_t padded, const entry_rows *n, const entry_rows *to, const real *z, const real *dk, real d_trace,
+                                const real *restrict h, real *restrict e) {
+    const vec trace = vec_set1(d_trace), one = vec_set1(1), minus_two = vec_set1(-2);
+    for (size_t k = 0; k < padded; k += VEC_LANES) {
+        const vec t = vec_load(h + k), g = vec_madd(-t, t, one);
+        vec a = vec_madd(trace, vec_load(n->c + k), vec_load(e + k)) * (minus_two * t);
+        for (size_t i = 0; i < d; i++)
+            a = vec_madd(vec_set1(dk[i]), vec_load(n->u + i * padded + k), a);
+        a = a * g;
+        vec_store(e + k, a);
+        if (!to)
+            continue;
+        for (size_t i = 0; i < d; i++) {
+            real *w = to->w + i * padded + k, *u = to->u + i * padded + k;
+            vec_store(w, vec_madd(a, vec_set1(z[i * PANEL]), vec_load(w)));
+            vec_store(u, vec_madd(vec_set1(dk[i]), t, vec_load(u)));
         }
-    }
-    for (size_t k = 0; k < padded; k++) {
-        to->b[k] += e[k];
-        to->c[k] = madd(c->trace, g[k], to->c[k]);
+        vec_store(to->b + k, vec_load(to->b + k) + a);
+        vec_store(to->c + k, vec_madd(trace, g, vec_load(to->c + k)));
     }
 }
 
-void R(field_hyper_vjp)(field_hyper *f, const double *t, const unsigned char *active, const real *z, const real *d_k, const real *d_trace,
-                        const real *d_speed, const real *d_square, bool parameters, real *d_z) {
-    const size_t d = f->shape.dim;
-    real *h = f->rows, *g = h + f->padded, *spare = g + f->padded, *jac = spare + f->padded, *dk = jac + d * d;
-    real *e = f->net_out; /* as long as a row at least */
-    for (size_t l = 0; l < PANEL; l++) {
-        if (!active[l])
-            continue;
-        real *node = node_of(f, t[l]);
-        const node_rows n = rows_at(f, node), to = rows_at(f, node_gradient(f, node));
-        activate_units(f, &n, z + l, h, g);
-        for (size_t i = 0; i < d; i++) {
-            dk[i] = d_k[i * PANEL + l];
-            if (d_speed && d_speed[l] != 0)
-                dk[i] = madd(2 * d_speed[l], dot(f->padded, n.u + i * f->padded, h), dk[i]);
+static void sample_cotangents(size_t d, size_t padded, const entry_rows *n, const entry_rows *to, const real *z, const real *dk, real d_trace,
+                              const real *h, real *e) {
+    if (d == 2)
+        unit_cotangents(2, padded, n, to, z, dk, d_trace, h, e);
+    else
+        unit_cotangents(d, padded, n, to, z, dk, d_trace, h, e);
+}
+
+/* The sums that the gradients of active lanes go to. */
+static real *const *sums_of(field_hyper *f, size_t stage, const double *t, const unsigned char *active, real **found) {
+    if (stage != HYPER_NO_STAGE)
+        return f->sum[stage];
+    if (f->sums.count + PANEL > f->sums.room)
+        gather_gradient(f);
+    for (size_t l = 0; l < PANEL; l++)
+        found[l] = active[l] ? sum_at(f, sum_of(f, t[l])) : NULL;
+    return found;
+}
+
+void R(field_hyper_vjp)(field_hyper *f, size_t stage, const double *t, const unsigned char *active, const real *z, const real *d_k,
+                        const real *d_trace, const real *d_speed, const real *d_square, bool parameters, real *d_z) {
+    const size_t d = f->shape.dim, padded = f->padded;
+    const bool kept = stage != HYPER_NO_STAGE && f->kept_stage[stage], sum = parameters && f->gradient;
+    real *found[PANEL], *found_sums[PANEL];
+    real *const *sums = sum ? sums_of(f, stage, t, active, found_sums) : NULL;
+    real *const *nodes = nodes_of(f, stage, t, active, found);
+    real *e = f->rows + padded, *dk = f->rows + 4 * padded + d * d;
+    for (size_t first = 0; first < PANEL; first += VEC_LANES) {
+        for (size_t i = 0; i < VEC_LANES; i++) {
+            const size_t l = first + i;
+            if (!active[l]) {
+                for (size_t o = 0; o < d; o++)
+                    vec_store(part_at(f, o, i), vec_zero());
+                continue;
+            }
+            const entry_rows n = rows_at(f, nodes[l]), to = rows_at(f, sum ? sums[l] : nodes[l]);
+            real *h = kept ? kept_at(f, stage, l) : f->rows;
+            if (!kept)
+                activate_sample(f, &n, z + l, h);
+            for (size_t o = 0; o < d; o++) {
+                dk[o] = d_k[o * PANEL + l];
+                if (d_speed && d_speed[l] != 0)
+                    dk[o] = madd(2 * d_speed[l], dot(padded, n.u + o * padded, h), dk[o]);
+            }
+            memset(e, 0, padded * sizeof(real));
+            if (d_square && d_square[l] != 0)
+                square_vjp(f, &n, sum ? &to : NULL, h, d_square[l], e);
+            sample_cotangents(d, padded, &n, sum ? &to : NULL, z + l, dk, d_trace[l], h, e);
+            for (size_t o = 0; o < d; o++)
+                vec_store(part_at(f, o, i), partial_dot(padded, n.w + o * padded, e));
         }
-        const sample_cotangent c = {dk, d_trace[l], d_square ? d_square[l] : 0};
-        sample_vjp(f, &n, parameters && f->gradient ? &to : NULL, z + l, &c, h, g, e, spare, jac, d_z + l);
+        for (size_t o = 0; o < d; o++)
+            store_sums(f, o, d_z + o * PANEL + first);
     }
 }
 
 /* ---- gradients of the net */
 
-/* From the gradient of node `index` to the cotangent of the net's output in lane l. */
-static void node_cotangent(const field_hyper *f, size_t index, size_t l) {
-    const size_t d = f->shape.dim, units = f->shape.units, fields = units * d;
-    const real share = (real)(1.0 / (double)units);
-    real *node = node_at(f, index);
-    const node_rows n = rows_at(f, node), g = rows_at(f, node_gradient(f, node));
-    const real *u = f->net_out + fields * PANEL + l, *gate = u + fields * PANEL;
-    real *d_w = f->d_out + l, *d_u = d_w + fields * PANEL, *d_gate = d_u + fields * PANEL, *d_b = d_gate + fields * PANEL;
-    for (size_t k = 0; k < units; k++) {
-        for (size_t i = 0; i < d; i++) {
-            const size_t at = (k * d + i) * PANEL, row = i * f->padded + k;
-            const real d_gated = madd(g.c[k], n.w[row], g.u[row]) * share;
-            d_w[at] = madd(g.c[k], n.u[row], g.w[row]);
-            d_u[at] = d_gated * gate[at];
-            d_gate[at] = d_gated * u[at] * gate[at] * (1 - gate[at]);
+/* The gathered gradient of an instant becomes, in place, the cotangent of the net's output there, a row for each of w, u, gate. */
+static void output_cotangent(const field_hyper *f, const entry_rows *n, const entry_rows *sum) {
+    const size_t d = f->shape.dim, padded = f->padded;
+    const real share = (real)(1.0 / (double)f->shape.units), units = (real)f->shape.units;
+    const real *restrict dc = sum->c;
+    for (size_t i = 0; i < d; i++) {
+        const real *restrict w = n->w + i * padded, *restrict u = n->u + i * padded, *restrict gate = n->gate + i * padded;
+        real *restrict dw = sum->w + i * padded, *restrict du = sum->u + i * padded, *restrict dgate = sum->gate + i * padded;
+        for (size_t k = 0; k < padded; k++) {
+            const real d_gated = madd(dc[k], w[k], du[k]) * share;
+            dw[k] = madd(dc[k], u[k], dw[k]);
+            du[k] = d_gated * gate[k];
+            dgate[k] = d_gated * (u[k] * units) * (1 - gate[k]);
         }
-        d_b[k * PANEL] = g.b[k];
     }
 }
 
-static void gather_gradient(const field_hyper *f) {
+/* The hidden layers at the instants in net_in, into the record: the net without its last layer, and the activation that a net leaves out at its end. */
+static void record_hidden(const field_hyper *f) {
     const nf_net *net = f->shape.net;
-    for (size_t first = 0; first < f->node_count; first += PANEL) {
-        const size_t count = f->node_count - first < PANEL ? f->node_count - first : PANEL;
-        for (size_t l = 0; l < PANEL; l++)
-            f->net_in[l] = (real)f->times[first + (l < count ? l : 0)];
-        R(mlp_forward)(net, f->theta, 1, PANEL, f->net_in, f->net_out, f->net_record, f->net_room);
-        apply_gates(f, f->net_out);
-        memset(f->d_out, 0, net->outputs * PANEL * sizeof(real));
-        for (size_t l = 0; l < count; l++)
-            node_cotangent(f, first + l, l);
-        R(mlp_vjp)(net, f->theta, 1, f->net_in, f->net_record, f->d_out, NULL, f->gradient, f->net_room);
+    const size_t hidden = net->hidden.count;
+    if (hidden == 0)
+        return;
+    const size_t size = net->hidden.items[hidden - 1] * PANEL;
+    const nf_net below = {net->inputs, net->hidden.items[hidden - 1], {hidden - 1, net->hidden.items}, net->activation};
+    real *last = f->net_record + R(mlp_record_size)(&below, 1);
+    R(mlp_forward)(&below, f->theta, 1, PANEL, f->net_in, last, f->net_record, f->net_room);
+    R(activate_slope)(net->activation, size, last, last + size);
+}
+
+static void gather_instants(field_hyper *f, size_t first, size_t count) {
+    const nf_net *net = f->shape.net;
+    const size_t d = f->shape.dim, fields = f->shape.units * d * PANEL, row = f->padded;
+    const double *t = f->sums.times + first;
+    real *from[PANEL];
+    if (f->pool.count + count > f->pool.room)
+        forget_nodes(f);
+    need_nodes(f, count, t);
+    for (size_t l = 0; l < count; l++) {
+        const entry_rows node = rows_at(f, node_at(f, find_slot(&f->pool, t[l])->index - 1)), sum = rows_at(f, sum_at(f, first + l));
+        output_cotangent(f, &node, &sum);
+        from[l] = sum_at(f, first + l);
     }
+    for (size_t i = 0; i < d; i++)
+        for (size_t kind = 0; kind < 3; kind++)
+            collect(f, d * PANEL, count, from, (kind * d + i) * row, f->net_out + kind * fields + i * PANEL);
+    collect(f, PANEL, count, from, 3 * d * row, f->net_out + 3 * fields);
+    for (size_t l = 0; l < PANEL; l++)
+        f->net_in[l] = (real)t[l < count ? l : 0];
+    record_hidden(f);
+    R(mlp_vjp)(net, f->theta, 1, f->net_in, f->net_record, f->net_out, NULL, f->gradient, f->net_room);
+}
+
+static void gather_gradient(field_hyper *f) {
+    for (size_t first = 0; first < f->sums.count; first += PANEL)
+        gather_instants(f, first, f->sums.count - first < PANEL ? f->sums.count - first : PANEL);
+    clear_table(&f->sums);
 }
 
 void R(field_hyper_finish)(field_hyper *f) {
     if (f->gradient)
         gather_gradient(f);
-    clear_pool(f);
 }

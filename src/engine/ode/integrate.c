@@ -47,9 +47,9 @@ static void count_evaluations(const group *g, const unsigned char *active) {
         g->run->evaluations += active[l];
 }
 
-static void evaluate(const group *g, size_t p, const double *t, const unsigned char *active, const real *y, real *k) {
+static void evaluate(const group *g, size_t p, size_t stage, const double *t, const unsigned char *active, const real *y, real *k) {
     count_evaluations(g, active);
-    g->field->rhs(g->field->user, g->first + p, t, active, y, k);
+    g->field->rhs(g->field->user, g->first + p, stage, t, active, y, k);
 }
 
 void R(ode_combine)(size_t size, size_t count, const double *weight, const real *k, size_t stride, const real *h, const real *y,
@@ -201,7 +201,7 @@ static void choose_first_steps(const group *g) {
         const double one = 1.0;
         step_sizes(s, h);
         R(ode_combine)(g->size, 1, &one, panel_k(g, p, 0), g->stride, h, panel_y(g, p), g->stage);
-        evaluate(g, p, s->end, s->active, g->stage, panel_k(g, p, 1));
+        evaluate(g, p, ODE_NO_STAGE, s->end, s->active, g->stage, panel_k(g, p, 1));
         scaled_norms(g, p, panel_k(g, p, 1), panel_k(g, p, 0), change + p * PANEL);
     }
     if (problem->shared)
@@ -230,7 +230,7 @@ static void emit_samples(const group *g, size_t p) {
                 for (size_t i = 0; i < PANEL; i++)
                     t[i] = ode_stage_time(tableau->c[j], s->t[i], s->h[i], s->end[i]);
                 R(ode_combine)(g->size, j, tableau->a[j], panel_k(g, p, 0), g->stride, h, panel_y(g, p), g->stage);
-                evaluate(g, p, t, s->active, g->stage, panel_k(g, p, j));
+                evaluate(g, p, ODE_NO_STAGE, t, s->active, g->stage, panel_k(g, p, j));
             }
             extra_done = true;
             double weights[ODE_STAGES];
@@ -285,7 +285,7 @@ static void run_stages(const group *g, size_t p) {
             t[l] = ode_stage_time(tableau->c[j], s->t[l], s->h[l], s->end[l]);
         real *y = tableau->fsal && j + 1 == tableau->stages ? next : g->stage;
         R(ode_combine)(g->size, j, tableau->a[j], panel_k(g, p, 0), g->stride, h, panel_y(g, p), y);
-        evaluate(g, p, t, s->active, y, panel_k(g, p, j));
+        evaluate(g, p, j, t, s->active, y, panel_k(g, p, j));
     }
     if (!tableau->fsal)
         R(ode_combine)(g->size, tableau->stages, tableau->b, panel_k(g, p, 0), g->stride, h, panel_y(g, p), next);
@@ -343,7 +343,7 @@ static void start(const group *g) {
         double t[PANEL];
         for (size_t l = 0; l < PANEL; l++)
             t[l] = g->problem->t0;
-        evaluate(g, p, t, panel_active(g, p), panel_y(g, p), panel_k(g, p, 0));
+        evaluate(g, p, ODE_NO_STAGE, t, panel_active(g, p), panel_y(g, p), panel_k(g, p, 0));
     }
     if (!g->problem->steps)
         choose_first_steps(g);

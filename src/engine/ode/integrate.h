@@ -18,6 +18,8 @@
 /* Lanes of the largest group with a shared step. */
 #define ODE_MOST_LANES 128
 
+#define ODE_NO_STAGE ((size_t)-1) /* an evaluation that belongs to no step */
+
 enum ode_outcome { ODE_ARRIVED = 0, ODE_UNDERFLOW, ODE_BUDGET };
 
 /* The steps that the lanes of a panel attempt or have made. Stage times are ode_stage_time(c, t, h, end). */
@@ -33,9 +35,12 @@ typedef struct ode_field {
     void *user;
     size_t size;       /* components of the state */
     size_t controlled; /* the first of them, whose error is controlled; the others ride along */
-    /* k = f(t, y) of panel `panel`: y and k are [size][PANEL], t [PANEL]. k of lanes that are not active may be left alone. */
-    void (*rhs)(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *k);
-    /* Tells which steps come next, for fields that prepare something for many times at once; may be NULL. */
+    /*
+     * k = f(t, y) of panel `panel`: y and k are [size][PANEL], t [PANEL]. k of lanes that are not active may be left alone. `stage`:
+     * of the steps that prepare told of last, or ODE_NO_STAGE.
+     */
+    void (*rhs)(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k);
+    /* Tells which steps of a panel come next, for fields that prepare something for many times at once; may be NULL. */
     void (*prepare)(void *user, const ode_tableau *tableau, const ode_steps *steps);
     /* After a step: active are the lanes that made it, from y, with the stages k (`stride` reals apart). May be NULL. */
     void (*made)(void *user, size_t panel, const ode_tableau *tableau, const ode_steps *steps, const real *y, const real *k, size_t stride);

@@ -26,7 +26,7 @@ static void replay_stages(const reversal *r, const ode_steps *s, const real *h, 
         stage_times(r->tableau, s, j, t);
         R(ode_combine)(pb->size, j, r->tableau->a[j], r->k, r->stride, h, start, r->y + j * r->stride);
         if (j + 1 < r->tableau->weighted)
-            pb->rhs(pb->user, r->panel, t, s->active, r->y + j * r->stride, r->k + j * r->stride);
+            pb->rhs(pb->user, r->panel, j, t, s->active, r->y + j * r->stride, r->k + j * r->stride);
     }
 }
 
@@ -55,7 +55,7 @@ static void reverse_step(const reversal *r, const ode_steps *s, const real *star
         stage_times(tableau, s, j, t);
         for (size_t l = 0; l < PANEL; l++)
             weight[l] = (real)tableau->b[j] * h[l];
-        pb->vjp(pb->user, r->panel, t, s->active, r->y + j * r->stride, r->dk + j * r->stride, weight, true, r->dy);
+        pb->vjp(pb->user, r->panel, j, t, s->active, r->y + j * r->stride, r->dk + j * r->stride, weight, true, r->dy);
         for (size_t c = 0; c < pb->size; c++)
             for (size_t l = 0; l < PANEL; l++) {
                 real *dy = &r->dy[c * PANEL + l];
@@ -99,7 +99,7 @@ static size_t adjoint_own(size_t size) { return 4 * size * PANEL; }
 
 size_t R(ode_adjoint_scratch)(size_t panels, size_t size) { return adjoint_own(size) + R(ode_scratch_size)(panels, 2 * size); }
 
-static void adjoint_rhs(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *k) {
+static void adjoint_rhs(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k) {
     const adjoint *a = user;
     const ode_pullback *pb = a->pullback;
     const size_t half = pb->size * PANEL;
@@ -109,8 +109,8 @@ static void adjoint_rhs(void *user, size_t panel, const double *t, const unsigne
     for (size_t c = 0; c < pb->size; c++)
         for (size_t l = 0; l < PANEL; l++)
             a->dk[c * PANEL + l] = active[l] ? y[half + c * PANEL + l] : 0;
-    pb->rhs(pb->user, panel, t, active, y, k);
-    pb->vjp(pb->user, panel, t, active, y, a->dk, weight, false, k + half);
+    pb->rhs(pb->user, panel, stage, t, active, y, k);
+    pb->vjp(pb->user, panel, stage, t, active, y, a->dk, weight, false, k + half);
     for (size_t i = 0; i < half; i++)
         k[half + i] = -k[half + i];
 }
@@ -130,6 +130,8 @@ static void adjoint_made(void *user, size_t panel, const ode_tableau *tableau, c
     _Alignas(NF_ALIGN) real h[PANEL], weight[PANEL];
     for (size_t l = 0; l < PANEL; l++)
         h[l] = s->active[l] ? (real)s->h[l] : 0;
+    if (pb->prepare)
+        pb->prepare(pb->user, tableau, s);
     for (size_t j = 0; j < tableau->weighted; j++) {
         if (tableau->b[j] == 0.0)
             continue;
@@ -142,7 +144,7 @@ static void adjoint_made(void *user, size_t panel, const ode_tableau *tableau, c
         for (size_t c = 0; c < pb->size; c++)
             for (size_t l = 0; l < PANEL; l++)
                 a->dk[c * PANEL + l] = s->active[l] ? weight[l] * a->stage[half + c * PANEL + l] : 0;
-        pb->vjp(pb->user, panel, t, s->active, a->stage, a->dk, weight, true, a->unused);
+        pb->vjp(pb->user, panel, j, t, s->active, a->stage, a->dk, weight, true, a->unused);
     }
 }
 

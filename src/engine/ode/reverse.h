@@ -11,13 +11,13 @@ typedef struct ode_pullback {
     void *user;
     size_t size; /* of y, without the quadratures */
     /* k = f(t, y), as in ode_field but for y alone. */
-    void (*rhs)(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *k);
+    void (*rhs)(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k);
     /*
      * dy = (df/dy)^T dk + weight (dg/dy)^T dq, overwritten on active lanes; with `parameters` the same for what f and g depend
-     * on beside y is added to where the user keeps it. dk, which may be
-     * overwritten, and weight [PANEL] are 0 on lanes that are not active.
+     * on beside y is added to where the user keeps it. dk, which may be overwritten, and weight [PANEL] are 0 on lanes that
+     * are not active. After rhs of the same stage, if that was asked for, on the same y.
      */
-    void (*vjp)(void *user, size_t panel, const double *t, const unsigned char *active, const real *y, real *dk,
+    void (*vjp)(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *dk,
                 const real *weight, bool parameters, real *dy);
     void (*prepare)(void *user, const ode_tableau *tableau, const ode_steps *steps); /* as in ode_field */
 } ode_pullback;
