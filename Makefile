@@ -106,7 +106,7 @@ TEST_SUPPORT := $(filter-out $(TESTS_ALL),$(wildcard tests/*.c examples/toy.c ex
 SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(TEST_SUPPORT))
 
 TEST_PROGRAMS := $(TESTS_PLAIN:tests/%.c=$(BUILD)/tests/%)
-VALGRIND_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,safetensors file shuffle philox optimizer config)
+VALGRIND_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,safetensors file model shuffle philox optimizer config)
 
 $(BUILD)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)

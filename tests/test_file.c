@@ -45,14 +45,21 @@ static void assert_same(const nf_flow *a, const nf_flow *b) {
     ck_assert_mem_eq(p, q, sizeof p);
 }
 
+static char folder[256];
+
+/* A folder of the test's own, made when it is first asked for. */
 static const char *scratch(void) {
-    static char folder[256];
     if (!*folder) {
         const char *parent = getenv("TMPDIR");
         snprintf(folder, sizeof folder, "%s/nflow-file-XXXXXX", parent && *parent ? parent : "/tmp");
         ck_assert_ptr_nonnull(mkdtemp(folder));
     }
     return folder;
+}
+
+static void leave_scratch(void) {
+    ck_assert_int_eq(rmdir(folder), 0);
+    *folder = 0;
 }
 
 static const char *path_of(const char *name) {
@@ -62,11 +69,11 @@ static const char *path_of(const char *name) {
 }
 
 static size_t files_in_scratch(void) {
-    DIR *folder = opendir(scratch());
+    DIR *open = opendir(scratch());
     size_t count = 0;
-    for (struct dirent *entry; (entry = readdir(folder));)
+    for (struct dirent *entry; (entry = readdir(open));)
         count += entry->d_name[0] != '.';
-    closedir(folder);
+    closedir(open);
     return count;
 }
 
@@ -91,7 +98,7 @@ START_TEST(saves_and_loads_in_both_precisions) {
     nf_flow_free(loaded);
     nf_flow_free(flow);
     unlink(path_of("m.safetensors"));
-    rmdir(scratch());
+    leave_scratch();
 }
 END_TEST
 
@@ -121,7 +128,7 @@ START_TEST(a_save_that_fails_leaves_the_old_file_and_nothing_else) {
     ck_assert_uint_eq(files_in_scratch(), 1);
     ck_assert_int_eq(nf_flow_save(flow, ""), NF_ERR_IO);
     rmdir(path_of("folder"));
-    rmdir(scratch());
+    leave_scratch();
     nf_flow_free(flow);
 }
 END_TEST
@@ -139,7 +146,7 @@ START_TEST(a_new_file_obeys_the_umask_and_an_old_one_keeps_its_mode) {
     ck_assert_int_eq(stat(path_of("m"), &info), 0);
     ck_assert_int_eq(info.st_mode & 07777, 0604);
     unlink(path_of("m"));
-    rmdir(scratch());
+    leave_scratch();
     nf_flow_free(flow);
 }
 END_TEST

@@ -93,16 +93,8 @@ static thread_map map_thread(const nf_model *model, const engine_thread *thread)
     return map_memory(model, thread->memory, &sizes);
 }
 
-/* The caches of all layers lie in the order of the layers. */
-static void begin_thread(const nf_model *model, engine_thread *thread) {
-    real *cache = map_thread(model, thread).caches;
-    for (size_t i = 0; i < model->layer_count; i++) {
-        const size_t size = cache_size(model->layers[i]);
-        if (size)
-            memset(cache, 0, NF_ALIGN);
-        cache += size;
-    }
-}
+/* Zeros: empty caches, and lanes that hold no sample start as numbers. */
+static void begin_thread(const nf_model *model, engine_thread *thread) { memset(thread->memory, 0, thread_size(model)); }
 
 static void note_bad(engine_thread *thread, engine_bad bad) {
     thread->bad.count++;
@@ -215,6 +207,7 @@ static void base_density(const nf_model *model, const tile *t, double *density) 
     }
 }
 
+/* The caches of all layers lie in the order of the layers. */
 static real *end_of_caches(const nf_model *model, const thread_map *m) {
     real *end = m->caches;
     for (size_t i = 0; i < model->layer_count; i++)
