@@ -87,6 +87,10 @@ ENUM_IS_32_BITS(nf_objective);
 VALUE(NF_OBJECTIVE_LIKELIHOOD, 0);
 VALUE(NF_OBJECTIVE_FLOW_MATCHING, 1);
 
+ENUM_IS_32_BITS(nf_pairing);
+VALUE(NF_PAIRING_INDEPENDENT, 0);
+VALUE(NF_PAIRING_OPTIMAL, 1);
+
 ENUM_IS_32_BITS(nf_stop_reason);
 VALUE(NF_STOP_EPOCHS, 0);
 VALUE(NF_STOP_PATIENCE, 1);
@@ -242,15 +246,16 @@ AT(nf_fit_config, validation_weight, 112);
 AT(nf_fit_config, weight, 120);
 AT(nf_fit_config, ema_decay, 128);
 AT(nf_fit_config, noise, 136);
-AT(nf_fit_config, standardize, 144);
-AT(nf_fit_config, reserved, 148);
-AT(nf_fit_config, checkpoint, 152);
-AT(nf_fit_config, checkpoint_every, 160);
-AT(nf_fit_config, comm, 168);
-AT(nf_fit_config, progress, 176);
-AT(nf_fit_config, progress_user, 184);
-AT(nf_fit_config, allocator, 192);
-ENDS(nf_fit_config, allocator, 200);
+AT(nf_fit_config, training_tolerance, 144);
+AT(nf_fit_config, standardize, 152);
+AT(nf_fit_config, pairing, 156);
+AT(nf_fit_config, checkpoint, 160);
+AT(nf_fit_config, checkpoint_every, 168);
+AT(nf_fit_config, comm, 176);
+AT(nf_fit_config, progress, 184);
+AT(nf_fit_config, progress_user, 192);
+AT(nf_fit_config, allocator, 200);
+ENDS(nf_fit_config, allocator, 208);
 
 AT(nf_fit_report, struct_size, 0);
 AT(nf_fit_report, epochs_run, 8);

@@ -345,7 +345,8 @@ START_TEST(fit_configs) {
         nf_fit_config config;
     } cases[] = {
         {"schedule is 3", NF_ERR_ARGUMENT, {.schedule = (nf_schedule)3}},
-        {"objective is 1", NF_ERR_UNSUPPORTED, {.objective = NF_OBJECTIVE_FLOW_MATCHING}},
+        {"0 continuous layers", NF_ERR_ARGUMENT, {.objective = NF_OBJECTIVE_FLOW_MATCHING}},
+        {"objective is 2", NF_ERR_ARGUMENT, {.objective = (nf_objective)2}},
         {"checkpoint", NF_ERR_UNSUPPORTED, {.checkpoint = "file"}},
         {"comm", NF_ERR_UNSUPPORTED, {.comm = &comm}},
         {"ema_decay is 1", NF_ERR_ARGUMENT, {.ema_decay = 1}},
@@ -361,7 +362,7 @@ START_TEST(fit_configs) {
         {"validation_x is NULL", NF_ERR_ARGUMENT, {.validation_rows = 2}},
         {"validation_context", NF_ERR_ARGUMENT, {.validation_rows = 2, .validation_x = w->x}},
         {"validation_weight[1] is -1", NF_ERR_ARGUMENT, {.validation_rows = 2, .validation_x = w->x, .validation_context = w->context, .validation_weight = weight}},
-        {"reserved is 1", NF_ERR_ARGUMENT, {.reserved = 1}},
+        {"pairing is 2", NF_ERR_ARGUMENT, {.pairing = (nf_pairing)2}},
         {"threads is", NF_ERR_ARGUMENT, {.threads = SIZE_MAX}},
         {"kind is 9", NF_ERR_ARGUMENT, {.optimizer = &optimizer}},
     };

@@ -1,5 +1,5 @@
 /*
- * nf_fit: mini-batch training by maximum likelihood.
+ * nf_fit: mini-batch training by maximum likelihood or flow matching.
  *
  * Nothing here grows with the number of rows: the order of the rows is computed, not stored, and batches are gathered into
  * one buffer. Row i of an epoch, its noise and the split are functions of the seed alone, so the number of threads changes no bit.
@@ -17,7 +17,10 @@
 #include "core/shuffle.h"
 
 /* Streams of the generator that a fit draws from. */
-enum { STREAM_SPLIT = 1, STREAM_NOISE = 2, STREAM_EPOCH = 1000 };
+enum { STREAM_SPLIT = 1, STREAM_NOISE = 2, STREAM_MATCH = 3, STREAM_MATCH_VALIDATION = 4, STREAM_EPOCH = 1000 };
+
+/* Draws of base sample and time for each held-out row, the same in every epoch, when flow matching is validated. */
+#define MATCH_DRAWS ((size_t)16)
 
 /* Rows gathered at once for the validation loss. */
 #define VALIDATION_CHUNK ((size_t)1024)
@@ -35,6 +38,7 @@ typedef struct fit {
     nf_workspace *workspace;
     nf_gradient *gradient;
     nf_optimizer *optimizer;
+    double *own_tolerance; /* rtol and atol of each layer */
     double *batch_x, *batch_context, *batch_weight, *log_prob, *column_sd;
     void *best, *average; /* parameters */
 
@@ -83,17 +87,20 @@ static nf_status check_settings(const fit *f) {
     const nf_fit_config *c = &f->config;
     if (c->schedule < NF_SCHEDULE_COSINE || c->schedule > NF_SCHEDULE_STEP)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->schedule is %d, which is none", (int)c->schedule);
-    if (c->reserved != 0)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->reserved is %d, must be 0", c->reserved);
-    if (c->objective != NF_OBJECTIVE_LIKELIHOOD)
-        return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->objective is %d, and this library fits likelihoods only",
-                       (int)c->objective);
+    if (c->objective != NF_OBJECTIVE_LIKELIHOOD && c->objective != NF_OBJECTIVE_FLOW_MATCHING)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->objective is %d, which is none", (int)c->objective);
+    if (c->pairing != NF_PAIRING_INDEPENDENT && c->pairing != NF_PAIRING_OPTIMAL)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->pairing is %d, which is none", (int)c->pairing);
+    if (c->objective == NF_OBJECTIVE_FLOW_MATCHING && nf_check_flow_matching(f->function, f->flow) != NF_OK)
+        return NF_ERR_ARGUMENT;
     if (c->checkpoint)
         return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->checkpoint is set, and this library writes none");
     if (c->comm)
         return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->comm is set, and this library fits in one process only");
     if (!(c->ema_decay < 1.0))
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->ema_decay is %g, must be less than 1", c->ema_decay);
+    if (!isfinite(c->training_tolerance))
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->training_tolerance is %g, must be finite", c->training_tolerance);
     if (!isfinite(c->noise))
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->noise is %g, must be finite", c->noise);
     if (!isfinite(c->schedule_factor) || c->schedule_factor > 1.0)
@@ -103,24 +110,50 @@ static nf_status check_settings(const fit *f) {
     return NF_OK;
 }
 
+/* What suits the flow and the objective, as measured in bench/. */
+typedef struct fit_defaults {
+    double rate, weight_decay, noise, validation_fraction;
+    size_t epochs; /* 0: as many as make MATCH_STEPS steps */
+} fit_defaults;
+
+/* A matching step is cheap and its gradient noisy; the noise of its draws leaves the held-out loss little to say. */
+#define MATCH_STEPS ((size_t)20000)
+#define FEWEST_EPOCHS ((size_t)20)
+
+static fit_defaults defaults_of(const fit *f) {
+    const nf_model *model = &f->flow->model;
+    bool continuous = false;
+    for (size_t i = 0; i < model->layer_count; i++)
+        continuous = continuous || model->layers[i]->kind == NF_LAYER_CNF;
+    if (f->config.objective == NF_OBJECTIVE_FLOW_MATCHING)
+        return (fit_defaults){.rate = 5e-3};
+    /* Continuous flows are smooth by themselves and bear a higher rate with less decay than couplings. */
+    if (continuous)
+        return (fit_defaults){.rate = 1e-2, .weight_decay = 0.02, .noise = 0.2, .validation_fraction = 0.1, .epochs = 300};
+    return (fit_defaults){.rate = 2e-3, .weight_decay = 0.1, .noise = 0.25, .validation_fraction = 0.1, .epochs = 300};
+}
+
 static void fill_defaults(fit *f) {
     nf_fit_config *c = &f->config;
-    c->epochs = size_or(c->epochs, 300);
+    const fit_defaults d = defaults_of(f);
     c->batch_size = size_or(c->batch_size, 64);
-    c->patience = size_or(c->patience, c->epochs / 2 + 1);
     c->ema_decay = c->ema_decay == 0.0 ? 0.998 : c->ema_decay < 0.0 ? 0.0 : c->ema_decay;
-    c->noise = c->noise == 0.0 ? 0.25 : c->noise < 0.0 ? 0.0 : c->noise;
-    c->schedule_step = size_or(c->schedule_step, c->epochs / 3 + 1);
+    c->training_tolerance = c->training_tolerance == 0.0 ? 1e-3 : c->training_tolerance < 0.0 ? 0.0 : c->training_tolerance;
+    c->noise = c->noise == 0.0 ? d.noise : c->noise < 0.0 ? 0.0 : c->noise;
     if (c->schedule_factor == 0.0 && c->schedule == NF_SCHEDULE_STEP)
         c->schedule_factor = 0.1;
     if (c->schedule_factor < 0.0)
         c->schedule_factor = 0.0;
-    const double fraction = c->validation_fraction == 0.0 ? 0.1 : c->validation_fraction < 0.0 ? 0.0 : c->validation_fraction;
+    const double fraction = c->validation_fraction == 0.0 ? d.validation_fraction : c->validation_fraction < 0.0 ? 0.0 : c->validation_fraction;
     f->validation_rows = c->validation_x ? c->validation_rows : (size_t)((double)f->rows * fraction);
     f->training_rows = c->validation_x ? f->rows : f->rows - f->validation_rows;
     if (c->batch_size > f->training_rows)
         c->batch_size = f->training_rows;
     f->steps_per_epoch = (f->training_rows + c->batch_size - 1) / c->batch_size;
+    const size_t enough = MATCH_STEPS / f->steps_per_epoch + 1;
+    c->epochs = size_or(c->epochs, d.epochs ? d.epochs : enough < FEWEST_EPOCHS ? FEWEST_EPOCHS : enough);
+    c->patience = size_or(c->patience, c->epochs / 2 + 1);
+    c->schedule_step = size_or(c->schedule_step, c->epochs / 3 + 1);
     f->split = nf_shuffle_begin(c->seed, STREAM_SPLIT, f->rows);
 }
 
@@ -136,8 +169,9 @@ static nf_status allocate(fit *f) {
     nf_status status = nf_workspace_create(f->flow, f->config.threads, &f->workspace);
     if (status == NF_OK)
         status = nf_gradient_create(f->flow, &f->gradient);
+    const fit_defaults d = defaults_of(f);
     const nf_optimizer_config standard = {
-        .struct_size = sizeof standard, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.1, .clip_norm = 1.0};
+        .struct_size = sizeof standard, .kind = NF_ADAMW, .learning_rate = d.rate, .weight_decay = d.weight_decay, .clip_norm = 1.0};
     if (status == NF_OK)
         status = nf_optimizer_create(f->flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
     if (status != NF_OK)
@@ -148,10 +182,15 @@ static nf_status allocate(fit *f) {
     f->batch_weight = nf_allocate(a, rows * sizeof(double));
     f->log_prob = nf_allocate(a, rows * sizeof(double));
     f->column_sd = nf_allocate_zeroed(a, dim * sizeof(double));
+    f->own_tolerance = nf_allocate(a, 2 * f->flow->model.layer_count * sizeof(double));
     f->best = nf_allocate(a, bytes);
     f->average = nf_allocate(a, bytes);
-    if (!f->batch_x || !f->batch_context || !f->batch_weight || !f->log_prob || !f->column_sd || !f->best || !f->average)
+    if (!f->batch_x || !f->batch_context || !f->batch_weight || !f->log_prob || !f->column_sd || !f->own_tolerance || !f->best || !f->average)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for batches of %zu rows", rows);
+    for (size_t i = 0; i < f->flow->model.layer_count; i++) {
+        f->own_tolerance[2 * i] = f->flow->model.layers[i]->cnf.rtol;
+        f->own_tolerance[2 * i + 1] = f->flow->model.layers[i]->cnf.atol;
+    }
     memcpy(f->best, f->flow->theta, bytes);
     memcpy(f->average, f->flow->theta, bytes);
     return NF_OK;
@@ -161,6 +200,7 @@ static void release(fit *f) {
     const nf_allocator *a = &f->allocator;
     nf_release(a, f->average);
     nf_release(a, f->best);
+    nf_release(a, f->own_tolerance);
     nf_release(a, f->column_sd);
     nf_release(a, f->log_prob);
     nf_release(a, f->batch_weight);
@@ -274,6 +314,23 @@ static bool any_finite_row(const fit *f, size_t rows) {
     return false;
 }
 
+static nf_status batch_gradient(const fit *f, size_t rows, uint64_t position, double *loss) {
+    const double *context = f->flow->model.context_dim ? f->batch_context : NULL, *weight = f->config.weight ? f->batch_weight : NULL;
+    if (f->config.objective == NF_OBJECTIVE_LIKELIHOOD)
+        return nf_run_grad_nll(f->flow, f->workspace, rows, f->batch_x, context, weight, f->gradient, loss);
+    nf_rng rng = {f->config.seed, STREAM_MATCH, position};
+    return nf_run_flow_matching(NULL, f->flow, f->workspace, &rng, rows, f->batch_x, context, weight, f->config.pairing, f->gradient, loss);
+}
+
+/* Tolerances of continuous layers: at least `least`. */
+static void set_tolerances(const fit *f, double least) {
+    for (size_t i = 0; i < f->flow->model.layer_count; i++) {
+        nf_layer *layer = f->flow->model.layers[i];
+        layer->cnf.rtol = fmax(f->own_tolerance[2 * i], least);
+        layer->cnf.atol = fmax(f->own_tolerance[2 * i + 1], least);
+    }
+}
+
 /* One batch: gradient and step. Parameters change only when both are finite. */
 static nf_status train_batch(fit *f, const nf_shuffle *order, size_t epoch, size_t first, double *loss_sum, double *weight_sum) {
     const size_t left = f->training_rows - first, rows = left < f->config.batch_size ? left : f->config.batch_size;
@@ -289,8 +346,9 @@ static nf_status train_batch(fit *f, const nf_shuffle *order, size_t epoch, size
         add_noise(f, epoch, first, rows, f->config.noise * (f->base_rate > 0.0 ? rate / f->base_rate : 1.0));
     double loss;
     nf_gradient_zero(f->gradient);
-    nf_status status = nf_run_grad_nll(f->flow, f->workspace, rows, f->batch_x, f->flow->model.context_dim ? f->batch_context : NULL,
-                                       f->config.weight ? f->batch_weight : NULL, f->gradient, &loss);
+    set_tolerances(f, f->config.training_tolerance);
+    nf_status status = batch_gradient(f, rows, (uint64_t)epoch * f->training_rows + first, &loss);
+    set_tolerances(f, 0.0);
     if (status != NF_OK && status != NF_ERR_ROWS)
         return nf_fail_in(status, f->function);
     if (status == NF_ERR_ROWS) {
@@ -317,6 +375,27 @@ static nf_status train_batch(fit *f, const nf_shuffle *order, size_t epoch, size
     return NF_OK;
 }
 
+/* The matching loss of held-out rows; every row's draws are its own, and paired with nobody's. */
+static nf_status match_chunk(const fit *f, size_t first, size_t rows, const double *x, const double *context, double *loss_sum,
+                             double *weight_sum) {
+    double weight = 0;
+    for (size_t i = 0; i < rows; i++)
+        weight += f->batch_weight[i];
+    for (size_t draw = 0; draw < MATCH_DRAWS && weight > 0.0; draw++) {
+        nf_rng rng = {f->config.seed, STREAM_MATCH_VALIDATION, draw * f->validation_rows + first};
+        double loss;
+        const nf_status status = nf_run_flow_matching(NULL, f->flow, f->workspace, &rng, rows, x, context, f->batch_weight,
+                                                      NF_PAIRING_INDEPENDENT, NULL, &loss);
+        if (status != NF_OK && status != NF_ERR_ROWS)
+            return nf_fail_in(status, f->function);
+        if (isnan(loss))
+            continue; /* no row of this chunk is a number */
+        *loss_sum += weight * loss;
+        *weight_sum += weight;
+    }
+    return NF_OK;
+}
+
 static nf_status validation_chunk(fit *f, size_t first, size_t rows, double *loss_sum, double *weight_sum) {
     const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
     const nf_fit_config *c = &f->config;
@@ -330,6 +409,8 @@ static nf_status validation_chunk(fit *f, size_t first, size_t rows, double *los
         for (size_t i = 0; i < rows; i++)
             copy_row(f, (size_t)nf_shuffle_at(&f->split, first + i), i);
     }
+    if (c->objective == NF_OBJECTIVE_FLOW_MATCHING)
+        return match_chunk(f, first, rows, x, context, loss_sum, weight_sum);
     nf_status status = nf_run_log_prob(f->flow, f->workspace, rows, x, context, f->log_prob);
     if (status != NF_OK && status != NF_ERR_ROWS)
         return nf_fail_in(status, f->function);

@@ -161,14 +161,14 @@ static engine_job job_of(const nf_flow *flow, size_t rows, const double *in, con
                         .slot_stride = g ? g->stride : 0};
 }
 
-/* Push and pull all rows; the sums of all lanes, in order. */
-static nf_status differentiate(const char *function, const nf_flow *flow, nf_workspace *ws, const engine_job *job, nf_gradient *g,
-                               engine_sum *total) {
+/* Push and pull all rows, or match them; the sums of all lanes, in order. */
+static nf_status differentiate(const char *function, const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action,
+                               nf_gradient *g, engine_sum *total) {
     const size_t lanes = nf_gradient_slots(tiles_of(flow, job->rows));
     const nf_run run = {.function = function,
                         .job = job,
                         .workspace = ws,
-                        .action = RUN_STORE_AND_PULL,
+                        .action = action,
                         .lanes = lanes,
                         .slots = g ? lanes : 0};
     if (g)
@@ -198,7 +198,7 @@ static nf_status grad_nll(const char *function, const nf_flow *flow, nf_workspac
     job.scale = -1.0;
     job.weight = weight;
     engine_sum total;
-    status = differentiate(function, flow, ws, &job, gradient, &total);
+    status = differentiate(function, flow, ws, &job, RUN_STORE_AND_PULL, gradient, &total);
     if (status != NF_OK) {
         nf_fail_in(status, function);
     } else {
@@ -238,7 +238,7 @@ static nf_status vjp(const char *function, const nf_flow *flow, nf_workspace *gi
     if (status != NF_OK)
         return nf_fail_in(status, function);
     engine_sum total;
-    status = differentiate(function, flow, ws, job, gradient, &total);
+    status = differentiate(function, flow, ws, job, RUN_STORE_AND_PULL, gradient, &total);
     if (status != NF_OK) {
         nf_fail_in(status, function);
     } else {
@@ -396,4 +396,75 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
     }
     nf_workspace_return(given, ws);
     return status;
+}
+
+/* ---- flow matching */
+
+/* The only layer that has a field. */
+static nf_status find_field(const char *function, const nf_flow *flow, size_t *layer) {
+    size_t count = 0;
+    for (size_t i = 0; i < flow->model.layer_count; i++)
+        if (flow->engine->matches(flow->model.layers[i]->kind)) {
+            *layer = i;
+            count++;
+        }
+    if (count != 1)
+        return nf_fail(NF_ERR_ARGUMENT, function, "the flow has %zu continuous layers, and flow matching trains one", count);
+    return NF_OK;
+}
+
+nf_status nf_check_flow_matching(const char *function, const nf_flow *flow) {
+    size_t layer;
+    return find_field(function, flow, &layer);
+}
+
+nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *given, nf_rng *rng, size_t rows, const double *x,
+                               const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss) {
+    engine_job job = job_of(flow, rows, x, context, true, gradient);
+    job.record = false;
+    job.weight = weight;
+    job.paired = pairing == NF_PAIRING_OPTIMAL;
+    job.position = rng->position;
+    nf_philox_key(rng->seed, rng->stream, job.key);
+    nf_status status = find_field(function, flow, &job.matched);
+    nf_workspace *ws = NULL;
+    if (status == NF_OK) {
+        status = nf_workspace_borrow(flow, given, &ws);
+        if (status != NF_OK)
+            nf_fail_in(status, function);
+    }
+    if (status != NF_OK)
+        return status;
+    engine_sum total;
+    status = differentiate(function, flow, ws, &job, RUN_MATCH, gradient, &total);
+    if (status != NF_OK) {
+        nf_fail_in(status, function);
+    } else {
+        if (gradient && total.weight > 0.0)
+            commit_slots(gradient, nf_gradient_slots(tiles_of(flow, rows)), total.weight);
+        if (loss)
+            *loss = mean_of(&total, total.weight);
+        rng->position += rows;
+        status = nf_run_end(function, ws, &job, "x");
+    }
+    nf_workspace_return(given, ws);
+    return status;
+}
+
+nf_status nf_grad_flow_matching(const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t rows, const double *x, const double *context,
+                                const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss) {
+    nf_status status = check(__func__, flow, ws, rows, context);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "rng", rng);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "x", x);
+    if (status == NF_OK && pairing != NF_PAIRING_INDEPENDENT && pairing != NF_PAIRING_OPTIMAL)
+        status = nf_fail(NF_ERR_ARGUMENT, __func__, "pairing is %d, which is none", (int)pairing);
+    if (status == NF_OK)
+        status = nf_check_pointer(__func__, "gradient", gradient);
+    if (status == NF_OK)
+        status = nf_check_gradient(__func__, flow, gradient);
+    if (status == NF_OK)
+        status = check_weights(__func__, rows, weight);
+    return status == NF_OK ? nf_run_flow_matching(__func__, flow, ws, rng, rows, x, context, weight, pairing, gradient, loss) : status;
 }

@@ -95,6 +95,9 @@ nf_status nf_optimizer_apply(nf_optimizer *optimizer, void *theta, const nf_grad
 nf_status nf_check_parameters(const char *function, const nf_engine *engine, size_t count, const double *in);
 
 /* Calls with arguments that have been checked. */
+nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *workspace, nf_rng *rng, size_t rows, const double *x,
+                               const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss);
+nf_status nf_check_flow_matching(const char *function, const nf_flow *flow); /* that the flow has one continuous layer */
 nf_status nf_run_grad_nll(const nf_flow *flow, nf_workspace *workspace, size_t rows, const double *x, const double *context,
                           const double *weight, nf_gradient *gradient, double *loss);
 nf_status nf_run_log_prob(const nf_flow *flow, nf_workspace *workspace, size_t rows, const double *x, const double *context,

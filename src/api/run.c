@@ -19,13 +19,18 @@ static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_
     const nf_engine *engine = run->workspace->engine;
     const size_t first = index * engine->tile_rows, left = run->job->rows - first;
     const size_t rows = left < engine->tile_rows ? left : engine->tile_rows;
+    const size_t slot = run->slots ? (run->first_slot + lane) % run->slots : 0;
+    if (run->action == RUN_MATCH) {
+        engine->match(run->job, thread, first, rows, slot, &run->workspace->sums[lane]);
+        return true;
+    }
     if (run->action != RUN_PULL) {
         if (engine->push(run->job, thread, first, rows) != ENGINE_OK)
             return false;
         engine->store(run->job, thread);
     }
     if (run->action != RUN_STORE)
-        engine->pull(run->job, thread, run->slots ? (run->first_slot + lane) % run->slots : 0, &run->workspace->sums[lane]);
+        engine->pull(run->job, thread, slot, &run->workspace->sums[lane]);
     return true;
 }
 

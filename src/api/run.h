@@ -8,6 +8,7 @@
 typedef enum run_action {
     RUN_STORE,          /* push, store */
     RUN_STORE_AND_PULL, /* push, store, pull */
+    RUN_MATCH,          /* flow matching */
     RUN_PULL            /* pull what is there: one tile a thread, pushed before */
 } run_action;
 

@@ -6,6 +6,7 @@
 #include "engine/kernels/random.h"
 #include "engine/layer.h"
 #include "engine/nets/rows.h"
+#include "engine/train/pairing.h"
 #include "engine/train/update.h"
 
 extern const nf_engine R(engine);
@@ -40,6 +41,8 @@ static bool layer_sizes(const nf_model *model, thread_sizes *sizes) {
         const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
         const size_t record = max_size(ops->record_size(layer, TILE_PANELS, false), ops->record_size(layer, TILE_PANELS, true));
         sizes->scratch = max_size(sizes->scratch, ops->scratch_size(layer, TILE_PANELS));
+        if (ops->match)
+            sizes->scratch = max_size(sizes->scratch, R(pairing_scratch)(TILE_ROWS));
         if (record > SIZE_MAX / 64 || !nf_size_add(sizes->records, aligned_reals(record), &sizes->records) ||
             !nf_size_add(sizes->caches, cache_size(layer), &sizes->caches))
             return false;
@@ -167,6 +170,12 @@ static void fill_lanes(thread_map *m) {
     }
 }
 
+/* Lanes beyond the rows become copies of the first. */
+static void fill_beyond(thread_map *m) {
+    for (size_t l = m->t.rows; l < m->t.panels * PANEL; l++)
+        copy_lane(m->t.x, m->t.dim, 0, l);
+}
+
 static void load_tile(const engine_job *job, engine_thread *thread, thread_map *m, size_t first, bool note) {
     tile *t = &m->t;
     if (!job->in)
@@ -215,18 +224,19 @@ static real *end_of_caches(const nf_model *model, const thread_map *m) {
     return end;
 }
 
-static int apply_layers(const engine_job *job, engine_thread *thread, thread_map *m) {
+/* The first `count` layers of the forward or of the inverse flow. */
+static int apply_layers(const engine_job *job, bool backwards, size_t count, engine_thread *thread, thread_map *m) {
     const nf_model *model = job->model;
-    real *record = m->records, *cache = job->inverse ? end_of_caches(model, m) : m->caches;
+    real *record = m->records, *cache = backwards ? end_of_caches(model, m) : m->caches;
     layer_counters counters = {0, 0, 0, 0};
     int result = LAYER_OK;
     thread->arena.used = 0;
-    for (size_t i = 0; i < model->layer_count && result == LAYER_OK; i++) {
-        const size_t index = job->inverse ? model->layer_count - 1 - i : i;
+    for (size_t i = 0; i < count && result == LAYER_OK; i++) {
+        const size_t index = backwards ? model->layer_count - 1 - i : i;
         const nf_layer *layer = model->layers[index];
         const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
-        const bool inverse = job->inverse != layer->inverted;
-        cache -= job->inverse ? cache_size(layer) : 0;
+        const bool inverse = backwards != layer->inverted;
+        cache -= backwards ? cache_size(layer) : 0;
         const layer_run run = {.layer = layer,
                                .theta = (const real *)job->theta + layer->parameter_offset,
                                .record = job->record ? record : NULL,
@@ -237,7 +247,7 @@ static int apply_layers(const engine_job *job, engine_thread *thread, thread_map
                                .epoch = job->epoch};
         result = inverse ? ops->inverse(&run, &m->t) : ops->forward(&run, &m->t);
         record += aligned_reals(ops->record_size(layer, TILE_PANELS, inverse));
-        cache += job->inverse ? 0 : cache_size(layer);
+        cache += backwards ? 0 : cache_size(layer);
     }
     thread->counters.rhs_evaluations += counters.rhs_evaluations;
     thread->counters.steps_accepted += counters.steps_accepted;
@@ -291,7 +301,7 @@ static int push(const engine_job *job, engine_thread *thread, size_t first, size
         if (!job->inverse)
             base_density(job->model, &m.t, m.base);
         memset(m.t.failed, 0, rows);
-        if (apply_layers(job, thread, &m) != LAYER_OK) {
+        if (apply_layers(job, job->inverse, job->model->layer_count, thread, &m) != LAYER_OK) {
             thread->bad = bad_before;
             thread->counters = counters_before;
             return ENGINE_ARENA;
@@ -449,6 +459,109 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, engi
         store_lanes(&m.t, c.context, model->context_dim, job->grad_context + thread->first * model->context_dim);
 }
 
+/* ---- flow matching */
+
+/* Uniform in (0, 1), from the block of normals after those of the base sample. */
+static void draw_fractions(const engine_job *job, size_t first, size_t rows, double *fraction) {
+    double even[TILE_ROWS], odd[TILE_ROWS];
+    R(engine).normals(job->key, job->position + first, (job->model->dim + 1) / 2, rows, even, odd);
+    for (size_t l = 0; l < rows; l++)
+        fraction[l] = 0.5 * erfc(-0.70710678118654752440 * even[l]);
+}
+
+/* ends: where the samples are to arrive, in the place of cotangent_x; t.x: where they start. They become distances and points on the way. */
+static void put_on_the_way(thread_map *m, const size_t *partner, const double *fraction) {
+    tile *t = &m->t;
+    real *ends = m->cotangent_x;
+    _Alignas(NF_ALIGN) real start[TILE_ROWS];
+    for (size_t f = 0; f < t->dim; f++) {
+        for (size_t l = 0; l < t->rows; l++)
+            start[l] = lane_of(t->x, t->dim, partner[l])[f * PANEL];
+        for (size_t l = 0; l < t->rows; l++) {
+            real *x = lane_of(t->x, t->dim, l) + f * PANEL, *end = lane_of(ends, t->dim, l) + f * PANEL;
+            *end -= start[l];
+            *x = madd((real)fraction[l], *end, start[l]);
+        }
+    }
+}
+
+/* Rows that could not be brought to the field, or whose base sample could not. */
+static void note_lost(engine_thread *thread, thread_map *m, const unsigned char *before, size_t layers) {
+    for (size_t l = 0; l < m->t.rows; l++)
+        m->base[l] = 0;
+    check_lanes(thread, m, before, layers);
+    fill_lanes(m);
+}
+
+static void match(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, engine_sum *sum) {
+    const nf_model *model = job->model;
+    const nf_layer *layer = model->layers[job->matched];
+    const size_t outer = model->layer_count - 1 - job->matched;
+    thread_map m = map_thread(model, thread);
+    tile *t = &m.t;
+    unsigned char before[TILE_ROWS];
+    double fraction[TILE_ROWS] = {0}, loss[TILE_ROWS];
+    size_t partner[TILE_ROWS];
+    thread->first = first;
+    thread->rows = t->rows = rows;
+    t->panels = (rows + PANEL - 1) / PANEL;
+    t->penalty = NULL;
+    memset(t->log_det, 0, t->panels * PANEL * sizeof(double));
+    load_tile(job, thread, &m, first, true);
+    memcpy(before, t->failed, rows);
+    memset(t->failed, 0, rows);
+    apply_layers(job, true, outer, thread, &m);
+    note_lost(thread, &m, before, outer);
+    memcpy(m.cotangent_x, t->x, t->panels * t->dim * PANEL * sizeof(real));
+    memcpy(before, t->failed, rows);
+    memset(t->failed, 0, rows);
+    draw_base(job, &m, first, rows);
+    fill_beyond(&m);
+    apply_layers(job, false, job->matched, thread, &m);
+    note_lost(thread, &m, before, job->matched);
+    draw_fractions(job, first, rows, fraction);
+    if (job->paired)
+        R(pair_samples)(rows, t->dim, m.cotangent_x, t->x, m.scratch, partner);
+    for (size_t l = 0; !job->paired && l < rows; l++)
+        partner[l] = l;
+    put_on_the_way(&m, partner, fraction);
+    for (size_t l = 0; l < t->panels * PANEL; l++)
+        m.cotangent_log_det[l] =
+            l < rows && !t->failed[l] ? (real)(job->scale * (job->weight ? job->weight[first + l] : 1.0)) : 0;
+
+    real *cache = m.caches;
+    for (size_t i = 0; i < job->matched; i++)
+        cache += cache_size(model->layers[i]);
+    layer_counters counters = {0, 0, 0, 0};
+    const layer_run run = {.layer = layer,
+                           .theta = (const real *)job->theta + layer->parameter_offset,
+                           .scratch = m.scratch,
+                           .cache = cache,
+                           .gradient = job->slots ? (real *)job->slots + slot * job->slot_stride + layer->parameter_offset : NULL,
+                           .arena = &thread->arena,
+                           .counters = &counters,
+                           .epoch = job->epoch};
+    const layer_match task = {layer->inverted, fraction, m.cotangent_x, m.cotangent_log_det, loss};
+    R(layer_ops_of)(layer->kind)->match(&run, t, &task);
+    for (size_t l = 0; l < rows; l++) {
+        if (t->failed[l])
+            continue;
+        if (!isfinite(loss[l])) {
+            note_bad(thread, (engine_bad){0, first + l, ROW_RANGE, 0, model->layer_count, 0.0});
+            continue;
+        }
+        const double w = job->weight ? job->weight[first + l] : 1.0;
+        sum->loss += w * loss[l];
+        sum->weight += w;
+        sum->good++;
+    }
+}
+
+static bool matches(nf_layer_kind kind) {
+    const struct layer_ops *ops = R(layer_ops_of)(kind);
+    return ops && ops->match;
+}
+
 static void from_double(void *to, const double *from, size_t count) {
     real *r = to;
     for (size_t i = 0; i < count; i++)
@@ -492,6 +605,8 @@ const nf_engine R(engine) = {
     .store = store,
     .pull = pull,
     .reject = reject,
+    .match = match,
+    .matches = matches,
     .net_thread_size = R(net_thread_size),
     .net_push = R(net_push),
     .net_pull = R(net_pull),

@@ -48,6 +48,9 @@ typedef struct engine_job {
     double *grad_in, *grad_context;          /* NULL: not wanted */
     void *slots;                             /* gradient slots, each of slot_stride reals; NULL: no parameter gradient */
     size_t slot_stride;
+    /* for match: `in` are data; scale, weight and slots as for pull */
+    size_t matched; /* the layer, whose field is matched */
+    bool paired;    /* base samples go with the data by optimal transport within a tile */
 } engine_job;
 
 /* Sums of one slot of work, over its tiles in order. */
@@ -89,6 +92,12 @@ typedef struct nf_engine {
     void (*store)(const engine_job *job, engine_thread *thread); /* the outputs of the pushed tile; NaN for bad rows */
     /* The vjp of the pushed tile, its parameter gradient added to a slot. */
     void (*pull)(const engine_job *job, engine_thread *thread, size_t slot, engine_sum *sum);
+    /*
+     * Flow matching in place of push and pull: data go back through the layers above the matched one, base samples (key, position) up
+     * through those below it, and the field in between learns to carry these to those.
+     */
+    void (*match)(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, engine_sum *sum);
+    bool (*matches)(nf_layer_kind kind); /* whether it has a field */
     /* Mark a row of the pushed tile as bad before the pull (a target density that is not finite). */
     void (*reject)(engine_thread *thread, const nf_model *model, size_t row, int reason);
 

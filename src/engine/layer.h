@@ -7,6 +7,8 @@
 #ifndef NF_ENGINE_LAYER_H
 #define NF_ENGINE_LAYER_H
 
+#include <stdbool.h>
+
 #include "core/memory.h"
 #include "core/model.h"
 #include "engine/tile.h"
@@ -46,6 +48,20 @@ typedef struct cotangent {
  * PANEL lanes wherever it is summed over lanes: the vjps are called with full panels and cotangents that are zero on lanes
  * that hold no sample.
  */
+/*
+ * Flow matching (Lipman et al. 2023): the field of a continuous layer, taken in its forward direction (or against it), at the
+ * samples of a tile and their times, against the velocities that it should have. In arrays of the tile's lanes; lanes of no
+ * sample have weight 0.
+ */
+typedef struct layer_match {
+    bool inverse;
+    const double *fraction; /* of the way from the layer's input to its output */
+    const real *distance;   /* [panels][dim][PANEL]: from input to output, along which the sample moves */
+    const real *weight;
+    double *loss;           /* squared error of the velocity, written; its weighted sum's gradient is added to run.gradient, but for
+                               what is not finite */
+} layer_match;
+
 enum layer_result { LAYER_OK = 0, LAYER_ARENA = 1 };
 
 struct layer_ops {
@@ -54,6 +70,7 @@ struct layer_ops {
     size_t (*cache_size)(const nf_layer *layer);                               /* in reals; NULL: none */
     int (*forward)(const layer_run *run, tile *t);
     int (*inverse)(const layer_run *run, tile *t);
+    void (*match)(const layer_run *run, const tile *t, const layer_match *match); /* NULL: the layer has no field */
     void (*forward_vjp)(const layer_run *run, const tile *t, cotangent *c); /* after forward with a record; t->x is not read */
     void (*inverse_vjp)(const layer_run *run, const tile *t, cotangent *c); /* after inverse with a record */
 };

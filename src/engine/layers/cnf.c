@@ -351,10 +351,51 @@ static void forward_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp
 
 static void inverse_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, true); }
 
+/*
+ * The loss is |f - v|^2 with v the distance over the time it takes. Rows have instants of their own, and a hyper net computes a
+ * node for each.
+ */
+static void match(const layer_run *run, const tile *t, const layer_match *m) {
+    const nf_cnf_spec *spec = &run->layer->cnf;
+    const double from = m->inverse ? spec->t1 : spec->t0, to = m->inverse ? spec->t0 : spec->t1;
+    const cnf_scratch s = map_scratch(run->layer, TILE_PANELS, run->scratch);
+    const real speed = (real)(1.0 / (to - from));
+    const size_t size = t->dim * PANEL;
+    const real zero[PANEL] = {0};
+    dynamics d;
+    begin(&d, run, t, m->inverse, true, false, &s);
+    set_active(t, &s);
+    for (size_t p = 0; p < t->panels; p++) {
+        const real *distance = m->distance + p * size, *weight = m->weight + p * PANEL;
+        real *k = s.state, *d_z = k + size;
+        double times[PANEL];
+        for (size_t l = 0; l < PANEL; l++) {
+            const double at = m->fraction[p * PANEL + l];
+            times[l] = at <= 0.0 ? from : at >= 1.0 ? to : from + (to - from) * at;
+            m->loss[p * PANEL + l] = 0;
+        }
+        rates(&d, p, ODE_NO_STAGE, times, s.active + p * PANEL, tile_panel(t, p), k, NULL, NULL);
+        for (size_t i = 0; i < size; i++) {
+            const size_t l = i % PANEL;
+            const real error = s.active[p * PANEL + l] ? k[i] - speed * distance[i] : 0;
+            m->loss[p * PANEL + l] += (double)error * (double)error;
+            k[i] = isfinite(error) ? 2 * weight[l] * error : 0;
+        }
+        if (!run->gradient)
+            continue;
+        if (d.hyper)
+            R(field_hyper_vjp)(&d.units, HYPER_NO_STAGE, times, s.active + p * PANEL, tile_panel(t, p), k, zero, NULL, NULL, true, d_z);
+        else
+            R(field_mlp_vjp)(&d.mlp, times, tile_panel(t, p), context_of(&d, p), k, zero, NULL, NULL, true, d_z, NULL);
+    }
+    finish(&d);
+}
+
 const struct layer_ops R(cnf_ops) = {.record_size = record_size,
                                      .scratch_size = scratch_size,
                                      .cache_size = cache_size,
                                      .forward = forward,
                                      .inverse = inverse,
+                                     .match = match,
                                      .forward_vjp = forward_vjp,
                                      .inverse_vjp = inverse_vjp};
