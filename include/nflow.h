@@ -126,7 +126,12 @@ typedef enum nf_ode_method {
     NF_EULER = 6
 } nf_ode_method;
 
-typedef enum nf_trace { NF_TRACE_EXACT = 0, NF_TRACE_HUTCHINSON = 1 } nf_trace;
+/*
+ * How MLP dynamics find the trace of their Jacobian: exactly, or by Hutchinson's estimate (1990) with `probes` random vectors of signs
+ * (Rademacher) or of normals. The probes are a function of the layer's seed, the probe and the coordinate, the same for every row and call, so a
+ * density stays a function. Hyper dynamics always take the exact trace, which costs them nothing.
+ */
+typedef enum nf_trace { NF_TRACE_EXACT = 0, NF_TRACE_HUTCHINSON = 1, NF_TRACE_HUTCHINSON_NORMAL = 2 } nf_trace;
 typedef enum nf_ode_gradient { NF_ODE_DISCRETE = 0, NF_ODE_ADJOINT = 1 } nf_ode_gradient;
 typedef enum nf_optimizer_kind { NF_ADAM = 0, NF_ADAMW = 1, NF_SGD = 2, NF_RMSPROP = 3 } nf_optimizer_kind;
 typedef enum nf_schedule { NF_SCHEDULE_COSINE = 0, NF_SCHEDULE_CONSTANT = 1, NF_SCHEDULE_STEP = 2 } nf_schedule;
@@ -245,6 +250,9 @@ typedef struct nf_cnf_config {
     size_t probes;            /* of Hutchinson's estimator */
     double kinetic, jacobian; /* weights of the regularisers of Finlay et al. 2020; 0 = off */
     const nf_allocator *allocator;
+    int shared_step;          /* 0: each row has steps of its own, and its density does not depend on its batch; 1: the adaptive methods take one
+                                 step for all rows of a tile (128), which is faster, and then it does */
+    int reserved;             /* 0 */
 } nf_cnf_config;
 
 /*
@@ -371,8 +379,9 @@ NF_API nf_status nf_score(const nf_flow *flow, nf_workspace *ws, size_t rows, co
                           double *score);
 
 /*
- * Where the forward flow of one CNF carries z at `times` instants t, monotone between t0 and t1: path is times x rows x dim. NF_ERR_ARGUMENT for
- * a flow that is not a single CNF layer.
+ * Where the forward flow of one CNF carries z at `times` instants t, monotone in either direction between t0 and t1: path is times x rows x dim. The instants
+ * do not change the steps; between steps the method's dense output is used, and at the end the bits are those of nf_forward. A row that cannot be followed is NaN at all
+ * instants, with NF_ERR_ROWS. NF_ERR_ARGUMENT: a flow that is not a single CNF layer, or such instants.
  */
 NF_API nf_status nf_cnf_trajectory(const nf_cnf *cnf, nf_workspace *ws, size_t rows, const double *z, const double *context, size_t times,
                                    const double *t, double *path);
@@ -458,6 +467,7 @@ typedef struct nf_fit_progress {
     double train_loss, validation_loss, best_loss; /* nats; NaN when there is none */
     double learning_rate, gradient_norm;
     double seconds, seconds_left; /* so far, and about what remains if no patience ends the fit */
+    double rhs_evaluations;       /* of CNF layers, a row and step of this epoch's training, gradients included; when it grows, so does the time */
 } nf_fit_progress;
 
 /* Anything but 0 stops the fit, which then returns NF_STOPPED. */
@@ -517,6 +527,7 @@ typedef struct nf_fit_report {
     nf_stop_reason stop_reason;
     int reserved;
     size_t bad_rows; /* of x, left out */
+    double rhs_evaluations; /* as in nf_fit_progress, of the last epoch */
 } nf_fit_report;
 
 /*
@@ -585,6 +596,36 @@ typedef struct nf_reverse_kl_report {
  */
 NF_API nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *user, const nf_reverse_kl_config *config,
                                    nf_reverse_kl_report *report);
+
+/* ---- Ordinary differential equations ----------------------------------------------------------------------------------------- */
+
+/*
+ * The solver of the continuous layers by itself: explicit Runge-Kutta (Hairer, Norsett & Wanner 1993, II) on any number of independent systems y' = f(t, y) of
+ * one size. With an adaptive method each row has steps of its own (PI control of the local error in the root mean square over the row's components, in units of
+ * atol + rtol |y|), so a row's solution has the same bits in any company.
+ *
+ * f writes dydt of `count` rows: row[i] says which of the solve's rows it is, t[i] is its time, y and dydt are count x size. It is called in the
+ * caller's thread and floating-point mode, at most 16 rows at a time. A status other than NF_OK ends the solve and is returned as it is.
+ */
+typedef nf_status (*nf_ode_fn)(void *user, size_t count, const size_t *row, const double *t, const double *y, double *dydt);
+
+typedef struct nf_ode_config {
+    size_t struct_size;
+    nf_ode_method method;
+    int reserved;            /* 0 */
+    double rtol, atol;       /* defaults 1e-7 and 1e-9; negative: 0; not both 0 */
+    size_t steps, max_steps; /* steps: so many equal ones and no control of the error; default for the methods without control 32, for the others 0.
+                                max_steps: attempts after which a row is given up, default 10000 */
+    const nf_allocator *allocator;
+} nf_ode_config;
+
+/*
+ * From y at t0 (rows x size) to y at t1, in place; t1 may be less than t0. `path` (times x rows x size) receives dense output at `times` instants t, monotone between t0 and
+ * t1; both may be NULL with times 0. `config` and `stats` (struct_size set by the caller) may be NULL. NF_ERR_ROWS: rows whose step
+ * underflowed, whose budget ended or that are not finite are NaN in y and path, the others are right. NF_ERR_ARGUMENT, NF_ERR_MEMORY: y is as it was. rows 0 is NF_OK.
+ */
+NF_API nf_status nf_ode_solve(const nf_ode_config *config, size_t rows, size_t size, nf_ode_fn f, void *user, double t0, double t1, double *y,
+                              size_t times, const double *t, double *path, nf_stats *stats);
 
 /* ---- Nets ----------------------------------------------------------------------------------------------------------------- */
 

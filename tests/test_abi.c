@@ -67,6 +67,7 @@ VALUE(NF_EULER, 6);
 ENUM_IS_32_BITS(nf_trace);
 VALUE(NF_TRACE_EXACT, 0);
 VALUE(NF_TRACE_HUTCHINSON, 1);
+VALUE(NF_TRACE_HUTCHINSON_NORMAL, 2);
 
 ENUM_IS_32_BITS(nf_ode_gradient);
 VALUE(NF_ODE_DISCRETE, 0);
@@ -174,7 +175,8 @@ AT(nf_cnf_config, probes, 128);
 AT(nf_cnf_config, kinetic, 136);
 AT(nf_cnf_config, jacobian, 144);
 AT(nf_cnf_config, allocator, 152);
-ENDS(nf_cnf_config, allocator, 160);
+AT(nf_cnf_config, shared_step, 160);
+ENDS(nf_cnf_config, reserved, 168);
 
 AT(nf_tensor, struct_size, 0);
 AT(nf_tensor, name, 8);
@@ -225,7 +227,17 @@ AT(nf_fit_progress, learning_rate, 56);
 AT(nf_fit_progress, gradient_norm, 64);
 AT(nf_fit_progress, seconds, 72);
 AT(nf_fit_progress, seconds_left, 80);
-ENDS(nf_fit_progress, seconds_left, 88);
+ENDS(nf_fit_progress, rhs_evaluations, 96);
+
+AT(nf_ode_config, struct_size, 0);
+AT(nf_ode_config, method, 8);
+AT(nf_ode_config, reserved, 12);
+AT(nf_ode_config, rtol, 16);
+AT(nf_ode_config, atol, 24);
+AT(nf_ode_config, steps, 32);
+AT(nf_ode_config, max_steps, 40);
+AT(nf_ode_config, allocator, 48);
+ENDS(nf_ode_config, allocator, 56);
 
 AT(nf_fit_config, struct_size, 0);
 AT(nf_fit_config, epochs, 8);
@@ -268,7 +280,7 @@ AT(nf_fit_report, seconds, 56);
 AT(nf_fit_report, stop_reason, 64);
 AT(nf_fit_report, reserved, 68);
 AT(nf_fit_report, bad_rows, 72);
-ENDS(nf_fit_report, bad_rows, 80);
+ENDS(nf_fit_report, rhs_evaluations, 88);
 
 AT(nf_reverse_kl_progress, struct_size, 0);
 AT(nf_reverse_kl_progress, step, 8);
@@ -531,7 +543,13 @@ START_TEST(a_fit_writes_only_what_it_knows) {
     ck_assert_uint_eq(report.known.bad_rows, 0);
     ck_assert_int_eq(report.known.stop_reason, NF_STOP_EPOCHS);
     ck_assert_mem_eq(report.guard, untouched, sizeof untouched);
-    report.known.struct_size = sizeof report.known - 1;
+    /* The first version ended before rhs_evaluations: a caller of then is served, and nothing is written behind it. */
+    memset(&report, 0xA5, sizeof report);
+    report.known.struct_size = offsetof(nf_fit_report, rhs_evaluations);
+    ck_assert_int_eq(nf_fit(flow, 64, x, NULL, NF_CONFIG(nf_fit_config, .epochs = 2, .seed = 7), &report.known), NF_OK);
+    ck_assert_uint_eq(report.known.epochs_run, 2);
+    ck_assert_mem_eq(&report.known.rhs_evaluations, untouched, sizeof report.known.rhs_evaluations);
+    report.known.struct_size = offsetof(nf_fit_report, rhs_evaluations) - 1;
     ck_assert_int_eq(nf_fit(flow, 64, x, NULL, NF_CONFIG(nf_fit_config, .epochs = 2, .seed = 7), &report.known),
                      NF_ERR_ARGUMENT);
     nf_flow_free(flow);

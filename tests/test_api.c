@@ -371,7 +371,7 @@ START_TEST(fit_configs) {
         config.struct_size = sizeof config;
         refused(cases[i].status, "nf_fit", cases[i].says, nf_fit(w->flow, ROWS, w->x, w->context, &config, NULL));
     }
-    nf_fit_report report = {.struct_size = sizeof report - 1};
+    nf_fit_report report = {.struct_size = offsetof(nf_fit_report, rhs_evaluations) - 1};
     refused(NF_ERR_ARGUMENT, "nf_fit", "flow is NULL", nf_fit(NULL, ROWS, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "rows is 0", nf_fit(w->flow, 0, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "x is NULL", nf_fit(w->flow, ROWS, NULL, w->context, NULL, NULL));

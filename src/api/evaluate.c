@@ -5,9 +5,8 @@
 #include "api/run.h"
 #include "core/philox.h"
 
-/* The checks that all share. `input` may be NULL for functions that take none. */
-static nf_status check(const char *function, const nf_flow *flow, const nf_workspace *ws, size_t rows, const char *name,
-                       const double *input, const double *context) {
+nf_status nf_check_evaluation(const char *function, const nf_flow *flow, const nf_workspace *ws, size_t rows, const char *name,
+                              const double *input, const double *context) {
     nf_clear_error();
     nf_status status = nf_check_pointer(function, "flow", flow);
     if (status == NF_OK)
@@ -36,7 +35,8 @@ static engine_job job_of(const nf_flow *flow, size_t rows, const double *in, con
                         .rows = rows};
 }
 
-static nf_status evaluate(const char *function, const nf_flow *flow, nf_workspace *given, const engine_job *job, const char *input) {
+nf_status nf_run_evaluation(const char *function, const nf_flow *flow, nf_workspace *given, const engine_job *job, run_action action,
+                            const char *input) {
     if (job->rows == 0) {
         if (given)
             nf_run_begin(given);
@@ -50,7 +50,7 @@ static nf_status evaluate(const char *function, const nf_flow *flow, nf_workspac
     const nf_run run = {.function = function,
                         .job = job,
                         .workspace = ws,
-                        .action = job->record ? RUN_STORE_AND_PULL : RUN_STORE,
+                        .action = action,
                         .lanes = nf_evaluation_lanes(ws, job->rows)};
     status = nf_run_rows(&run, 0);
     if (status != NF_OK)
@@ -63,44 +63,44 @@ static nf_status evaluate(const char *function, const nf_flow *flow, nf_workspac
 
 nf_status nf_forward(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *z, const double *context, double *x,
                      double *log_det) {
-    nf_status status = check(__func__, flow, ws, rows, "z", z, context);
+    nf_status status = nf_check_evaluation(__func__, flow, ws, rows, "z", z, context);
     if (status != NF_OK)
         return status;
     engine_job job = job_of(flow, rows, z, context, false);
     job.out = x;
     job.log_det = log_det;
-    return evaluate(__func__, flow, ws, &job, "z");
+    return nf_run_evaluation(__func__, flow, ws, &job, RUN_STORE, "z");
 }
 
 nf_status nf_inverse(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context, double *z,
                      double *log_det) {
-    nf_status status = check(__func__, flow, ws, rows, "x", x, context);
+    nf_status status = nf_check_evaluation(__func__, flow, ws, rows, "x", x, context);
     if (status != NF_OK)
         return status;
     engine_job job = job_of(flow, rows, x, context, true);
     job.out = z;
     job.log_det = log_det;
-    return evaluate(__func__, flow, ws, &job, "x");
+    return nf_run_evaluation(__func__, flow, ws, &job, RUN_STORE, "x");
 }
 
 nf_status nf_log_prob(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context, double *log_prob) {
-    nf_status status = check(__func__, flow, ws, rows, "x", x, context);
+    nf_status status = nf_check_evaluation(__func__, flow, ws, rows, "x", x, context);
     if (status != NF_OK)
         return status;
     engine_job job = job_of(flow, rows, x, context, true);
     job.log_prob = log_prob;
-    return evaluate(__func__, flow, ws, &job, "x");
+    return nf_run_evaluation(__func__, flow, ws, &job, RUN_STORE, "x");
 }
 
 nf_status nf_run_log_prob(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context, double *log_prob) {
     engine_job job = job_of(flow, rows, x, context, true);
     job.log_prob = log_prob;
-    return evaluate(NULL, flow, ws, &job, "x");
+    return nf_run_evaluation(NULL, flow, ws, &job, RUN_STORE, "x");
 }
 
 nf_status nf_sample(const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t rows, const double *context, double *x,
                     double *log_prob) {
-    nf_status status = check(__func__, flow, ws, rows, NULL, NULL, context);
+    nf_status status = nf_check_evaluation(__func__, flow, ws, rows, NULL, NULL, context);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "rng", rng);
     if (status != NF_OK)
@@ -110,7 +110,7 @@ nf_status nf_sample(const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t r
     job.log_prob = log_prob;
     nf_philox_key(rng->seed, rng->stream, job.key);
     job.position = rng->position;
-    status = evaluate(__func__, flow, ws, &job, "z");
+    status = nf_run_evaluation(__func__, flow, ws, &job, RUN_STORE, "z");
     if (status == NF_OK || status == NF_ERR_ROWS)
         rng->position += rows;
     return status;
@@ -118,7 +118,7 @@ nf_status nf_sample(const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t r
 
 nf_status nf_score(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context, double *log_prob,
                    double *score) {
-    nf_status status = check(__func__, flow, ws, rows, "x", x, context);
+    nf_status status = nf_check_evaluation(__func__, flow, ws, rows, "x", x, context);
     if (status != NF_OK)
         return status;
     engine_job job = job_of(flow, rows, x, context, true);
@@ -127,5 +127,5 @@ nf_status nf_score(const nf_flow *flow, nf_workspace *ws, size_t rows, const dou
     job.record = true;
     job.density = true;
     job.scale = 1.0;
-    return evaluate(__func__, flow, ws, &job, "x");
+    return nf_run_evaluation(__func__, flow, ws, &job, RUN_STORE_AND_PULL, "x");
 }

@@ -20,6 +20,7 @@ static nf_layer draft_of(const nf_cnf_config *c, const nf_size_list *hidden) {
     draft.cnf.atol = c->atol == 0.0 ? draft.cnf.atol : c->atol < 0.0 ? 0.0 : c->atol;
     draft.cnf.steps = nf_size_or_default(c->steps, draft.cnf.steps);
     draft.cnf.max_steps = nf_size_or_default(c->max_steps, draft.cnf.max_steps);
+    draft.cnf.shared_step = c->shared_step != 0;
     draft.cnf.trace = c->trace;
     draft.cnf.gradient = c->gradient;
     draft.cnf.probes = nf_size_or_default(c->probes, draft.cnf.probes);
@@ -34,6 +35,10 @@ nf_status nf_cnf_create(const nf_cnf_config *config, nf_cnf **flow) {
     nf_status status = NF_CONSTRUCT_READ(nf_cnf_config, config, &given, flow);
     size_t items[NF_MOST_HIDDEN];
     nf_size_list hidden = {0, NULL};
+    if (status == NF_OK && given.shared_step != 0 && given.shared_step != 1)
+        status = nf_fail(NF_ERR_ARGUMENT, __func__, "config->shared_step is %d, must be 0 or 1", given.shared_step);
+    if (status == NF_OK && given.reserved != 0)
+        status = nf_fail(NF_ERR_ARGUMENT, __func__, "config->reserved is %d, must be 0", given.reserved);
     if (status == NF_OK) {
         const bool hyper = given.dynamics == NF_DYNAMICS_HYPER;
         status = nf_construct_hidden(__func__, nf_size_or_default(given.hidden_layers, 2), nf_size_or_default(given.hidden_width, hyper ? 32 : 64),

@@ -44,6 +44,7 @@ typedef struct fit {
 
     nf_fit_report report;
     double best_loss, last_norm, seconds_begun;
+    uint64_t evaluations; /* of right-hand sides in this epoch */
 } fit;
 
 static double now(void) {
@@ -349,6 +350,7 @@ static nf_status train_batch(fit *f, const nf_shuffle *order, size_t epoch, size
     set_tolerances(f, f->config.training_tolerance);
     nf_status status = batch_gradient(f, rows, (uint64_t)epoch * f->training_rows + first, &loss);
     set_tolerances(f, 0.0);
+    f->evaluations += f->workspace->stats.rhs_evaluations;
     if (status != NF_OK && status != NF_ERR_ROWS)
         return nf_fail_in(status, f->function);
     if (status == NF_ERR_ROWS) {
@@ -475,13 +477,15 @@ static bool progress_stops(fit *f, size_t epoch, double seconds) {
                                .learning_rate = f->optimizer->update.rate,
                                .gradient_norm = f->last_norm,
                                .seconds = seconds,
-                               .seconds_left = seconds / (double)(epoch + 1) * (double)(f->config.epochs - epoch - 1)};
+                               .seconds_left = seconds / (double)(epoch + 1) * (double)(f->config.epochs - epoch - 1),
+                               .rhs_evaluations = f->report.rhs_evaluations};
     return f->config.progress(f->config.progress_user, &p) != 0;
 }
 
 static nf_status run_epoch(fit *f, size_t epoch) {
     const nf_shuffle order = nf_shuffle_begin(f->config.seed, STREAM_EPOCH + epoch, f->training_rows);
     double loss_sum = 0, weight_sum = 0;
+    f->evaluations = 0;
     for (size_t first = 0; first < f->training_rows; first += f->config.batch_size) {
         const nf_floating saved = nf_floating_enter();
         const nf_status status = train_batch(f, &order, epoch, first, &loss_sum, &weight_sum);
@@ -490,6 +494,7 @@ static nf_status run_epoch(fit *f, size_t epoch) {
             return status;
     }
     f->report.train_loss = mean_of(loss_sum, weight_sum);
+    f->report.rhs_evaluations = (double)f->evaluations / (double)f->training_rows;
     const nf_floating saved = nf_floating_enter();
     f->last_norm = f->flow->engine->norm2(f->gradient->sum, f->gradient->count);
     nf_floating_leave(saved);

@@ -70,6 +70,9 @@ nf_status nf_check_pointer(const char *function, const char *name, const void *p
 nf_status nf_check_workspace(const char *function, const nf_flow *flow, const nf_workspace *workspace);
 nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_gradient *gradient);
 
+/* Instants of dense output: monotone, all between start and end; `backward`: from end to start. */
+nf_status nf_check_instants(const char *function, double start, double end, size_t times, const double *t, bool *backward);
+
 /*
  * Config structs: the caller's struct, cut or extended with zeros to the library's size. `first_size` is the size of the first
  * version. NF_ERR_ARGUMENT when it is shorter, NF_ERR_UNSUPPORTED when what lies beyond is not zero.

@@ -24,6 +24,10 @@ static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_
         engine->match(run->job, thread, first, rows, slot, &run->workspace->sums[lane]);
         return true;
     }
+    if (run->action == RUN_TRAJECTORY) {
+        engine->trajectory(run->job, thread, first, rows);
+        return true;
+    }
     if (run->action != RUN_PULL) {
         if (engine->push(run->job, thread, first, rows) != ENGINE_OK)
             return false;

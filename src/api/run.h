@@ -9,6 +9,7 @@ typedef enum run_action {
     RUN_STORE,          /* push, store */
     RUN_STORE_AND_PULL, /* push, store, pull */
     RUN_MATCH,          /* flow matching */
+    RUN_TRAJECTORY,
     RUN_PULL            /* pull what is there: one tile a thread, pushed before */
 } run_action;
 
@@ -32,6 +33,15 @@ nf_status nf_run_end(const char *function, const nf_workspace *workspace, const 
 /* The caller's workspace, or a temporary one of one thread that nf_workspace_return frees. */
 nf_status nf_workspace_borrow(const nf_flow *flow, nf_workspace *given, nf_workspace **workspace);
 void nf_workspace_return(nf_workspace *given, nf_workspace *workspace);
+
+/*
+ * What the functions share that map rows: their checks (`name` NULL: no input), which clear the error, and the call itself. A job of no
+ * rows is NF_OK.
+ */
+nf_status nf_check_evaluation(const char *function, const nf_flow *flow, const nf_workspace *ws, size_t rows, const char *name,
+                              const double *input, const double *context);
+nf_status nf_run_evaluation(const char *function, const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action,
+                            const char *input);
 
 /* Lanes of work for evaluation: as many as threads can be used on so many rows. */
 size_t nf_evaluation_lanes(const nf_workspace *workspace, size_t rows);

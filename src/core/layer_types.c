@@ -15,7 +15,8 @@ static const nf_enum_name scale_names[] = {{"exp", NF_SCALE_EXP}, {"tanh", NF_SC
 static const nf_enum_name dynamics_names[] = {{"mlp", NF_DYNAMICS_MLP}, {"hyper", NF_DYNAMICS_HYPER}, {NULL, 0}};
 static const nf_enum_name method_names[] = {{"dopri5", NF_DOPRI5}, {"tsit5", NF_TSIT5}, {"dop853", NF_DOP853}, {"bosh3", NF_BOSH3},
                                             {"rk4", NF_RK4},       {"midpoint", NF_MIDPOINT}, {"euler", NF_EULER}, {NULL, 0}};
-static const nf_enum_name trace_names[] = {{"exact", NF_TRACE_EXACT}, {"hutchinson", NF_TRACE_HUTCHINSON}, {NULL, 0}};
+static const nf_enum_name trace_names[] = {{"exact", NF_TRACE_EXACT}, {"hutchinson", NF_TRACE_HUTCHINSON}, {"hutchinson_normal", NF_TRACE_HUTCHINSON_NORMAL},
+                                           {NULL, 0}};
 static const nf_enum_name gradient_names[] = {{"discrete", NF_ODE_DISCRETE}, {"adjoint", NF_ODE_ADJOINT}, {NULL, 0}};
 
 #define FIELD(key, form, member, required, names, applies) {key, form, offsetof(nf_layer, member), required, names, applies}
@@ -232,11 +233,11 @@ static nf_status cnf_complete(nf_layer *layer) {
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: method is %d, which is none", (int)c->method);
     if (c->steps == 0 || c->max_steps == 0)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: steps is %zu and max_steps %zu, must be positive", c->steps, c->max_steps);
-    if (c->trace != NF_TRACE_EXACT && c->trace != NF_TRACE_HUTCHINSON)
+    if (c->trace < NF_TRACE_EXACT || c->trace > NF_TRACE_HUTCHINSON_NORMAL)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: trace is %d, which is none", (int)c->trace);
     if (c->gradient != NF_ODE_DISCRETE && c->gradient != NF_ODE_ADJOINT)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: gradient is %d, which is none", (int)c->gradient);
-    if (c->trace == NF_TRACE_HUTCHINSON && c->probes == 0)
+    if (c->trace != NF_TRACE_EXACT && c->probes == 0)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: probes is 0");
     if (!(c->kinetic >= 0.0) || !(c->jacobian >= 0.0) || !isfinite(c->kinetic) || !isfinite(c->jacobian))
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: kinetic = %g and jacobian = %g, must be finite and not negative", c->kinetic,

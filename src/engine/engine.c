@@ -6,6 +6,7 @@
 #include "engine/kernels/random.h"
 #include "engine/layer.h"
 #include "engine/nets/rows.h"
+#include "engine/ode/solve.h"
 #include "engine/train/pairing.h"
 #include "engine/train/update.h"
 
@@ -562,6 +563,67 @@ static bool matches(nf_layer_kind kind) {
     return ops && ops->match;
 }
 
+/* ---- trajectories */
+
+typedef struct path_sink {
+    const engine_job *job;
+    size_t first, rows;
+} path_sink;
+
+static double *path_row(const path_sink *s, size_t index, size_t lane) {
+    return s->job->path + (index * s->job->rows + s->first + lane) * s->job->model->dim;
+}
+
+static void keep_point(void *user, size_t index, size_t lane, const real *x) {
+    const path_sink *s = user;
+    if (lane >= s->rows)
+        return;
+    double *row = path_row(s, index, lane);
+    for (size_t f = 0; f < s->job->model->dim; f++)
+        row[f] = (double)x[f * PANEL];
+}
+
+static void trajectory(const engine_job *job, engine_thread *thread, size_t first, size_t rows) {
+    const nf_model *model = job->model;
+    const nf_layer *layer = model->layers[0];
+    thread_map m = map_thread(model, thread);
+    tile *t = &m.t;
+    unsigned char before[TILE_ROWS];
+    thread->first = first;
+    thread->rows = t->rows = rows;
+    t->panels = (rows + PANEL - 1) / PANEL;
+    t->penalty = NULL;
+    load_tile(job, thread, &m, first, true);
+    memcpy(before, t->failed, rows);
+    memset(t->failed, 0, rows);
+    memset(t->log_det, 0, t->panels * PANEL * sizeof(double));
+    memset(m.base, 0, t->panels * PANEL * sizeof(double));
+    path_sink sink = {job, first, rows};
+    const layer_path path = {.inverse = layer->inverted,
+                             .t = job->times,
+                             .times = job->time_count,
+                             .backward = job->times_backward,
+                             .visit = keep_point,
+                             .user = &sink};
+    layer_counters counters = {0, 0, 0, 0};
+    const layer_run run = {.layer = layer,
+                           .theta = (const real *)job->theta + layer->parameter_offset,
+                           .scratch = m.scratch,
+                           .cache = m.caches,
+                           .arena = &thread->arena,
+                           .counters = &counters,
+                           .epoch = job->epoch};
+    R(layer_ops_of)(layer->kind)->path(&run, t, &path);
+    thread->counters.rhs_evaluations += counters.rhs_evaluations;
+    thread->counters.steps_accepted += counters.steps_accepted;
+    thread->counters.steps_rejected += counters.steps_rejected;
+    check_lanes(thread, &m, before, model->layer_count);
+    for (size_t l = 0; l < rows; l++)
+        for (size_t i = 0; t->failed[l] && i < job->time_count; i++)
+            for (size_t f = 0; f < model->dim; f++)
+                path_row(&sink, i, l)[f] = NAN;
+}
+
 static void from_double(void *to, const double *from, size_t count) {
     real *r = to;
     for (size_t i = 0; i < count; i++)
@@ -607,6 +669,9 @@ const nf_engine R(engine) = {
     .reject = reject,
     .match = match,
     .matches = matches,
+    .trajectory = trajectory,
+    .ode_memory = R(ode_rows_memory),
+    .ode_solve = R(ode_solve_rows),
     .net_thread_size = R(net_thread_size),
     .net_push = R(net_push),
     .net_pull = R(net_pull),

@@ -11,6 +11,7 @@
 
 #include "core/memory.h"
 #include "core/model.h"
+#include "engine/ode/task.h"
 
 /* The first bad row that a thread met, and how many. */
 typedef struct engine_bad {
@@ -51,6 +52,11 @@ typedef struct engine_job {
     /* for match: `in` are data; scale, weight and slots as for pull */
     size_t matched; /* the layer, whose field is matched */
     bool paired;    /* base samples go with the data by optimal transport within a tile */
+    /* for trajectory: `in` are base samples */
+    const double *times; /* in order along the way forward, or against it */
+    size_t time_count;
+    bool times_backward;
+    double *path; /* time_count x rows x dim */
 } engine_job;
 
 /* Sums of one slot of work, over its tiles in order. */
@@ -98,8 +104,13 @@ typedef struct nf_engine {
      */
     void (*match)(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, engine_sum *sum);
     bool (*matches)(nf_layer_kind kind); /* whether it has a field */
+    void (*trajectory)(const engine_job *job, engine_thread *thread, size_t first, size_t rows); /* of a flow of one layer that has a field */
     /* Mark a row of the pushed tile as bad before the pull (a target density that is not finite). */
     void (*reject)(engine_thread *thread, const nf_model *model, size_t row, int reason);
+
+    /* A caller's own systems of equations (ode/solve.h). */
+    size_t (*ode_memory)(size_t size);
+    bool (*ode_solve)(ode_task *task, void *memory);
 
     /* Rows through a net on its own; x, y and their cotangents are the caller's whole arrays. `record`: a pull follows. */
     size_t (*net_thread_size)(const nf_net *net);

@@ -62,6 +62,16 @@ typedef struct layer_match {
                                what is not finite */
 } layer_match;
 
+/* Where a continuous layer carries the samples of a tile on their way forward. */
+typedef struct layer_path {
+    bool inverse;    /* the layer stands inverted in its flow */
+    const double *t; /* instants in order from the start to the end of the way, or `backward` */
+    size_t times;
+    bool backward;
+    void (*visit)(void *user, size_t index, size_t lane, const real *x); /* a lane's features, PANEL apart, at instant `index` */
+    void *user;
+} layer_path;
+
 enum layer_result { LAYER_OK = 0, LAYER_ARENA = 1 };
 
 struct layer_ops {
@@ -70,7 +80,8 @@ struct layer_ops {
     size_t (*cache_size)(const nf_layer *layer);                               /* in reals; NULL: none */
     int (*forward)(const layer_run *run, tile *t);
     int (*inverse)(const layer_run *run, tile *t);
-    void (*match)(const layer_run *run, const tile *t, const layer_match *match); /* NULL: the layer has no field */
+    void (*match)(const layer_run *run, const tile *t, const layer_match *match); /* NULL, this and path: the layer has no field */
+    void (*path)(const layer_run *run, tile *t, const layer_path *path);          /* moves the tile to the end, as forward does */
     void (*forward_vjp)(const layer_run *run, const tile *t, cotangent *c); /* after forward with a record; t->x is not read */
     void (*inverse_vjp)(const layer_run *run, const tile *t, cotangent *c); /* after inverse with a record */
 };

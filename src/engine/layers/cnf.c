@@ -27,6 +27,7 @@ typedef struct dynamics {
     const real *d_log_det, *d_penalty; /* [panels * PANEL]; d_penalty NULL without penalty */
     real *d_context;                   /* [panels][context_dim][PANEL] or NULL */
     const real *scale;                 /* adjoint: the state's cotangents are in these units; else NULL */
+    const layer_path *path;            /* dense output, or NULL */
 } dynamics;
 
 enum { ROW_TRACE, ROW_SPEED, ROW_SQUARE, ROWS };
@@ -51,7 +52,8 @@ static size_t record_size(const nf_layer *layer, size_t panels, bool inverse) {
 static field_mlp_shape mlp_shape(const nf_layer *layer, bool square) {
     return (field_mlp_shape){.net = &layer->net,
                              .dim = layer->dim,
-                             .probes = layer->cnf.trace == NF_TRACE_HUTCHINSON ? layer->cnf.probes : 0,
+                             .probes = layer->cnf.trace == NF_TRACE_EXACT ? 0 : layer->cnf.probes,
+                             .normal = layer->cnf.trace == NF_TRACE_HUTCHINSON_NORMAL,
                              .noise_seed = layer->cnf.noise_seed,
                              .square = square};
 }
@@ -252,18 +254,31 @@ static void store_state(tile *t, size_t size, bool penalised, const cnf_scratch 
             t->failed[l] = s->outcome[l] == ODE_BUDGET ? ROW_ODE_BUDGET : ROW_ODE_STEP;
 }
 
-static int apply(const layer_run *run, tile *t, bool inverse) {
+static void emit(void *user, size_t index, size_t lane, const real *y) {
+    const dynamics *d = user;
+    d->path->visit(d->path->user, index, lane, y);
+}
+
+/* `path` NULL: only the end is wanted. */
+static int apply(const layer_run *run, tile *t, bool inverse, const layer_path *path) {
     const nf_layer *layer = run->layer;
     const cnf_scratch s = map_scratch(layer, TILE_PANELS, run->scratch);
     const bool discrete = layer->cnf.gradient == NF_ODE_DISCRETE;
     dynamics d;
     begin(&d, run, t, inverse, false, t->penalty != NULL, &s);
-    const ode_problem problem = inverse ? problem_of(layer, layer->cnf.t1, layer->cnf.t0) : problem_of(layer, layer->cnf.t0, layer->cnf.t1);
+    d.path = path;
+    ode_problem problem = inverse ? problem_of(layer, layer->cnf.t1, layer->cnf.t0) : problem_of(layer, layer->cnf.t0, layer->cnf.t1);
+    if (path) {
+        problem.samples = path->t;
+        problem.sample_count = path->times;
+        problem.samples_backward = path->backward;
+    }
     const ode_field field = {.user = &d,
                              .size = t->dim + 1 + d.penalised,
                              .controlled = t->dim + 1,
                              .rhs = whole_rhs,
-                             .prepare = d.hyper ? prepare_nodes : NULL};
+                             .prepare = d.hyper ? prepare_nodes : NULL,
+                             .sample = emit};
     ode_run solve = {.panels = t->panels, .y = s.state, .active = s.active, .outcome = s.outcome, .scratch = s.solver};
     cnf_record record = {NULL, NULL};
     if (run->record)
@@ -284,9 +299,12 @@ static int apply(const layer_run *run, tile *t, bool inverse) {
     return LAYER_OK;
 }
 
-static int forward(const layer_run *run, tile *t) { return apply(run, t, false); }
+static int forward(const layer_run *run, tile *t) { return apply(run, t, false, NULL); }
 
-static int inverse(const layer_run *run, tile *t) { return apply(run, t, true); }
+static int inverse(const layer_run *run, tile *t) { return apply(run, t, true, NULL); }
+
+/* Without a record the arena is not touched, so this cannot run out of it. */
+static void follow(const layer_run *run, tile *t, const layer_path *path) { (void)apply(run, t, path->inverse, path); }
 
 /* Cotangents in units of the largest of each lane, so that the tolerance means the same whatever the loss is scaled by. */
 static void load_adjoint(const tile *t, const cotangent *c, const real *end, const cnf_scratch *s) {
@@ -361,7 +379,7 @@ static void match(const layer_run *run, const tile *t, const layer_match *m) {
     const cnf_scratch s = map_scratch(run->layer, TILE_PANELS, run->scratch);
     const real speed = (real)(1.0 / (to - from));
     const size_t size = t->dim * PANEL;
-    const real zero[PANEL] = {0};
+    _Alignas(NF_ALIGN) const real zero[PANEL] = {0};
     dynamics d;
     begin(&d, run, t, m->inverse, true, false, &s);
     set_active(t, &s);
@@ -397,5 +415,6 @@ const struct layer_ops R(cnf_ops) = {.record_size = record_size,
                                      .forward = forward,
                                      .inverse = inverse,
                                      .match = match,
+                                     .path = follow,
                                      .forward_vjp = forward_vjp,
                                      .inverse_vjp = inverse_vjp};

@@ -88,8 +88,15 @@ size_t R(field_mlp_scratch)(const field_mlp_shape *shape) {
 static void draw_probes(field_mlp *f) {
     for (size_t p = 0; p < f->tangents; p++) {
         nf_sequence random = nf_sequence_begin(f->shape.noise_seed, p);
-        for (size_t i = 0; i < f->shape.dim; i++)
-            f->probe[p * f->shape.dim + i] = f->shape.probes ? (nf_sequence_bits(&random) >> 63 ? (real)1 : (real)-1) : (real)(i == p);
+        for (size_t i = 0; i < f->shape.dim; i++) {
+            real *e = &f->probe[p * f->shape.dim + i];
+            if (f->shape.probes == 0)
+                *e = (real)(i == p);
+            else if (f->shape.normal)
+                *e = (real)nf_sequence_normal(&random);
+            else
+                *e = nf_sequence_bits(&random) >> 63 ? (real)1 : (real)-1;
+        }
     }
 }
 

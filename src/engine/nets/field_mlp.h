@@ -20,7 +20,8 @@ typedef struct field_mlp_shape {
     const nf_net *net; /* inputs: dim, t, context; outputs: dim */
     size_t dim;
     size_t probes;       /* 0: exact */
-    uint64_t noise_seed; /* of the probes: signs (Rademacher) */
+    uint64_t noise_seed; /* of the probes: signs (Rademacher), or */
+    bool normal;         /* normals */
     bool square;         /* the Jacobian's norm may be asked for */
 } field_mlp_shape;
 

@@ -214,6 +214,25 @@ static void choose_first_steps(const group *g) {
 
 /* ---- dense output */
 
+/* The stages that only dense output needs. */
+static void run_extra_stages(const group *g, size_t p, const real *h) {
+    const ode_tableau *tableau = g->problem->tableau;
+    const ode_steps *s = &g->steps[p];
+    for (size_t j = tableau->stages; j < tableau->stages + tableau->extra; j++) {
+        double t[PANEL];
+        for (size_t i = 0; i < PANEL; i++)
+            t[i] = ode_stage_time(tableau->c[j], s->t[i], s->h[i], s->end[i]);
+        R(ode_combine)(g->size, j, tableau->a[j], panel_k(g, p, 0), g->stride, h, panel_y(g, p), g->stage);
+        evaluate(g, p, ODE_NO_STAGE, t, s->active, g->stage, panel_k(g, p, j));
+    }
+}
+
+/* The sample that a lane meets next; its index among all. */
+static size_t next_sample(const ode_problem *problem, const ode_lane *lane) {
+    return problem->samples_backward ? problem->sample_count - 1 - lane->sample : lane->sample;
+}
+
+/* Samples at the end of a step are its result itself, so that the last one has the bits of the solution. */
 static void emit_samples(const group *g, size_t p) {
     const ode_problem *problem = g->problem;
     const ode_tableau *tableau = problem->tableau;
@@ -224,19 +243,22 @@ static void emit_samples(const group *g, size_t p) {
     step_sizes(s, h);
     for (size_t l = 0; l < PANEL; l++) {
         ode_lane *lane = &g->lane[p * PANEL + l];
-        while (s->active[l] && lane->sample < problem->sample_count && direction * (problem->samples[lane->sample] - s->end[l]) <= 0) {
-            for (size_t j = tableau->stages; !extra_done && j < tableau->stages + tableau->extra; j++) {
-                double t[PANEL];
-                for (size_t i = 0; i < PANEL; i++)
-                    t[i] = ode_stage_time(tableau->c[j], s->t[i], s->h[i], s->end[i]);
-                R(ode_combine)(g->size, j, tableau->a[j], panel_k(g, p, 0), g->stride, h, panel_y(g, p), g->stage);
-                evaluate(g, p, ODE_NO_STAGE, t, s->active, g->stage, panel_k(g, p, j));
+        for (; s->active[l] && lane->sample < problem->sample_count; lane->sample++) {
+            const size_t index = next_sample(problem, lane);
+            const double at = problem->samples[index];
+            if (direction * (at - s->end[l]) > 0)
+                break;
+            if (at == s->end[l]) {
+                g->field->sample(g->field->user, index, (g->first + p) * PANEL + l, g->next + p * g->stride + l);
+                continue;
             }
+            if (!extra_done)
+                run_extra_stages(g, p, h);
             extra_done = true;
             double weights[ODE_STAGES];
-            R(ode_dense_weights)(tableau, (problem->samples[lane->sample] - s->t[l]) / s->h[l], weights);
+            R(ode_dense_weights)(tableau, (at - s->t[l]) / s->h[l], weights);
             R(ode_combine)(g->size, tableau->stages + tableau->extra, weights, panel_k(g, p, 0), g->stride, h, panel_y(g, p), g->stage);
-            g->field->sample(g->field->user, lane->sample++, (g->first + p) * PANEL + l, g->stage + l);
+            g->field->sample(g->field->user, index, (g->first + p) * PANEL + l, g->stage + l);
         }
     }
 }
@@ -246,6 +268,8 @@ static void emit_samples(const group *g, size_t p) {
 /* The attempts of all lanes; false when none is left. */
 static bool set_out(const group *g) {
     bool any = false;
+    if (g->problem->stop && *g->problem->stop)
+        return false;
     for (size_t p = 0; p < g->panels; p++) {
         ode_steps *s = &g->steps[p];
         unsigned char *active = panel_active(g, p), *outcome = g->run->outcome + (g->first + p) * PANEL;

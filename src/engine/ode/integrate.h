@@ -12,6 +12,7 @@
 #include <stdbool.h>
 
 #include "engine/ode/tableau.h"
+#include "engine/ode/task.h"
 #include "engine/ode/trail.h"
 #include "engine/real.h"
 
@@ -19,8 +20,6 @@
 #define ODE_MOST_LANES 128
 
 #define ODE_NO_STAGE ((size_t)-1) /* an evaluation that belongs to no step */
-
-enum ode_outcome { ODE_ARRIVED = 0, ODE_UNDERFLOW, ODE_BUDGET };
 
 /* The steps that the lanes of a panel attempt or have made. Stage times are ode_stage_time(c, t, h, end). */
 typedef struct ode_steps {
@@ -56,8 +55,10 @@ typedef struct ode_problem {
     size_t max_steps; /* attempts of a lane, with control */
     bool shared;      /* one step for all lanes, from the mean square of their errors */
     bool dyadic;      /* steps are (t1 - t0) / 2^level and start at multiples of themselves, so that lanes meet in time */
-    const double *samples; /* instants of dense output, monotone from t0 to t1 */
+    const double *samples; /* instants of dense output, in order from t0 to t1 */
     size_t sample_count;
+    bool samples_backward; /* they stand in order from t1 to t0 */
+    const bool *stop;      /* NULL, or where the field says that it cannot go on: the integration ends, its outcome undefined */
 } ode_problem;
 
 typedef struct ode_run {

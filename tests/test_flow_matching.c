@@ -1,0 +1,352 @@
+/*
+ * Flow matching: the loss and its gradient against their definition, which is put together here from one Euler step of each row (x - z is then the
+ * velocity itself), for both dynamics, inverted layers, layers around the field, weights, and rows that are not numbers.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/philox.h"
+#include "support.h"
+
+enum { DIM = 2, ROWS = 9, MANY = 300 };
+
+typedef struct kind {
+    const char *name;
+    nf_dynamics dynamics;
+    size_t context_dim;
+    double t0, t1;
+    int inverted;
+} kind;
+
+static const kind kinds[] = {
+    {"mlp", NF_DYNAMICS_MLP, 0, 0.25, 1.135, 0},
+    {"mlp with context, inverted", NF_DYNAMICS_MLP, 2, 1.5, 0.385, 1},
+    {"hyper", NF_DYNAMICS_HYPER, 0, -0.385, 0.885, 0},
+    {"hyper, inverted", NF_DYNAMICS_HYPER, 0, 0, 2.385, 1},
+};
+#define KINDS ((int)(sizeof kinds / sizeof kinds[0]))
+
+static nf_flow *make_field(const kind *k, double t0, double t1, nf_precision precision) {
+    nf_flow *flow;
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .context_dim = k->context_dim, .dynamics = k->dynamics, .precision = precision,
+                                 .hidden_layers = 1, .hidden_width = 5, .units = 4, .t0 = t0, .t1 = t1, .method = NF_EULER, .steps = 1),
+                      &flow));
+    random_source random = random_begin(31);
+    randomize(flow, &random, 0.7);
+    return flow;
+}
+
+/* An affine layer on each side of the field. */
+static nf_flow *make_stack(const kind *k, nf_precision precision) {
+    nf_flow *flow = make_field(k, k->t0, k->t1, precision), *below, *above;
+    random_source random = random_begin(32);
+    if (k->inverted)
+        must(nf_flow_invert(flow));
+    must(nf_affine_create(DIM, precision, &below));
+    must(nf_affine_create(DIM, precision, &above));
+    randomize(below, &random, 0.385);
+    randomize(above, &random, 0.385);
+    nf_flow *stack;
+    must(nf_flow_create(DIM, k->context_dim, precision, &stack));
+    must(nf_flow_append(stack, below));
+    must(nf_flow_append(stack, flow));
+    must(nf_flow_append(stack, above));
+    return stack;
+}
+
+/* The uniform number that belongs to a row: from the coordinate after those of its base sample. */
+static double fraction_of(uint64_t seed, uint64_t stream, uint64_t position) {
+    nf_flow *flow;
+    nf_rng rng = {seed, stream, position};
+    double z[DIM + 2];
+    must(nf_flow_create(DIM + 2, 0, NF_DOUBLE, &flow));
+    must(nf_sample(flow, NULL, &rng, 1, NULL, z, NULL));
+    nf_flow_free(flow);
+    return 0.5 * erfc(-z[DIM] / sqrt(2.0));
+}
+
+/* f(z, t) of one row: an Euler step of length 1 from t. The parameters are those of the field in a stack. */
+static void velocity(const kind *k, const double *theta, const double *z, double t, const double *context, double *f) {
+    nf_flow *field = make_field(k, t, t + 1.0, NF_DOUBLE);
+    must(nf_set_parameters(field, theta));
+    must(nf_forward(field, NULL, 1, z, context, f, NULL));
+    for (size_t i = 0; i < DIM; i++)
+        f[i] -= z[i];
+    nf_flow_free(field);
+}
+
+typedef struct problem {
+    const kind *k;
+    double x[ROWS * DIM], context[ROWS * 2], weight[ROWS];
+    bool weighted;
+} problem;
+
+static problem make_problem(int i, bool weighted) {
+    problem p = {.k = &kinds[i], .weighted = weighted};
+    random_source random = random_begin(33);
+    for (size_t j = 0; j < ROWS * DIM; j++)
+        p.x[j] = 1.385 * random_normal(&random);
+    for (size_t j = 0; j < ROWS * 2; j++)
+        p.context[j] = random_normal(&random);
+    for (size_t j = 0; j < ROWS; j++)
+        p.weight[j] = j == 2 ? 0 : random_uniform(&random, 0.2, 2);
+    return p;
+}
+
+/* The loss by its definition, with independent pairs. */
+static double loss_of(const problem *p, const double *theta) {
+    const kind *k = p->k;
+    const double from = k->inverted ? k->t1 : k->t0, to = k->inverted ? k->t0 : k->t1;
+    const double *below = theta;
+    nf_flow *field = make_field(k, 0, 1, NF_DOUBLE);
+    const size_t count = nf_parameter_count(field);
+    nf_flow_free(field);
+    const double *above = theta + 2 * DIM + count;
+    double sum = 0, weights = 0;
+    for (size_t r = 0; r < ROWS; r++) {
+        nf_rng rng = {71, 4, 1000 + r};
+        nf_flow *base;
+        double z[DIM], at[DIM], want[DIM], f[DIM], square = 0;
+        must(nf_flow_create(DIM, 0, NF_DOUBLE, &base));
+        must(nf_sample(base, NULL, &rng, 1, NULL, z, NULL));
+        nf_flow_free(base);
+        const double s = fraction_of(71, 4, 1000 + r);
+        for (size_t i = 0; i < DIM; i++) {
+            const double start = z[i] * exp(below[i]) + below[DIM + i], end = (p->x[r * DIM + i] - above[DIM + i]) * exp(-above[i]);
+            at[i] = start + s * (end - start);
+            want[i] = (end - start) / (to - from);
+        }
+        velocity(k, theta + 2 * DIM, at, from + s * (to - from), k->context_dim ? p->context + 2 * r : NULL, f);
+        for (size_t i = 0; i < DIM; i++)
+            square += (f[i] - want[i]) * (f[i] - want[i]);
+        const double w = p->weighted ? p->weight[r] : 1.0;
+        sum += w * square;
+        weights += w;
+    }
+    return sum / weights;
+}
+
+static double as_function(void *user, const double *theta) { return loss_of(user, theta); }
+
+START_TEST(loss_and_gradient_follow_the_definition) {
+    for (int weighted = 0; weighted < 2; weighted++) {
+        problem p = make_problem(_i, weighted);
+        const double *weight = weighted ? p.weight : NULL;
+        nf_flow *flow = make_stack(p.k, NF_DOUBLE);
+        const size_t count = nf_parameter_count(flow);
+        double *theta = new_numbers(count), *got = new_numbers(count), loss;
+        nf_gradient *gradient;
+        nf_rng rng = {71, 4, 1000};
+        must(nf_get_parameters(flow, theta));
+        must(nf_gradient_create(flow, &gradient));
+        must(nf_grad_flow_matching(flow, NULL, &rng, ROWS, p.x, p.k->context_dim ? p.context : NULL, weight, NF_PAIRING_INDEPENDENT, gradient, &loss));
+        must(nf_gradient_get(gradient, got));
+        ck_assert_uint_eq(rng.position, 1000 + ROWS);
+        const double expected = loss_of(&p, theta);
+        must_agree(p.k->name, whole_error(&loss, &expected, 1), 1e-12);
+        for (size_t i = 0; i < count; i++) {
+            const bool outside = i < 2 * DIM || i >= count - 2 * DIM; /* the layers around the field get none */
+            const double want = outside ? 0.0 : difference(as_function, &p, theta, i, 1e-3);
+            must_agree(p.k->name, whole_error(&got[i], &want, 1), outside ? 0.0 : 1e-8);
+        }
+        /* Accumulation: the same again doubles it. */
+        rng.position = 1000;
+        must(nf_grad_flow_matching(flow, NULL, &rng, ROWS, p.x, p.k->context_dim ? p.context : NULL, weight, NF_PAIRING_INDEPENDENT, gradient, NULL));
+        double *twice = new_numbers(count);
+        must(nf_gradient_get(gradient, twice));
+        for (size_t i = 0; i < count; i++)
+            twice[i] /= 2;
+        same_bits("accumulated", twice, got, count);
+        nf_gradient_free(gradient);
+        nf_flow_free(flow);
+        free(theta);
+        free(got);
+        free(twice);
+    }
+}
+END_TEST
+
+static void run_many(int i, nf_precision precision, nf_pairing pairing, size_t threads, double *x, double *context, double *got, double *loss) {
+    nf_flow *flow = make_stack(&kinds[i], precision);
+    nf_workspace *ws;
+    nf_gradient *gradient;
+    nf_rng rng = {5, 6, 7};
+    must(nf_workspace_create(flow, threads, &ws));
+    must(nf_gradient_create(flow, &gradient));
+    must(nf_grad_flow_matching(flow, ws, &rng, MANY, x, kinds[i].context_dim ? context : NULL, NULL, pairing, gradient, loss));
+    must(nf_gradient_get(gradient, got));
+    nf_gradient_free(gradient);
+    nf_workspace_free(ws);
+    nf_flow_free(flow);
+}
+
+START_TEST(threads_change_no_bit_and_single_is_near) {
+    random_source random = random_begin(34);
+    double *x = new_normals(&random, MANY * DIM, 1.385), *context = new_normals(&random, MANY * 2, 1.0);
+    nf_flow *flow = make_stack(&kinds[_i], NF_DOUBLE);
+    const size_t count = nf_parameter_count(flow);
+    nf_flow_free(flow);
+    double *one = new_numbers(count), *other = new_numbers(count), losses[2];
+    for (int pairing = 0; pairing < 2; pairing++) {
+        run_many(_i, NF_DOUBLE, (nf_pairing)pairing, 1, x, context, one, &losses[0]);
+        run_many(_i, NF_DOUBLE, (nf_pairing)pairing, 3, x, context, other, &losses[1]);
+        same_bits("gradient", one, other, count);
+        same_bits("loss", &losses[0], &losses[1], 1);
+        run_many(_i, NF_SINGLE, (nf_pairing)pairing, 2, x, context, other, &losses[1]);
+        must_agree(kinds[_i].name, whole_error(&losses[1], &losses[0], 1), 1e-4);
+        must_agree(kinds[_i].name, whole_error(other, one, count), 1e-4);
+    }
+    free(x);
+    free(context);
+    free(one);
+    free(other);
+}
+END_TEST
+
+/* A field that is zero leaves the mean square of the distances as the loss, which optimal pairs make smaller. */
+START_TEST(optimal_pairs_are_nearer) {
+    random_source random = random_begin(35);
+    double *x = new_normals(&random, MANY * DIM, 1.385), losses[2];
+    for (int pairing = 0; pairing < 2; pairing++) {
+        nf_cnf *cnf;
+        nf_gradient *gradient;
+        nf_rng rng = {5, 6, 7};
+        must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .hidden_layers = NF_NONE), &cnf));
+        double *zero = calloc(nf_parameter_count(cnf), sizeof *zero);
+        ck_assert_ptr_nonnull(zero);
+        must(nf_set_parameters(cnf, zero));
+        must(nf_gradient_create(cnf, &gradient));
+        must(nf_grad_flow_matching(cnf, NULL, &rng, MANY, x, NULL, NULL, (nf_pairing)pairing, gradient, &losses[pairing]));
+        nf_gradient_free(gradient);
+        nf_flow_free(cnf);
+        free(zero);
+    }
+    ck_assert_msg(losses[1] < 0.25 * losses[0] && losses[1] > 0, "mean squared distances %g and, paired, %g", losses[0], losses[1]);
+    free(x);
+}
+END_TEST
+
+START_TEST(bad_rows_add_nothing) {
+    problem p = make_problem(_i, false);
+    const double *context = p.k->context_dim ? p.context : NULL;
+    nf_flow *flow = make_stack(p.k, NF_DOUBLE);
+    const size_t count = nf_parameter_count(flow);
+    nf_workspace *ws;
+    nf_gradient *gradient;
+    double *bad = new_numbers(count), *without = new_numbers(count), losses[2], weight[ROWS], keep;
+    nf_rng rng = {71, 4, 1000};
+    nf_stats stats = {.struct_size = sizeof stats};
+    must(nf_workspace_create(flow, 1, &ws));
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t r = 0; r < ROWS; r++)
+        weight[r] = r == 3 ? 0.0 : 1.0;
+    must(nf_grad_flow_matching(flow, ws, &rng, ROWS, p.x, context, weight, NF_PAIRING_INDEPENDENT, gradient, &losses[0]));
+    must(nf_gradient_get(gradient, without));
+    keep = p.x[3 * DIM + 1];
+    p.x[3 * DIM + 1] = NAN;
+    rng.position = 1000;
+    must(nf_gradient_zero(gradient));
+    must_be(NF_ERR_ROWS, nf_grad_flow_matching(flow, ws, &rng, ROWS, p.x, context, NULL, NF_PAIRING_INDEPENDENT, gradient, &losses[1]));
+    must_say("nf_grad_flow_matching", "x[3][1] is nan");
+    must(nf_workspace_stats(ws, &stats));
+    ck_assert(stats.bad_rows == 1 && stats.first_bad_row == 3);
+    must(nf_gradient_get(gradient, bad));
+    same_bits("loss", &losses[0], &losses[1], 1);
+    must_agree(p.k->name, whole_error(bad, without, count), 1e-15);
+    p.x[3 * DIM + 1] = keep;
+    nf_gradient_free(gradient);
+    nf_workspace_free(ws);
+    nf_flow_free(flow);
+    free(bad);
+    free(without);
+}
+END_TEST
+
+START_TEST(arguments_are_checked) {
+    problem p = make_problem(0, false);
+    nf_flow *flow = make_stack(p.k, NF_DOUBLE), *other = make_stack(&kinds[2], NF_DOUBLE);
+    nf_gradient *gradient, *foreign;
+    nf_rng rng = {0, 0, 0};
+    double loss;
+    must(nf_gradient_create(flow, &gradient));
+    must(nf_gradient_create(other, &foreign));
+#define REFUSED(status, text, ...)                                                                                                        \
+    do {                                                                                                                                  \
+        must_be(status, nf_grad_flow_matching(__VA_ARGS__));                                                                              \
+        must_say("nf_grad_flow_matching", text);                                                                                          \
+    } while (0)
+    REFUSED(NF_ERR_ARGUMENT, "flow is NULL", NULL, NULL, &rng, ROWS, p.x, NULL, NULL, NF_PAIRING_OPTIMAL, gradient, &loss);
+    REFUSED(NF_ERR_ARGUMENT, "rng is NULL", flow, NULL, NULL, ROWS, p.x, NULL, NULL, NF_PAIRING_OPTIMAL, gradient, &loss);
+    REFUSED(NF_ERR_ARGUMENT, "rows is 0", flow, NULL, &rng, 0, p.x, NULL, NULL, NF_PAIRING_OPTIMAL, gradient, &loss);
+    REFUSED(NF_ERR_ARGUMENT, "x is NULL", flow, NULL, &rng, ROWS, NULL, NULL, NULL, NF_PAIRING_OPTIMAL, gradient, &loss);
+    REFUSED(NF_ERR_ARGUMENT, "context is not NULL", flow, NULL, &rng, ROWS, p.x, p.x, NULL, NF_PAIRING_OPTIMAL, gradient, &loss);
+    REFUSED(NF_ERR_ARGUMENT, "weight[0]", flow, NULL, &rng, ROWS, p.x, NULL, (double[ROWS]){-1}, NF_PAIRING_OPTIMAL, gradient, &loss);
+    REFUSED(NF_ERR_ARGUMENT, "pairing is 2", flow, NULL, &rng, ROWS, p.x, NULL, NULL, (nf_pairing)2, gradient, &loss);
+    REFUSED(NF_ERR_ARGUMENT, "gradient is NULL", flow, NULL, &rng, ROWS, p.x, NULL, NULL, NF_PAIRING_OPTIMAL, NULL, &loss);
+    REFUSED(NF_ERR_MISMATCH, "gradient", flow, NULL, &rng, ROWS, p.x, NULL, NULL, NF_PAIRING_OPTIMAL, foreign, &loss);
+    ck_assert_uint_eq(rng.position, 0);
+    must(nf_flow_append(flow, other));
+    nf_gradient_free(gradient);
+    must(nf_gradient_create(flow, &gradient));
+    REFUSED(NF_ERR_ARGUMENT, "2 continuous layers", flow, NULL, &rng, ROWS, p.x, NULL, NULL, NF_PAIRING_OPTIMAL, gradient, &loss);
+    nf_gradient_free(gradient);
+    nf_gradient_free(foreign);
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* A fit by matching carries N(0, I) to a far, narrow Gaussian: its likelihood comes near the truth without one solve in training. */
+START_TEST(a_fit_learns_the_density) {
+    enum { TRAIN = 600 };
+    random_source random = random_begin(36);
+    double *x = new_normals(&random, TRAIN * DIM, 1.0), *log_prob = new_numbers(TRAIN), nll = 0, truth = 0;
+    for (size_t r = 0; r < TRAIN; r++) {
+        const double a = x[r * DIM], b = x[r * DIM + 1];
+        truth += 0.5 * (a * a + b * b) + log(2.0 * acos(-1.0)) + log(0.5 * 0.7);
+        x[r * DIM] = 2.385 + 0.5 * a;
+        x[r * DIM + 1] = -1.135 + 0.7 * b + 0.3 * a;
+    }
+    nf_cnf *cnf;
+    nf_fit_report report = {.struct_size = sizeof report};
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .hidden_width = 32, .precision = NF_SINGLE, .rtol = 1e-4, .atol = 1e-4), &cnf));
+    must(nf_fit(cnf, TRAIN, x, NULL, NF_CONFIG(nf_fit_config, .objective = NF_OBJECTIVE_FLOW_MATCHING, .pairing = (nf_pairing)_i, .epochs = 250), &report));
+    ck_assert(report.epochs_run == 250 && report.rhs_evaluations == 0 && isfinite(report.train_loss));
+    must(nf_log_prob(cnf, NULL, TRAIN, x, NULL, log_prob));
+    for (size_t r = 0; r < TRAIN; r++)
+        nll -= log_prob[r];
+    ck_assert_msg(nll / TRAIN < truth / TRAIN + 0.1, "%g nats, the truth has %g", nll / TRAIN, truth / TRAIN);
+    nf_flow_free(cnf);
+    free(x);
+    free(log_prob);
+}
+END_TEST
+
+/* Likelihood training counts the work of its solves. */
+START_TEST(a_fit_reports_its_evaluations) {
+    random_source random = random_begin(37);
+    double *x = new_normals(&random, 64 * DIM, 1.0);
+    nf_cnf *cnf;
+    nf_fit_report report = {.struct_size = sizeof report};
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .method = NF_RK4, .steps = 5), &cnf));
+    must(nf_fit(cnf, 64, x, NULL, NF_CONFIG(nf_fit_config, .epochs = 2, .validation_fraction = -1), &report));
+    ck_assert_msg(report.rhs_evaluations >= 20 && report.rhs_evaluations <= 60, "%g evaluations a row", report.rhs_evaluations);
+    nf_flow_free(cnf);
+    free(x);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("flow matching");
+    TCase *c = tcase_create("flow matching");
+    tcase_set_timeout(c, 120);
+    tcase_add_loop_test(c, loss_and_gradient_follow_the_definition, 0, KINDS);
+    tcase_add_loop_test(c, threads_change_no_bit_and_single_is_near, 0, KINDS);
+    tcase_add_test(c, optimal_pairs_are_nearer);
+    tcase_add_loop_test(c, bad_rows_add_nothing, 0, KINDS);
+    tcase_add_test(c, arguments_are_checked);
+    tcase_add_loop_test(c, a_fit_learns_the_density, 0, 2);
+    tcase_add_test(c, a_fit_reports_its_evaluations);
+    suite_add_tcase(suite, c);
+    return run_suite(suite);
+}
