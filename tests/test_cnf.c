@@ -1,0 +1,353 @@
+/*
+ * Continuous flows as a user meets them: the error of a round trip against the tolerance, rows in any company, both gradients, steps in common,
+ * regularisers against their integrals, Hutchinson's trace.
+ */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "support.h"
+
+enum { DIM = 2 };
+
+static nf_flow *make_with(const nf_cnf_config *given) {
+    nf_cnf_config config = *given;
+    nf_cnf *flow;
+    config.struct_size = sizeof config;
+    config.dim = config.dim ? config.dim : DIM;
+    config.hidden_width = config.hidden_width ? config.hidden_width : 12;
+    config.units = 9;
+    must(nf_cnf_create(&config, &flow));
+    random_source random = random_begin(51);
+    randomize(flow, &random, 0.5);
+    return flow;
+}
+
+#define MAKE(...) make_with(NF_CONFIG(nf_cnf_config, __VA_ARGS__))
+
+/* ---- accuracy */
+
+START_TEST(round_trips_follow_the_tolerance) {
+    enum { ROWS = 200 };
+    const nf_dynamics dynamics = (nf_dynamics)(_i % 2);
+    const nf_ode_method method = (nf_ode_method)(_i / 2);
+    random_source random = random_begin(52);
+    double *z = new_normals(&random, ROWS * DIM, 1.2), *x = new_numbers(ROWS * DIM), *back = new_numbers(ROWS * DIM), *there = new_numbers(ROWS), *here = new_numbers(ROWS);
+    for (double tolerance = 1e-3; tolerance > 1e-10; tolerance /= 10) {
+        nf_flow *flow = MAKE(.dynamics = dynamics, .method = method, .rtol = tolerance, .atol = tolerance, .max_steps = 100000);
+        double worst_z = 0, worst_log_det = 0;
+        must(nf_forward(flow, NULL, ROWS, z, NULL, x, there));
+        must(nf_inverse(flow, NULL, ROWS, x, NULL, back, here));
+        for (size_t r = 0; r < ROWS; r++) {
+            for (size_t i = 0; i < DIM; i++)
+                worst_z = fmax(worst_z, fabs(back[r * DIM + i] - z[r * DIM + i]));
+            worst_log_det = fmax(worst_log_det, fabs(there[r] + here[r]));
+        }
+        /* A method of order 3 takes many more steps, whose errors add up. */
+        const double most = method == NF_BOSH3 ? 30 : 10;
+        ck_assert_msg(worst_z <= most * tolerance && worst_log_det <= 300 * tolerance, "dynamics %d, method %d at %g: z is off by %g tolerances, log_det by %g",
+                      (int)dynamics, (int)method, tolerance, worst_z / tolerance, worst_log_det / tolerance);
+        nf_flow_free(flow);
+    }
+    free(z);
+    free(x);
+    free(back);
+    free(there);
+    free(here);
+}
+END_TEST
+
+/* ---- rows */
+
+static void shuffle(random_source *random, size_t count, size_t *order) {
+    for (size_t i = 0; i < count; i++)
+        order[i] = i;
+    for (size_t i = count; i > 1; i--) {
+        const size_t j = (size_t)(random_bits(random) % i), keep = order[i - 1];
+        order[i - 1] = order[j];
+        order[j] = keep;
+    }
+}
+
+START_TEST(densities_do_not_depend_on_the_batch) {
+    enum { ROWS = 1000 };
+    const size_t batches[] = {1, 7, 32, 1000};
+    const nf_precision precision = (nf_precision)(_i / 2);
+    nf_flow *flow = MAKE(.dynamics = (nf_dynamics)(_i % 2), .precision = precision, .rtol = 1e-5, .atol = 1e-6);
+    random_source random = random_begin(53);
+    double *x = new_normals(&random, ROWS * DIM, 1.7), *expected = new_numbers(ROWS), *got = new_numbers(ROWS), *mixed = new_numbers(ROWS * DIM);
+    size_t order[ROWS];
+    must(nf_log_prob(flow, NULL, ROWS, x, NULL, expected));
+    for (size_t threads = 1; threads <= 2; threads++) {
+        nf_workspace *ws;
+        must(nf_workspace_create(flow, threads, &ws));
+        for (size_t b = 0; b < sizeof batches / sizeof *batches; b++) {
+            for (size_t first = 0; first < ROWS; first += batches[b]) {
+                const size_t rows = ROWS - first < batches[b] ? ROWS - first : batches[b];
+                must(nf_log_prob(flow, ws, rows, x + first * DIM, NULL, got + first));
+            }
+            same_bits("log_prob", got, expected, ROWS);
+        }
+        shuffle(&random, ROWS, order);
+        for (size_t r = 0; r < ROWS; r++)
+            memcpy(mixed + r * DIM, x + order[r] * DIM, DIM * sizeof *x);
+        must(nf_log_prob(flow, ws, ROWS, mixed, NULL, got));
+        for (size_t r = 0; r < ROWS; r++)
+            same_bits("shuffled", &got[r], &expected[order[r]], 1);
+        nf_workspace_free(ws);
+    }
+    nf_flow_free(flow);
+    free(x);
+    free(expected);
+    free(got);
+    free(mixed);
+}
+END_TEST
+
+/* With one step for all, a density is near that with steps of its own, and moves with its batch, within the tolerance. */
+START_TEST(a_shared_step_is_an_option) {
+    enum { ROWS = 64 };
+    random_source random = random_begin(54);
+    double *x = new_normals(&random, ROWS * DIM, 1.7), *own = new_numbers(ROWS), *shared = new_numbers(ROWS), alone;
+    nf_flow *a = MAKE(.dynamics = (nf_dynamics)_i, .rtol = 1e-5, .atol = 1e-5), *b = MAKE(.dynamics = (nf_dynamics)_i, .rtol = 1e-5, .atol = 1e-5, .shared_step = 1);
+    must(nf_log_prob(a, NULL, ROWS, x, NULL, own));
+    must(nf_log_prob(b, NULL, ROWS, x, NULL, shared));
+    must(nf_log_prob(b, NULL, 1, x, NULL, &alone));
+    must_agree("shared", row_error(shared, own, ROWS, 1), 3e-3);
+    ck_assert(!equal_bits(&alone, shared, 1));
+    void *bytes;
+    size_t size;
+    nf_flow *loaded;
+    must(nf_flow_save_memory(b, &bytes, &size));
+    must(nf_flow_load_memory(bytes, size, &loaded));
+    must(nf_log_prob(loaded, NULL, ROWS, x, NULL, own));
+    same_bits("loaded", own, shared, ROWS);
+    nf_free(bytes);
+    nf_flow_free(loaded);
+    nf_flow_free(a);
+    nf_flow_free(b);
+    free(x);
+    free(own);
+    free(shared);
+}
+END_TEST
+
+/* ---- gradients */
+
+static void gradients_of(nf_flow *flow, int inverse, size_t rows, const double *in, const double *a, const double *b, double *d_in, double *d_theta) {
+    nf_gradient *gradient;
+    must(nf_gradient_create(flow, &gradient));
+    must((inverse ? nf_inverse_vjp : nf_forward_vjp)(flow, NULL, rows, in, NULL, a, b, d_in, NULL, gradient));
+    must(nf_gradient_get(gradient, d_theta));
+    nf_gradient_free(gradient);
+}
+
+START_TEST(the_adjoint_agrees_with_the_discrete_gradient) {
+    enum { ROWS = 21 };
+    const nf_dynamics dynamics = (nf_dynamics)(_i % 2);
+    random_source random = random_begin(55);
+    double *in = new_normals(&random, ROWS * DIM, 1.2), *a = new_normals(&random, ROWS * DIM, 1), *b = new_normals(&random, ROWS, 1);
+    double *d_in[2] = {new_numbers(ROWS * DIM), new_numbers(ROWS * DIM)}, *d_theta[2] = {NULL, NULL};
+    for (int inverse = 0; inverse < 2; inverse++) {
+        size_t count = 0;
+        for (int adjoint = 0; adjoint < 2; adjoint++) {
+            nf_flow *flow = MAKE(.dynamics = dynamics, .method = _i / 2 ? NF_DOP853 : NF_DOPRI5, .rtol = 1e-10, .atol = 1e-10, .gradient = (nf_ode_gradient)adjoint);
+            count = nf_parameter_count(flow);
+            d_theta[adjoint] = new_numbers(count);
+            gradients_of(flow, inverse, ROWS, in, a, b, d_in[adjoint], d_theta[adjoint]);
+            nf_flow_free(flow);
+        }
+        must_agree("input", row_error(d_in[1], d_in[0], ROWS, DIM), 1e-7);
+        must_agree("parameters", whole_error(d_theta[1], d_theta[0], count), 1e-7);
+        free(d_theta[0]);
+        free(d_theta[1]);
+    }
+    free(in);
+    free(a);
+    free(b);
+    free(d_in[0]);
+    free(d_in[1]);
+}
+END_TEST
+
+/* ---- regularisers (Finlay et al. 2020) */
+
+typedef struct regularised {
+    nf_flow *plain, *flow;
+    double *x;
+    size_t rows;
+} regularised;
+
+static double penalty_of(void *user, const double *theta) {
+    regularised *r = user;
+    nf_gradient *gradient;
+    double losses[2];
+    nf_flow *flows[2] = {r->plain, r->flow};
+    for (int i = 0; i < 2; i++) {
+        must(nf_set_parameters(flows[i], theta));
+        must(nf_gradient_create(flows[i], &gradient));
+        must(nf_grad_nll(flows[i], NULL, r->rows, r->x, NULL, NULL, gradient, &losses[i]));
+        nf_gradient_free(gradient);
+    }
+    return losses[1] - losses[0];
+}
+
+static double loss_of(void *user, const double *theta) {
+    regularised *r = user;
+    nf_gradient *gradient;
+    double loss;
+    must(nf_set_parameters(r->flow, theta));
+    must(nf_gradient_create(r->flow, &gradient));
+    must(nf_grad_nll(r->flow, NULL, r->rows, r->x, NULL, NULL, gradient, &loss));
+    nf_gradient_free(gradient);
+    return loss;
+}
+
+/* The integrals of |f|^2 and |df/dz|_F^2 along the path, by Simpson's rule, f and its Jacobian from Euler steps of length 1. */
+static void integrals(nf_dynamics dynamics, const double *theta, const nf_flow *flow, const double *x, double *kinetic, double *jacobian) {
+    enum { NODES = 41 };
+    double z[DIM], path[NODES][DIM], t[NODES];
+    *kinetic = *jacobian = 0;
+    must(nf_inverse(flow, NULL, 1, x, NULL, z, NULL));
+    for (size_t i = 0; i < NODES; i++)
+        t[i] = (double)i / (NODES - 1);
+    must(nf_cnf_trajectory(flow, NULL, 1, z, NULL, NODES, t, path[0]));
+    for (size_t i = 0; i < NODES; i++) {
+        nf_flow *field = MAKE(.dynamics = dynamics, .method = NF_EULER, .steps = 1, .t0 = t[i], .t1 = t[i] + 1);
+        must(nf_set_parameters(field, theta));
+        const double w = (i == 0 || i == NODES - 1 ? 1.0 : i % 2 ? 4.0 : 2.0) / (3.0 * (NODES - 1)), h = 1e-5;
+        double f[DIM], ends[2][DIM];
+        must(nf_forward(field, NULL, 1, path[i], NULL, f, NULL));
+        for (size_t c = 0; c < DIM; c++) {
+            *kinetic += w * (f[c] - path[i][c]) * (f[c] - path[i][c]);
+            for (int side = 0; side < 2; side++) {
+                double at[DIM];
+                memcpy(at, path[i], sizeof at);
+                at[c] += side ? -h : h;
+                must(nf_forward(field, NULL, 1, at, NULL, ends[side], NULL));
+                for (size_t j = 0; j < DIM; j++)
+                    ends[side][j] -= at[j];
+            }
+            for (size_t j = 0; j < DIM; j++) {
+                const double e = (ends[0][j] - ends[1][j]) / (2 * h);
+                *jacobian += w * e * e;
+            }
+        }
+        nf_flow_free(field);
+    }
+}
+
+START_TEST(regularisers_are_their_integrals) {
+    enum { ROWS = 5 };
+    const nf_dynamics dynamics = (nf_dynamics)(_i % 2);
+    const nf_ode_gradient gradient_kind = (nf_ode_gradient)(_i / 2);
+    random_source random = random_begin(56);
+    double *x = new_normals(&random, ROWS * DIM, 1.2), expected = 0;
+    regularised r = {.x = x, .rows = ROWS};
+    r.plain = MAKE(.dynamics = dynamics, .rtol = 1e-10, .atol = 1e-10, .gradient = gradient_kind);
+    r.flow = MAKE(.dynamics = dynamics, .rtol = 1e-10, .atol = 1e-10, .gradient = gradient_kind, .kinetic = 0.385, .jacobian = 0.135);
+    const size_t count = nf_parameter_count(r.flow);
+    double *theta = new_numbers(count), *got = new_numbers(count);
+    must(nf_get_parameters(r.flow, theta));
+    for (size_t i = 0; i < ROWS; i++) {
+        double kinetic, jacobian;
+        integrals(dynamics, theta, r.flow, x + i * DIM, &kinetic, &jacobian);
+        expected += (0.385 * kinetic + 0.135 * jacobian) / ROWS;
+    }
+    const double penalty = penalty_of(&r, theta);
+    must_agree("penalty", whole_error(&penalty, &expected, 1), 1e-6);
+    nf_gradient *gradient;
+    double loss;
+    must(nf_gradient_create(r.flow, &gradient));
+    must(nf_grad_nll(r.flow, NULL, ROWS, x, NULL, NULL, gradient, &loss));
+    must(nf_gradient_get(gradient, got));
+    for (size_t i = 0; i < count; i += 1 + count / 60) {
+        const double want = difference(loss_of, &r, theta, i, 1e-3);
+        must_agree("gradient", whole_error(&got[i], &want, 1), 1e-6);
+    }
+    /* They belong to the loss, not to the density. */
+    double densities[2][ROWS];
+    must(nf_set_parameters(r.flow, theta));
+    must(nf_set_parameters(r.plain, theta));
+    must(nf_log_prob(r.flow, NULL, ROWS, x, NULL, densities[0]));
+    must(nf_log_prob(r.plain, NULL, ROWS, x, NULL, densities[1]));
+    same_bits("log_prob", densities[0], densities[1], ROWS);
+    nf_gradient_free(gradient);
+    nf_flow_free(r.plain);
+    nf_flow_free(r.flow);
+    free(x);
+    free(theta);
+    free(got);
+}
+END_TEST
+
+/* ---- Hutchinson */
+
+START_TEST(estimated_log_det_is_unbiased_about_the_exact) {
+    enum { ROWS = 3, DRAWS = 400, WIDE = 7 };
+    const nf_trace kind = _i ? NF_TRACE_HUTCHINSON_NORMAL : NF_TRACE_HUTCHINSON;
+    random_source random = random_begin(57);
+    double *z = new_normals(&random, ROWS * WIDE, 1), exact[ROWS], one[ROWS], again[ROWS], sum[ROWS] = {0}, square[ROWS] = {0};
+    nf_flow *flow = MAKE(.dim = WIDE, .hidden_width = 6, .rtol = 1e-6, .atol = 1e-6);
+    must(nf_forward(flow, NULL, ROWS, z, NULL, NULL, exact));
+    nf_flow_free(flow);
+    for (uint64_t draw = 0; draw < DRAWS; draw++) {
+        flow = MAKE(.dim = WIDE, .hidden_width = 6, .rtol = 1e-6, .atol = 1e-6, .trace = kind, .probes = 2, .seed = 900 + draw);
+        must(nf_forward(flow, NULL, ROWS, z, NULL, NULL, one));
+        must(nf_forward(flow, NULL, ROWS, z, NULL, NULL, again));
+        same_bits("the same call again", one, again, ROWS);
+        for (size_t r = 0; r < ROWS; r++) {
+            sum[r] += one[r];
+            square[r] += one[r] * one[r];
+        }
+        nf_flow_free(flow);
+    }
+    for (size_t r = 0; r < ROWS; r++) {
+        const double mean = sum[r] / DRAWS, error = sqrt(fmax(0, square[r] / DRAWS - mean * mean) / DRAWS);
+        ck_assert_msg(error > 0 && fabs(mean - exact[r]) <= 3 * error, "row %zu: mean %g, standard error %g, exact %g (seed %llu)", r, mean, error, exact[r],
+                      (unsigned long long)test_seed());
+    }
+    free(z);
+}
+END_TEST
+
+START_TEST(configs_are_checked) {
+    nf_cnf *flow;
+#define REFUSED(status, text, ...)                                                                                                        \
+    do {                                                                                                                                  \
+        must_be(status, nf_cnf_create(NF_CONFIG(nf_cnf_config, __VA_ARGS__), &flow));                                                     \
+        ck_assert_ptr_null(flow);                                                                                                         \
+        must_say("nf_cnf_create", text);                                                                                                  \
+    } while (0)
+    REFUSED(NF_ERR_ARGUMENT, "dim", .dim = 0);
+    REFUSED(NF_ERR_ARGUMENT, "dynamics is 2", .dim = 2, .dynamics = (nf_dynamics)2);
+    REFUSED(NF_ERR_ARGUMENT, "method is 7", .dim = 2, .method = (nf_ode_method)7);
+    REFUSED(NF_ERR_ARGUMENT, "t0 = 1 and t1 = 1", .dim = 2, .t0 = 1, .t1 = 1);
+    REFUSED(NF_ERR_ARGUMENT, "t1 = inf", .dim = 2, .t1 = INFINITY);
+    REFUSED(NF_ERR_ARGUMENT, "not both 0", .dim = 2, .rtol = -1, .atol = -1);
+    REFUSED(NF_ERR_ARGUMENT, "smooth", .dim = 2, .activation = NF_RELU);
+    REFUSED(NF_ERR_ARGUMENT, "trace is 3", .dim = 2, .trace = (nf_trace)3);
+    REFUSED(NF_ERR_ARGUMENT, "gradient is 2", .dim = 2, .gradient = (nf_ode_gradient)2);
+    REFUSED(NF_ERR_ARGUMENT, "probes is 0", .dim = 2, .trace = NF_TRACE_HUTCHINSON, .probes = NF_NONE);
+    REFUSED(NF_ERR_ARGUMENT, "kinetic = nan", .dim = 2, .kinetic = NAN);
+    REFUSED(NF_ERR_ARGUMENT, "jacobian = -1", .dim = 2, .jacobian = -1);
+    REFUSED(NF_ERR_ARGUMENT, "shared_step is 2", .dim = 2, .shared_step = 2);
+    REFUSED(NF_ERR_ARGUMENT, "reserved is 1", .dim = 2, .reserved = 1);
+    REFUSED(NF_ERR_UNSUPPORTED, "no context", .dim = 2, .context_dim = 1, .dynamics = NF_DYNAMICS_HYPER);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("cnf");
+    TCase *c = tcase_create("cnf");
+    tcase_set_timeout(c, 120);
+    tcase_add_loop_test(c, round_trips_follow_the_tolerance, 0, 8);
+    tcase_add_loop_test(c, densities_do_not_depend_on_the_batch, 0, 4);
+    tcase_add_loop_test(c, a_shared_step_is_an_option, 0, 2);
+    tcase_add_loop_test(c, the_adjoint_agrees_with_the_discrete_gradient, 0, 4);
+    tcase_add_loop_test(c, regularisers_are_their_integrals, 0, 4);
+    tcase_add_loop_test(c, estimated_log_det_is_unbiased_about_the_exact, 0, 2);
+    tcase_add_test(c, configs_are_checked);
+    suite_add_tcase(suite, c);
+    return run_suite(suite);
+}
