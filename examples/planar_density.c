@@ -107,8 +107,7 @@ int main(int count, char **arguments) {
         toy_rows(set, 7, TRAIN, TEST, test);
         nf_flow *flow = make_flow(layers, train);
         nf_fit_report report = {.struct_size = sizeof report};
-        const nf_optimizer_config adam = {.struct_size = sizeof adam, .learning_rate = 1e-2};
-        require(nf_fit(flow, TRAIN, train, NULL, NF_CONFIG(nf_fit_config, .epochs = epochs, .optimizer = &adam, .seed = 1), &report));
+        require(nf_fit(flow, TRAIN, train, NULL, NF_CONFIG(nf_fit_config, .epochs = epochs, .seed = 1), &report));
         const double nll = mean_nll(flow, TEST, test);
         printf("%-10s K = %zu: held-out NLL %.4f nats, entropy %.4f, %.2f s\n", names[s], layers, nll, toy_entropy(set), report.seconds);
         if (prefix)

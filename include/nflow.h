@@ -492,8 +492,8 @@ typedef struct nf_fit_config {
     size_t patience;   /* epochs without a better held-out loss before the fit ends; default half of all; NF_NONE: never */
     size_t threads;    /* default 1 */
     uint64_t seed;     /* of the split, the order of the rows and the noise */
-    const nf_optimizer_config *optimizer; /* NULL: AdamW with clip_norm 1; rate 2e-3 and weight_decay .1, with a CNF layer 1e-2 and .02, of
-                                             flow matching 5e-3 and 0 */
+    const nf_optimizer_config *optimizer; /* NULL: AdamW with clip_norm 1; rate 5e-3 and weight_decay .1 with couplings, 1e-2 and .02 with
+                                             a CNF layer, 2e-2 and 0 with neither, 5e-3 and 0 of flow matching */
     nf_schedule schedule;                 /* of the learning rate, over all epochs; default cosine (Loshchilov & Hutter 2017) */
     nf_objective objective;               /* flow matching needs one CNF layer (nf_grad_flow_matching); its losses are not nats */
     size_t schedule_step;       /* NF_SCHEDULE_STEP: epochs between drops; default a third of all */
@@ -560,7 +560,7 @@ typedef struct nf_reverse_kl_config {
     size_t samples; /* a step; default 256 */
     size_t threads; /* default 1 */
     uint64_t seed;
-    const nf_optimizer_config *optimizer; /* NULL: Adam, rate 1e-2, clip_norm 10 */
+    const nf_optimizer_config *optimizer; /* NULL: Adam, rate 2e-2, clip_norm 10 */
     nf_schedule schedule;                 /* of the learning rate; default cosine */
     int reserved;                         /* 0 */
     size_t schedule_step;                 /* as in nf_fit_config, in steps */

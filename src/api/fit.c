@@ -123,15 +123,20 @@ typedef struct fit_defaults {
 
 static fit_defaults defaults_of(const fit *f) {
     const nf_model *model = &f->flow->model;
-    bool continuous = false;
-    for (size_t i = 0; i < model->layer_count; i++)
+    bool continuous = false, couplings = false;
+    for (size_t i = 0; i < model->layer_count; i++) {
         continuous = continuous || model->layers[i]->kind == NF_LAYER_CNF;
+        couplings = couplings || model->layers[i]->kind == NF_LAYER_COUPLING;
+    }
     if (f->config.objective == NF_OBJECTIVE_FLOW_MATCHING)
         return (fit_defaults){.rate = 5e-3};
     /* Continuous flows are smooth by themselves and bear a higher rate with less decay than couplings. */
     if (continuous)
         return (fit_defaults){.rate = 1e-2, .weight_decay = 0.02, .noise = 0.2, .validation_fraction = 0.1, .epochs = 300};
-    return (fit_defaults){.rate = 2e-3, .weight_decay = 0.1, .noise = 0.25, .validation_fraction = 0.1, .epochs = 300};
+    /* Planar, radial and affine layers have few parameters: they need large steps, and no decay. */
+    if (!couplings)
+        return (fit_defaults){.rate = 2e-2, .noise = 0.25, .validation_fraction = 0.1, .epochs = 300};
+    return (fit_defaults){.rate = 5e-3, .weight_decay = 0.1, .noise = 0.25, .validation_fraction = 0.1, .epochs = 300};
 }
 
 static void fill_defaults(fit *f) {

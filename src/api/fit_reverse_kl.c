@@ -76,7 +76,7 @@ static void fill_defaults(kl_fit *f) {
 }
 
 static nf_status allocate(kl_fit *f) {
-    const nf_optimizer_config standard = {.struct_size = sizeof standard, .learning_rate = 1e-2, .clip_norm = 10.0};
+    const nf_optimizer_config standard = {.struct_size = sizeof standard, .learning_rate = 2e-2, .clip_norm = 10.0};
     const size_t bytes = f->flow->model.parameter_count * f->flow->engine->real_size;
     nf_status status = nf_workspace_create(f->flow, f->config.threads, &f->workspace);
     if (status == NF_OK)
