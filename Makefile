@@ -227,6 +227,18 @@ $(BUILD)/bench/engine_%-f64: bench/engine_%.c $(STATIC)
 	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(FLAGS_$(BEST_ISA)) -DNF_SINGLE_BUILD=0 -DNF_ISA=$(BEST_ISA) -DBENCH_BLAS $(TEST_CFLAGS) $< $(STATIC) \
 	    $(TEST_LIBS) -o $@
 
+# These measure how good a fit is, not how long a call takes; they run for minutes, and only when asked.
+BENCH_QUALITY := $(BUILD)/bench/nll $(BUILD)/bench/reverse_kl $(BUILD)/bench/gaussian
+.PHONY: bench-quality
+bench-quality: $(BENCH_QUALITY) ## held-out likelihoods on the CSV files in DATA=folder, reverse KL, a Gaussian
+	$(BUILD)/bench/nll "$(DATA)"
+	$(BUILD)/bench/reverse_kl
+	$(BUILD)/bench/gaussian
+
+$(BENCH_QUALITY): $(BUILD)/bench/%: bench/%.c $(BUILD)/examples/csv.o $(BUILD)/examples/energies.o $(STATIC)
+	@mkdir -p $(@D)
+	$(CC) $(BASE_FLAGS) $(OPTIMIZE) -Iexamples $(filter-out -M%,$^) $(JANSSON_LIBS) -lpthread -lm -o $@
+
 $(BUILD)/bench/%: bench/%.c bench/measure.c $(STATIC)
 	@mkdir -p $(@D)
 	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(TEST_CFLAGS) $< bench/measure.c $(STATIC) $(TEST_LIBS) -o $@
