@@ -1,5 +1,6 @@
 /* engine-test: planar layers against long double, far beyond what training meets, in both precisions. */
 #include <stdio.h>
+#include <stdlib.h>
 
 #include "layer_tile.h"
 
@@ -403,6 +404,81 @@ START_TEST(densities_integrate_to_1) {
         check_integral(count, 2, 512, 8192);
 }
 END_TEST
+
+/* ---- steep densities on the line */
+
+static double image(stack *s, size_t first, double z) {
+    for (size_t k = first; k < s->count; k++) {
+        s->layers[k].t.rows = s->layers[k].t.panels = 1;
+        *at(s->layers[k].x, 1, 0, 0) = z;
+        apply_layer(&s->layers[k], false, false);
+        z = *at(s->layers[k].x, 1, 0, 0);
+    }
+    return z;
+}
+
+/*
+ * By tanh-sinh quadrature (Takahasi & Mori 1974). Near a steep point that is an end of the piece the density is like distance^(-2/3) down to a distance of
+ * slope^(3/2), so the distance from the nearer end is computed as such.
+ */
+static double piece(stack *s, double low, double high, double h) {
+    double sum = 0;
+    for (double t = -4; t <= 4; t += h) {
+        const double inner = 1.5707963267948966 * sinh(t), distance = (high - low) / (1 + exp(2 * fabs(inner)));
+        const double weight = 0.5 * (high - low) * 1.5707963267948966 * cosh(t) / (cosh(inner) * cosh(inner));
+        *at(s->layers[s->count - 1].x, 1, 0, 0) = inner < 0 ? low + distance : high - distance;
+        sum += weight * sum_density(s, 1);
+    }
+    return sum * h;
+}
+
+static int in_order(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+/* The panels meet at the images of each layer's steepest point, t = 0; the step is halved until the sum no longer changes. */
+static void check_steep(stack *s) {
+    double cuts[6], before = INFINITY;
+    size_t count = 0;
+    cuts[count++] = image(s, 0, -8.5);
+    cuts[count++] = image(s, 0, 8.5);
+    for (size_t k = 0; k < s->count; k++) {
+        const double point = image(s, k, -s->layers[k].theta[2] / s->layers[k].theta[1]);
+        if (point > cuts[0] && point < cuts[1])
+            cuts[count++] = point;
+    }
+    qsort(cuts, count, sizeof *cuts, in_order);
+    for (double h = 0.04; h > 0.002; h /= 2) {
+        double now = 0;
+        for (size_t i = 0; i + 1 < count; i++)
+            now += piece(s, cuts[i], cuts[i + 1], h);
+        if (fabs(now - before) < 1e-8) {
+            ck_assert_msg(fabs(now - 1) < 1e-8, "%zu layers: integral %.12f (seed %llu)", s->count, now, (unsigned long long)seed);
+            return;
+        }
+        before = now;
+    }
+    ck_abort_msg("%zu layers: the integral is not stable, %.12f (seed %llu)", s->count, before, (unsigned long long)seed);
+}
+
+/*
+ * One layer over the whole range of slopes, its steep point at 0, where x has all the digits that a slope of 1e-13 needs; up to four with the steep
+ * points anywhere, and slopes that the digits of x resolve there.
+ */
+START_TEST(steep_densities_integrate_to_1) {
+    begin_random(8);
+    for (size_t i = 0; i < 60; i++) {
+        stack s;
+        const bool alone = i % 2 == 0;
+        open_stack(&s, alone ? 1 : 1 + i / 2 % 4, 1);
+        for (size_t k = 0; k < s.count; k++)
+            draw_layer(&s.layers[k], uniform(0.7, 3), alone ? uniform(-30, 60) : uniform(-6, 12), 0, alone ? 0 : normal());
+        check_steep(&s);
+        close_stack(&s);
+    }
+}
+END_TEST
 #endif
 
 int main(void) {
@@ -416,6 +492,7 @@ int main(void) {
     tcase_add_test(all, zero_stays_zero);
 #if !NF_SINGLE_BUILD
     tcase_add_test(all, densities_integrate_to_1);
+    tcase_add_test(all, steep_densities_integrate_to_1);
 #endif
     suite_add_tcase(suite, all);
     return run_cases(suite);
