@@ -19,7 +19,8 @@ typedef struct scene {
     nf_allocator allocator, other_allocator;
     nf_precision precision;
     nf_flow *flow, *part, *affine;
-    nf_gradient *gradient;
+    nf_mlp *net; /* DIM to DIM */
+    nf_gradient *gradient, *net_gradient;
     nf_rng rng;
     double *x, *out, *scalar;
     void *file; /* of the flow */
@@ -63,6 +64,24 @@ static nf_status create_flow(scene *s) { return nf_flow_create_with(DIM, 1, s->p
 static nf_status create_mlp(scene *s) {
     return nf_mlp_create(NF_CONFIG(nf_mlp_config, .inputs = 2, .outputs = 3, .hidden_width = 4, .precision = s->precision, .allocator = &s->allocator), &s->mlp);
 }
+
+static nf_status create_conditional_planar(scene *s) {
+    return nf_planar_create(NF_CONFIG(nf_planar_config, .dim = DIM, .context_dim = 2, .hidden_width = 4, .precision = s->precision, .allocator = &s->allocator), &s->made);
+}
+
+static nf_status create_cnf(scene *s) {
+    return nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .hidden_width = 4, .precision = s->precision, .allocator = &s->allocator), &s->made);
+}
+
+static nf_status mlp_workspace(scene *s) { return nf_mlp_workspace_create(s->net, &s->ws); }
+
+static nf_status mlp_gradient(scene *s) { return nf_mlp_gradient_create(s->net, &s->made_gradient); }
+
+static nf_status mlp_optimizer(scene *s) { return nf_mlp_optimizer_create(s->net, NULL, &s->optimizer); }
+
+static nf_status mlp_forward(scene *s) { return nf_mlp_forward(s->net, NULL, ROWS, s->x, s->out); }
+
+static nf_status mlp_vjp(scene *s) { return nf_mlp_vjp(s->net, NULL, ROWS, s->x, s->x, NULL, s->out, s->net_gradient); }
 
 static nf_status append(scene *s) {
     const nf_status status = nf_flow_append(s->flow, s->part);
@@ -136,6 +155,13 @@ static const struct call {
     {"nf_radial_create", create_radial, 5},
     {"nf_flow_create_with", create_flow, 2},
     {"nf_mlp_create", create_mlp, 2},
+    {"nf_planar_create", create_conditional_planar, 5},
+    {"nf_cnf_create", create_cnf, 2},
+    {"nf_mlp_workspace_create", mlp_workspace, 1},
+    {"nf_mlp_gradient_create", mlp_gradient, 1},
+    {"nf_mlp_optimizer_create", mlp_optimizer, 1},
+    {"nf_mlp_forward", mlp_forward, 1},
+    {"nf_mlp_vjp", mlp_vjp, 1},
     {"nf_flow_append", append, 7},
     {"nf_flow_invert", invert, 5},
     {"nf_flow_set_base_normal", set_base, 1},
@@ -183,6 +209,8 @@ static void set_scene(scene *s, nf_precision precision) {
     must(nf_flow_create_with(DIM, 0, precision, &s->affine, &s->allocator));
     must(nf_flow_append(s->affine, affine));
     must(nf_gradient_create(s->flow, &s->gradient));
+    must(nf_mlp_create(NF_CONFIG(nf_mlp_config, .inputs = DIM, .outputs = DIM, .hidden_width = 4, .precision = precision, .allocator = &s->allocator), &s->net));
+    must(nf_mlp_gradient_create(s->net, &s->net_gradient));
     s->rng = (nf_rng){4, 5, 6};
     s->x = new_normals(&random, ROWS * DIM, 1.385);
     s->out = new_numbers(ROWS * DIM);
@@ -211,6 +239,8 @@ static void clear_scene(scene *s, const char *function) {
     nf_flow_free(s->part);
     nf_flow_free(s->affine);
     nf_gradient_free(s->gradient);
+    nf_mlp_free(s->net);
+    nf_gradient_free(s->net_gradient);
     drop_made(s);
     free(s->x);
     free(s->out);
@@ -224,14 +254,16 @@ static void clear_scene(scene *s, const char *function) {
 /* What must not change: the flow and the others as files, the gradient, the generator. Taken while no allocation fails. */
 typedef struct state {
     void *flow, *part, *affine;
-    size_t flow_size, part_size, affine_size, count;
-    double *gradient;
+    size_t flow_size, part_size, affine_size, count, net_count;
+    double *gradient, *net_gradient;
     nf_rng rng;
 } state;
 
 static state state_of(scene *s) {
-    state now = {.rng = s->rng, .count = nf_parameter_count(s->flow)};
+    state now = {.rng = s->rng, .count = nf_parameter_count(s->flow), .net_count = nf_mlp_parameter_count(s->net)};
     now.gradient = new_numbers(now.count);
+    now.net_gradient = new_numbers(now.net_count);
+    must(nf_gradient_get(s->net_gradient, now.net_gradient));
     must(nf_flow_save_memory(s->flow, &now.flow, &now.flow_size));
     must(nf_flow_save_memory(s->part, &now.part, &now.part_size));
     must(nf_flow_save_memory(s->affine, &now.affine, &now.affine_size));
@@ -244,12 +276,14 @@ static void free_state(state *s) {
     nf_free(s->part);
     nf_free(s->affine);
     free(s->gradient);
+    free(s->net_gradient);
 }
 
 static void same_state(const state *a, const state *b, const char *function, size_t n) {
     const bool same = a->flow_size == b->flow_size && memcmp(a->flow, b->flow, a->flow_size) == 0 && a->part_size == b->part_size &&
                       memcmp(a->part, b->part, a->part_size) == 0 && a->affine_size == b->affine_size &&
-                      memcmp(a->affine, b->affine, a->affine_size) == 0 && equal_bits(a->gradient, b->gradient, a->count) && memcmp(&a->rng, &b->rng, sizeof a->rng) == 0;
+                      memcmp(a->affine, b->affine, a->affine_size) == 0 && equal_bits(a->gradient, b->gradient, a->count) &&
+                      equal_bits(a->net_gradient, b->net_gradient, a->net_count) && memcmp(&a->rng, &b->rng, sizeof a->rng) == 0;
     ck_assert_msg(same, "%s: something changed although allocation %zu failed", function, n);
 }
 
