@@ -1,11 +1,11 @@
 /*
  * Held-out negative log-likelihood on tables of a user's own, such as the three two-dimensional sets that the flows are compared on.
  *
- *     nll [--model realnvp|planar] [--splits n] folder
+ *     nll [--model realnvp|planar|cnf|hyper|matching|paired] [--splits n] folder
  *
  * The folder holds two_moons.csv, two_blobs.csv and boomerang.csv: a line of names, then two numbers a line. Split s holds out every fifth
  * row of a shuffle seeded with s; a flow is created with seed s and fitted to the other rows by nf_fit with its defaults, seed s, on
- * one thread. Prints Markdown tables: the mean over the splits with its standard deviation, the worst, runs that diverged, and processor seconds.
+ * one thread; continuous flows (cnf, hyper: by likelihood; matching, paired: by flow matching) compute in single. Prints Markdown tables: the mean over the splits with its standard deviation, the worst, runs that diverged, and processor seconds.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -18,13 +18,19 @@
 #include "csv.h"
 #include "nflow.h"
 
-typedef struct data_set {
-    const char *name;
-    double realnvp, planar; /* at most, nats; planar with 32 layers */
-} data_set;
+enum { SETS = 3 };
+static const char *const sets[SETS] = {"two_moons", "two_blobs", "boomerang"};
 
-static const data_set sets[] = {{"two_moons", 0.50, 0.60}, {"two_blobs", 0.34, 0.33}, {"boomerang", 4.22, 4.30}};
-static const size_t depths[] = {2, 4, 8, 16, 32, 64};
+typedef struct model {
+    const char *name, *title;
+    size_t splits;    /* unless asked for otherwise */
+    double aim[SETS]; /* at most, nats; 0: none */
+    nf_flow *(*make)(const struct model *model, uint64_t seed);
+    size_t layers;    /* planar */
+    nf_dynamics dynamics;
+    nf_objective objective;
+    nf_pairing pairing;
+} model;
 
 typedef struct summary {
     size_t runs, failed;
@@ -73,22 +79,50 @@ static void shuffle_rows(csv_table *t, uint64_t seed) {
     }
 }
 
-static nf_flow *make_realnvp(uint64_t seed) {
+static nf_flow *make_realnvp(const model *m, uint64_t seed) {
     nf_flow *flow;
+    (void)m;
     require(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2, .seed = seed), &flow));
     return flow;
 }
 
-/* A trainable elementwise affine layer at the base, K planar layers, and an affine layer at the data end, which nf_fit standardises. */
-static nf_flow *make_planar(size_t layers, uint64_t seed) {
-    nf_flow *flow, *part;
-    require(nf_affine_create(2, NF_DOUBLE, &flow));
-    require(nf_planar_create(NF_CONFIG(nf_planar_config, .dim = 2, .layers = layers, .seed = seed), &part));
-    require(nf_flow_append(flow, part));
-    require(nf_affine_create(2, NF_DOUBLE, &part));
+/* An affine layer at the data end, which nf_fit standardises. */
+static nf_flow *standardised(nf_flow *flow) {
+    nf_flow *part;
+    require(nf_affine_create(2, nf_flow_precision(flow), &part));
     require(nf_flow_append(flow, part));
     return flow;
 }
+
+/* A trainable elementwise affine layer at the base and K planar layers. */
+static nf_flow *make_planar(const model *m, uint64_t seed) {
+    nf_flow *flow, *part;
+    require(nf_affine_create(2, NF_DOUBLE, &flow));
+    require(nf_planar_create(NF_CONFIG(nf_planar_config, .dim = 2, .layers = m->layers, .seed = seed), &part));
+    require(nf_flow_append(flow, part));
+    return standardised(flow);
+}
+
+static nf_flow *make_cnf(const model *m, uint64_t seed) {
+    nf_flow *flow;
+    require(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .seed = seed, .dynamics = m->dynamics, .precision = NF_SINGLE, .rtol = 1e-5, .atol = 1e-6), &flow));
+    return standardised(flow);
+}
+
+static const model models[] = {
+    {"realnvp", "Real NVP", 10, {0.50, 0.34, 4.22}, make_realnvp, 0, 0, 0, 0},
+    {"planar", "planar, K = 2", 5, {0}, make_planar, 2, 0, 0, 0},
+    {"planar", "planar, K = 4", 5, {0}, make_planar, 4, 0, 0, 0},
+    {"planar", "planar, K = 8", 5, {0}, make_planar, 8, 0, 0, 0},
+    {"planar", "planar, K = 16", 5, {0}, make_planar, 16, 0, 0, 0},
+    {"planar", "planar, K = 32", 5, {0.60, 0.33, 4.30}, make_planar, 32, 0, 0, 0},
+    {"planar", "planar, K = 64", 5, {0}, make_planar, 64, 0, 0, 0},
+    {"cnf", "CNF, net", 5, {0.45, 0.34, 4.25}, make_cnf, 0, NF_DYNAMICS_MLP, NF_OBJECTIVE_LIKELIHOOD, 0},
+    {"hyper", "CNF, hypernetwork", 5, {0.45, 0.34, 4.25}, make_cnf, 0, NF_DYNAMICS_HYPER, NF_OBJECTIVE_LIKELIHOOD, 0},
+    {"matching", "CNF, net, matching", 5, {0}, make_cnf, 0, NF_DYNAMICS_MLP, NF_OBJECTIVE_FLOW_MATCHING, NF_PAIRING_INDEPENDENT},
+    {"paired", "CNF, net, matching of optimal pairs", 5, {0}, make_cnf, 0, NF_DYNAMICS_MLP, NF_OBJECTIVE_FLOW_MATCHING, NF_PAIRING_OPTIMAL},
+};
+enum { MODELS = sizeof models / sizeof models[0] };
 
 static double mean_nll(const nf_flow *flow, size_t rows, const double *x) {
     double *log_prob = malloc(rows * sizeof *log_prob), sum = 0;
@@ -101,8 +135,7 @@ static double mean_nll(const nf_flow *flow, size_t rows, const double *x) {
     return sum / (double)rows;
 }
 
-/* One split; layers 0 means Real NVP. */
-static void run_split(const csv_table *given, size_t layers, uint64_t split, summary *s) {
+static void run_split(const csv_table *given, const model *m, uint64_t split, summary *s) {
     csv_table t = *given;
     t.values = malloc(t.rows * 2 * sizeof *t.values);
     if (!t.values)
@@ -110,9 +143,9 @@ static void run_split(const csv_table *given, size_t layers, uint64_t split, sum
     memcpy(t.values, given->values, t.rows * 2 * sizeof *t.values);
     shuffle_rows(&t, split);
     const size_t held_out = t.rows / 5, rows = t.rows - held_out;
-    nf_flow *flow = layers ? make_planar(layers, split) : make_realnvp(split);
+    nf_flow *flow = m->make(m, split);
     const clock_t start = clock();
-    const nf_status status = nf_fit(flow, rows, t.values, NULL, NF_CONFIG(nf_fit_config, .seed = split), NULL);
+    const nf_status status = nf_fit(flow, rows, t.values, NULL, NF_CONFIG(nf_fit_config, .seed = split, .objective = m->objective, .pairing = m->pairing), NULL);
     const double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
     if (status != NF_ERR_DIVERGED)
         require(status);
@@ -129,50 +162,46 @@ static void run_split(const csv_table *given, size_t layers, uint64_t split, sum
     free(t.values);
 }
 
-static void print_row(const char *flow, const data_set *set, const summary *s, double limit) {
+static void print_row(const model *m, size_t set, const summary *s) {
     char aim[16] = "";
-    if (limit > 0)
-        snprintf(aim, sizeof aim, "%.2f", limit);
-    printf("| %s | %s | %.3f | %.3f | %.3f | %s | %zu | %.2f | %.2f |\n", flow, set->name, s->mean, s->runs > 1 ? sqrt(s->spread / (double)(s->runs - 1)) : 0,
-           s->worst, aim, s->failed, s->seconds / (double)s->runs, s->slowest);
+    if (m->aim[set] > 0)
+        snprintf(aim, sizeof aim, "%.2f", m->aim[set]);
+    printf("| %s | %s | %.3f | %.3f | %.3f | %s | %zu | %.2f | %.2f |\n", m->title, sets[set], s->mean,
+           s->runs > 1 ? sqrt(s->spread / (double)(s->runs - 1)) : 0, s->worst, aim, s->failed, s->seconds / (double)s->runs, s->slowest);
     fflush(stdout);
 }
 
-static void measure(const char *folder, const data_set *set, size_t layers, size_t splits) {
-    csv_table table = read_set(folder, set->name);
+static void measure(const char *folder, const model *m, size_t set, size_t splits) {
+    csv_table table = read_set(folder, sets[set]);
     summary s = {.worst = -INFINITY};
-    char name[48] = "Real NVP";
-    if (layers)
-        snprintf(name, sizeof name, "planar, K = %zu", layers);
     for (uint64_t split = 1; split <= splits; split++)
-        run_split(&table, layers, split, &s);
-    print_row(name, set, &s, layers == 0 ? set->realnvp : layers == 32 ? set->planar : 0);
+        run_split(&table, m, split, &s);
+    print_row(m, set, &s);
     csv_free(&table);
 }
 
 int main(int count, char **arguments) {
-    const char *folder = NULL, *model = NULL;
-    size_t splits = 0;
+    const char *folder = NULL, *only = NULL;
+    size_t splits = 0, chosen = 0;
     bool wrong = false;
     for (int i = 1; i < count; i++) {
         if (strcmp(arguments[i], "--model") == 0 && i + 1 < count)
-            model = arguments[++i];
+            only = arguments[++i];
         else if (strcmp(arguments[i], "--splits") == 0 && i + 1 < count)
             wrong = wrong || (splits = (size_t)strtoul(arguments[++i], NULL, 10)) == 0;
         else
             wrong = wrong || folder || (folder = arguments[i])[0] == '-';
     }
-    const bool planar = !model || strcmp(model, "planar") == 0, realnvp = !model || strcmp(model, "realnvp") == 0;
-    if (wrong || !folder || !(planar || realnvp)) {
-        fprintf(stderr, "usage: nll [--model realnvp|planar] [--splits n] folder\n"
+    for (size_t m = 0; m < MODELS; m++)
+        chosen += !only || strcmp(only, models[m].name) == 0;
+    if (wrong || !folder || chosen == 0) {
+        fprintf(stderr, "usage: nll [--model realnvp|planar|cnf|hyper|matching|paired] [--splits n] folder\n"
                         "the folder holds two_moons.csv, two_blobs.csv and boomerang.csv, of two columns each\n");
         return 1;
     }
     printf("| flow | set | mean NLL, nats | sd | worst | at most | diverged | cpu s a run | slowest |\n|---|---|---|---|---|---|---|---|---|\n");
-    for (size_t i = 0; realnvp && i < sizeof sets / sizeof sets[0]; i++)
-        measure(folder, &sets[i], 0, splits ? splits : 10);
-    for (size_t k = 0; planar && k < sizeof depths / sizeof depths[0]; k++)
-        for (size_t i = 0; i < sizeof sets / sizeof sets[0]; i++)
-            measure(folder, &sets[i], depths[k], splits ? splits : 5);
+    for (size_t m = 0; m < MODELS; m++)
+        for (size_t set = 0; (!only || strcmp(only, models[m].name) == 0) && set < SETS; set++)
+            measure(folder, &models[m], set, splits ? splits : models[m].splits);
     return 0;
 }
