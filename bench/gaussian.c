@@ -7,8 +7,8 @@
  * rows and prints KL(p || q) = E_p[log p - log q], from 50,000 rows that the fit has not seen, with its standard error, and beside it the KL of the
  * best Gaussian with independent coordinates.
  *
- * Four couplings with linear conditioners can be this Gaussian up to little. Each free parameter that the truth does not need costs 1 / (2 rows) nats on
- * the average; so there is no hidden layer, and the clamp keeps the couplings' scales near 1, which here could only tell noise.
+ * Four couplings with linear conditioners can be this Gaussian up to little. Each free parameter that the truth does not need costs 1 / (2 rows)
+ * nats on the average; so there is no hidden layer, and the clamp keeps the couplings' scales near 1, which here could only tell noise.
  */
 #include <math.h>
 #include <stdio.h>
@@ -98,7 +98,8 @@ int main(int count, char **arguments) {
     const clock_t start = clock();
     const nf_optimizer_config adam = {.struct_size = sizeof adam, .learning_rate = 5e-3, .clip_norm = 10};
     require(nf_fit(flow, ROWS, x, NULL,
-                   NF_CONFIG(nf_fit_config, .epochs = epochs, .batch_size = 256, .threads = threads, .optimizer = &adam, .noise = -1, .seed = 1), NULL));
+                   NF_CONFIG(nf_fit_config, .epochs = epochs, .batch_size = 256,
+                             .threads = threads, .optimizer = &adam, .noise = -1, .seed = 1), NULL));
     const double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
     draw(3, x, truth);
     require(nf_log_prob(flow, NULL, ROWS, x, NULL, log_prob));
@@ -108,8 +109,8 @@ int main(int count, char **arguments) {
         mean += delta / (double)(r + 1);
         spread += delta * (value - mean);
     }
-    printf("dim %d, %d rows, %zu epochs: KL(p || q) %.4f +- %.4f nats (at most 0.05), with independent coordinates %.2f; %.1f cpu s\n", DIM, ROWS, epochs,
-           mean, sqrt(spread) / ROWS, independent(), seconds);
+    printf("dim %d, %d rows, %zu epochs: KL(p || q) %.4f +- %.4f nats (at most 0.05), with independent coordinates %.2f; %.1f cpu s\n", DIM, ROWS,
+           epochs, mean, sqrt(spread) / ROWS, independent(), seconds);
     nf_flow_free(flow);
     free(log_prob);
     free(truth);

@@ -63,7 +63,8 @@ static void measure(int energy, const struct depth *d, size_t steps, size_t seed
     double mean = 0, worst = -INFINITY, seconds = 0;
     for (uint64_t seed = 1; seed <= seeds; seed++) {
         nf_flow *flow = make_flow(d->layers, seed);
-        const nf_reverse_kl_config config = {.struct_size = sizeof config, .steps = steps, .seed = seed, .beta_start = 0.1, .evaluation_samples = NF_NONE};
+        const nf_reverse_kl_config config = {.struct_size = sizeof config, .steps = steps, .seed = seed,
+                                             .beta_start = 0.1, .evaluation_samples = NF_NONE};
         const clock_t start = clock();
         require(nf_fit_reverse_kl(flow, energy_target, &energy, &config, NULL));
         seconds += (double)(clock() - start) / CLOCKS_PER_SEC;

@@ -418,8 +418,8 @@ static double image(stack *s, size_t first, double z) {
 }
 
 /*
- * By tanh-sinh quadrature (Takahasi & Mori 1974). Near a steep point that is an end of the piece the density is like distance^(-2/3) down to a distance of
- * slope^(3/2), so the distance from the nearer end is computed as such.
+ * By tanh-sinh quadrature (Takahasi & Mori 1974). Near a steep point that is an end of the piece the density is like distance^(-2/3) down to a
+ * distance of slope^(3/2), so the distance from the nearer end is computed as such.
  */
 static double piece(stack *s, double low, double high, double h) {
     double sum = 0;

@@ -1,6 +1,6 @@
 /*
- * Python reads what the library writes: tests/read_safetensors.py, with Python's safetensors where it is installed, gives the names, shapes and values that the
- * flow has. Skipped where there is no python3.
+ * Python reads what the library writes: tests/read_safetensors.py, with Python's safetensors where it is installed, gives the names,
+ * shapes and values that the flow has. Skipped where there is no python3.
  */
 #define _XOPEN_SOURCE 700
 #include <stdio.h>
@@ -22,8 +22,8 @@ static void check_tensor(const nf_flow *flow, size_t index, const double *parame
     const size_t count = tensor.shape[0] * tensor.shape[1];
     for (size_t i = 0; i < count; i++) {
         const char *value = strtok_r(NULL, " \n", &rest);
-        ck_assert_msg(value && strtod(value, NULL) == parameters[tensor.offset + i], "%s[%zu]: %s, expected %a", tensor.name, i, value ? value : "nothing",
-                      parameters[tensor.offset + i]);
+        ck_assert_msg(value && strtod(value, NULL) == parameters[tensor.offset + i], "%s[%zu]: %s, expected %a", tensor.name, i,
+                      value ? value : "nothing", parameters[tensor.offset + i]);
     }
     ck_assert_ptr_null(strtok_r(NULL, " \n", &rest));
 }
