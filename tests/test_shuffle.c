@@ -98,6 +98,7 @@ END_TEST
 int main(void) {
     Suite *suite = suite_create("shuffle");
     TCase *all = tcase_create("all");
+    tcase_set_timeout(all, 60);
     tcase_add_test(all, is_a_permutation);
     tcase_add_test(all, works_for_counts_beyond_memory);
     tcase_add_test(all, seed_and_stream_decide);
