@@ -18,12 +18,14 @@ extern char **environ;
 
 typedef struct job {
     const plot_picture *picture;
-    char directory[PATH - 32];
+    const plot_strip *strip; /* or this */
+    char directory[PATH - 80]; /* names in it are shorter than the rest */
     char *message;
     size_t message_size;
 } job;
 
 static const char *const file_names[] = {"data.txt", "samples.txt", "latent.txt", "density.txt", "contours.txt", "plot.gp", "log.txt"};
+static const char *const column_names[] = {"samples-%zu.txt", "density-%zu.txt"};
 
 __attribute__((format(printf, 2, 3))) static bool fail(const job *j, const char *format, ...) {
     va_list arguments;
@@ -167,6 +169,26 @@ static void put_panels(FILE *file, const job *j) {
           file);
 }
 
+/* The same panels as PNG and as SVG, of a size in pixels. */
+static void put_both(FILE *file, const job *j, const char *prefix, unsigned width, unsigned height, void (*panels)(FILE *file, const job *j)) {
+    static const char *const suffixes[2] = {".png", ".svg"};
+    for (int i = 0; i < 2; i++) {
+        if (i == 0)
+            fprintf(file,
+                    "if (strstrt(GPVAL_TERMINALS, 'pngcairo')) { set terminal pngcairo size %u,%u font 'sans,11' background rgb 'white' } "
+                    "else { set terminal png truecolor size %u,%u background rgb 'white' }\n",
+                    width, height, width, height);
+        else
+            fprintf(file, "set terminal svg size %u,%u font 'sans-serif,11' background rgb 'white'\n", width, height);
+        fputs("set output ", file);
+        put_quoted(file, prefix);
+        fputs(" . ", file);
+        put_quoted(file, suffixes[i]);
+        fputc('\n', file);
+        panels(file, j);
+    }
+}
+
 static bool write_script(const job *j, const char *prefix) {
     double level[3] = {0};
     if (!mass_levels(&j->picture->density, 3, (const double[3]){0.5, 0.9, 0.99}, level))
@@ -175,21 +197,50 @@ static bool write_script(const job *j, const char *prefix) {
     if (!file)
         return false;
     put_style(file, j, level);
-    const char *const terminals[2] = {
-        "if (strstrt(GPVAL_TERMINALS, 'pngcairo')) { set terminal pngcairo size 1720,500 font 'sans,11' background rgb 'white' } "
-        "else { set terminal png truecolor size 1720,500 background rgb 'white' }\n",
-        "set terminal svg size 1720,500 font 'sans-serif,11' background rgb 'white'\n",
-    };
-    const char *const suffixes[2] = {".png", ".svg"};
-    for (int i = 0; i < 2; i++) {
-                fputs(terminals[i], file);
-        fputs("set output ", file);
-        put_quoted(file, prefix);
-        fputs(" . ", file);
-        put_quoted(file, suffixes[i]);
-        fputc('\n', file);
-        put_panels(file, j);
+    put_both(file, j, prefix, 1720, 500, put_panels);
+    return finish(j, file, "plot.gp");
+}
+
+static void put_column(FILE *file, const job *j, size_t row, size_t i) {
+    const plot_column *column = &j->strip->column[i];
+    char name[64];
+    snprintf(name, sizeof name, column_names[row], i);
+    fputs("set title ", file);
+    put_quoted(file, row == 0 ? column->title : "");
+    fprintf(file, " noenhanced\nplot directory . '/%s' with %s\n", name, row == 0 ? "points pt 7 ps 0.25 lc rgb '#b5482a'" : "image");
+}
+
+static void put_columns(FILE *file, const job *j) {
+    const plot_strip *s = j->strip;
+    fprintf(file, "set multiplot layout 2,%zu margins 0.02,0.99,0.05,0.86 spacing 0.02,0.04 title ", s->columns);
+    put_quoted(file, s->title);
+    fprintf(file, " noenhanced font ',15'\nset xrange [%.6g:%.6g]\nset yrange [%.6g:%.6g]\n", s->grid.low[0], s->grid.high[0], s->grid.low[1], s->grid.high[1]);
+    for (size_t row = 0; row < 2; row++)
+        for (size_t i = 0; i < s->columns; i++)
+            put_column(file, j, row, i);
+    fputs("unset multiplot\nunset output\n", file);
+}
+
+static bool write_strip(const job *j, const char *prefix) {
+    const plot_strip *s = j->strip;
+    for (size_t i = 0; i < s->columns; i++) {
+        char points[64], density[64];
+        plot_grid grid = s->grid;
+        grid.value = s->column[i].density;
+        snprintf(points, sizeof points, column_names[0], i);
+        snprintf(density, sizeof density, column_names[1], i);
+        if (!write_points(j, points, &s->column[i].samples) || !write_grid(j, density, &grid))
+            return false;
     }
+    FILE *file = create(j, "plot.gp");
+    if (!file)
+        return false;
+    fputs("directory = ", file);
+    put_quoted(file, j->directory);
+    fputs("\nset encoding utf8\nset key off\nset border 31 lw 0.8 lc rgb '#707070'\nunset tics\nunset colorbox\nset size square\n"
+          "set palette defined (0 '#ffffff', 1 '#e3ecf6', 2 '#b3cfe8', 3 '#6da8d4', 4 '#2f7abb', 5 '#12508f')\n",
+          file);
+    put_both(file, j, prefix, (unsigned)(280 * s->columns), 640, put_columns);
     return finish(j, file, "plot.gp");
 }
 
@@ -244,21 +295,40 @@ static void remove_directory(const job *j) {
         path_of(j, file_names[i], path);
         unlink(path);
     }
+    for (size_t i = 0; j->strip && i < 2 * j->strip->columns; i++) {
+        char name[64], path[PATH];
+        snprintf(name, sizeof name, column_names[i % 2], i / 2);
+        path_of(j, name, path);
+        unlink(path);
+    }
     rmdir(j->directory);
+}
+
+static bool make_directory(job *j) {
+    const char *parent = getenv("TMPDIR");
+    const int length = snprintf(j->directory, sizeof j->directory, "%s/nflow-plot-XXXXXX", parent && *parent ? parent : "/tmp");
+    if (length < 0 || (size_t)length >= sizeof j->directory)
+        return fail(j, "the name of the temporary directory is too long");
+    return mkdtemp(j->directory) ? true : fail(j, "%s: %s", j->directory, strerror(errno));
 }
 
 plot_result plot_draw(const plot_picture *picture, const char *prefix, char *message, size_t size) {
     job j = {.picture = picture, .message = message, .message_size = size};
-    const char *parent = getenv("TMPDIR");
-    const int length = snprintf(j.directory, sizeof j.directory, "%s/nflow-plot-XXXXXX", parent && *parent ? parent : "/tmp");
-    if (length < 0 || (size_t)length >= sizeof j.directory)
-        return fail(&j, "the name of the temporary directory is too long"), PLOT_FAILED;
-    if (!mkdtemp(j.directory))
-        return fail(&j, "%s: %s", j.directory, strerror(errno)), PLOT_FAILED;
+    if (!make_directory(&j))
+        return PLOT_FAILED;
     plot_result result = PLOT_FAILED;
     if (write_points(&j, "data.txt", &picture->data) && write_points(&j, "samples.txt", &picture->samples) &&
         write_points(&j, "latent.txt", &picture->latent) && write_grid(&j, "density.txt", &picture->density) && write_script(&j, prefix))
         result = run(&j);
+    remove_directory(&j);
+    return result;
+}
+
+plot_result plot_draw_strip(const plot_strip *strip, const char *prefix, char *message, size_t size) {
+    job j = {.strip = strip, .message = message, .message_size = size};
+    if (!make_directory(&j))
+        return PLOT_FAILED;
+    const plot_result result = write_strip(&j, prefix) ? run(&j) : PLOT_FAILED;
     remove_directory(&j);
     return result;
 }

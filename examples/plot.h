@@ -30,6 +30,25 @@ typedef struct plot_picture {
 
 typedef enum plot_result { PLOT_DRAWN, PLOT_NO_GNUPLOT, PLOT_FAILED } plot_result;
 
+/* Columns of a strip: what a flow has made of its base by then. */
+#define PLOT_MOST_COLUMNS 8
+
+typedef struct plot_column {
+    const char *title;
+    plot_points samples;
+    const double *density; /* on the strip's grid */
+} plot_column;
+
+typedef struct plot_strip {
+    const char *title;
+    size_t columns; /* at most PLOT_MOST_COLUMNS */
+    plot_column column[PLOT_MOST_COLUMNS];
+    plot_grid grid; /* `value` is not looked at */
+} plot_strip;
+
+/* Samples above, densities below, a column for each time; files and result as plot_draw. */
+plot_result plot_draw_strip(const plot_strip *strip, const char *prefix, char *message, size_t size);
+
 /* Writes <prefix>.png and <prefix>.svg. After PLOT_FAILED, one line in message says why. */
 plot_result plot_draw(const plot_picture *picture, const char *prefix, char *message, size_t size);
 

@@ -33,11 +33,16 @@ run save_and_load
 run planar_density --epochs 4 --layers 8 --output planar
 run planar_energy --steps 300 --output energy
 run planar_vae 60
+run cnf_density --epochs 2 --rows 300 --output cnf
+run cnf_density --epochs 2 --rows 300 --hyper
+run cnf_matching --rows 200 --seconds 0.1
 refuse demo --nonsense
 refuse planar_density --nonsense
 refuse planar_energy --nonsense
 refuse planar_vae nonsense
-for picture in demo.png planar-two_moons.png energy.png; do
+refuse cnf_density --nonsense
+refuse cnf_matching --set nonsense
+for picture in demo.png planar-two_moons.png energy.png cnf-boomerang.png; do
     if command -v gnuplot >/dev/null && [ ! -s "$picture" ]; then
         failed=$((failed + 1))
         printf 'FAILED: %s was not drawn\n' "$picture"
