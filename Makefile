@@ -228,10 +228,11 @@ $(BUILD)/bench/engine_%-f64: bench/engine_%.c $(STATIC)
 	    $(TEST_LIBS) -o $@
 
 # These measure how good a fit is, not how long a call takes; they run for minutes, and only when asked.
-BENCH_QUALITY := $(BUILD)/bench/nll $(BUILD)/bench/reverse_kl $(BUILD)/bench/gaussian
+BENCH_QUALITY := $(BUILD)/bench/nll $(BUILD)/bench/matching $(BUILD)/bench/reverse_kl $(BUILD)/bench/gaussian
 .PHONY: bench-quality
 bench-quality: $(BENCH_QUALITY) ## held-out likelihoods on the CSV files in DATA=folder, reverse KL, a Gaussian
 	$(BUILD)/bench/nll "$(DATA)"
+	$(BUILD)/bench/matching "$(DATA)"
 	$(BUILD)/bench/reverse_kl
 	$(BUILD)/bench/gaussian
 
@@ -239,9 +240,9 @@ $(BENCH_QUALITY): $(BUILD)/bench/%: bench/%.c $(BUILD)/examples/csv.o $(BUILD)/e
 	@mkdir -p $(@D)
 	$(CC) $(BASE_FLAGS) $(OPTIMIZE) -Iexamples $(filter-out -M%,$^) $(JANSSON_LIBS) -lpthread -lm -o $@
 
-$(BUILD)/bench/%: bench/%.c bench/measure.c $(STATIC)
+$(BUILD)/bench/%: bench/%.c bench/measure.c $(BUILD)/examples/toy.o $(STATIC)
 	@mkdir -p $(@D)
-	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(TEST_CFLAGS) $< bench/measure.c $(STATIC) $(TEST_LIBS) -o $@
+	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) -Iexamples $(TEST_CFLAGS) $< bench/measure.c $(BUILD)/examples/toy.o $(STATIC) $(TEST_LIBS) -o $@
 
 docs: ## the reference of the header, with Doxygen
 	@mkdir -p $(BUILD)/docs
