@@ -510,8 +510,8 @@ typedef struct nf_fit_config {
     int standardize;          /* 0: an affine layer at the data end that is still the identity takes the training rows' mean and
                                  standard deviation; negative: no */
     nf_pairing pairing;       /* of flow matching */
-    const char *checkpoint;   /* path of a file to resume from and write to; NULL: none */
-    size_t checkpoint_every;  /* epochs; default 1 */
+    const char *checkpoint;   /* path of a file to resume from and write to (below); NULL: none */
+    size_t checkpoint_every;  /* epochs; default 1; the last one, and one that progress stops, are written anyhow */
     const nf_comm *comm;      /* NULL: this process alone */
     nf_progress_fn progress;  /* NULL: none */
     void *progress_user;
@@ -535,6 +535,11 @@ typedef struct nf_fit_report {
  * Same seed, same bits, for any number of threads. Working memory does not depend on rows. A loss or gradient that is not finite never reaches the
  * parameters: NF_ERR_DIVERGED, and the flow holds its best ones. NF_STOPPED: progress asked for it. NF_ERR_ROWS: some rows are not
  * finite; they were left out, and the fit is done. `config` NULL: all defaults. `report` may be NULL.
+ *
+ * config->checkpoint: after an epoch, before progress is called, all that the fit depends on is saved there, atomically as by nf_flow_save. A call that finds the file
+ * goes on from it, whatever parameters the flow has, and ends with the bits of a fit that was never stopped, on any number of threads (on the same library build and
+ * instruction set); when the fit was over, it gives its result. NF_ERR_MISMATCH: the file is of a flow of another structure, of other data or settings, and the line says
+ * which; NF_ERR_FORMAT: it is damaged or no checkpoint; NF_ERR_IO: it cannot be read or written. Only a folder for it must exist; the file stays when the fit is done.
  */
 NF_API nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *context, const nf_fit_config *config,
                         nf_fit_report *report);

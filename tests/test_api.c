@@ -347,7 +347,7 @@ START_TEST(fit_configs) {
         {"schedule is 3", NF_ERR_ARGUMENT, {.schedule = (nf_schedule)3}},
         {"0 continuous layers", NF_ERR_ARGUMENT, {.objective = NF_OBJECTIVE_FLOW_MATCHING}},
         {"objective is 2", NF_ERR_ARGUMENT, {.objective = (nf_objective)2}},
-        {"checkpoint", NF_ERR_UNSUPPORTED, {.checkpoint = "file"}},
+        {"checkpoint is an empty path", NF_ERR_ARGUMENT, {.checkpoint = ""}},
         {"comm", NF_ERR_UNSUPPORTED, {.comm = &comm}},
         {"ema_decay is 1", NF_ERR_ARGUMENT, {.ema_decay = 1}},
         {"ema_decay is nan", NF_ERR_ARGUMENT, {.ema_decay = NAN}},

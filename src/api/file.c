@@ -316,6 +316,21 @@ static nf_status read_all(int fd, const char *path, const nf_allocator *allocato
     return nf_fail(NF_ERR_MEMORY, NULL, "no memory for the %zu bytes of %.200s", room, path);
 }
 
+nf_status nf_read_file(const char *path, const nf_allocator *allocator, unsigned char **bytes, size_t *size, bool *absent) {
+    const int saved_errno = errno, fd = open(path, O_RDONLY | O_CLOEXEC);
+    nf_status status = NF_OK;
+    if (fd >= 0)
+        status = read_all(fd, path, allocator, bytes, size);
+    else if (absent && errno == ENOENT)
+        *absent = true;
+    else
+        status = io_failure("cannot open", path);
+    if (fd >= 0)
+        close(fd);
+    errno = saved_errno;
+    return status;
+}
+
 static nf_status load_file(const char *function, const char *path, nf_flow **flow, const nf_allocator *given) {
     nf_clear_error();
     nf_status status = nf_check_pointer(function, "flow", flow);
@@ -326,16 +341,12 @@ static nf_status load_file(const char *function, const char *path, nf_flow **flo
     if (status != NF_OK)
         return status;
     const nf_allocator allocator = nf_allocator_or_default(given);
-    const int saved_errno = errno, fd = open(path, O_RDONLY | O_CLOEXEC);
     unsigned char *bytes = NULL;
     size_t size = 0;
-    status = fd < 0 ? io_failure("cannot open", path) : read_all(fd, path, &allocator, &bytes, &size);
-    if (fd >= 0)
-        close(fd);
+    status = nf_read_file(path, &allocator, &bytes, &size, NULL);
     if (status == NF_OK)
         status = read_bytes(bytes, size, given, flow);
     nf_release(&allocator, bytes);
-    errno = saved_errno;
     if (status == NF_ERR_FORMAT || status == NF_ERR_UNSUPPORTED) {
         char line[NF_ERROR_LENGTH];
         strncpy(line, nf_last_error(), sizeof line - 1);

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "api/fit.h"
 #include "api/floating.h"
 #include "api/handles.h"
 #include "api/schedule.h"
@@ -25,27 +26,7 @@ enum { STREAM_SPLIT = 1, STREAM_NOISE = 2, STREAM_MATCH = 3, STREAM_MATCH_VALIDA
 /* Rows gathered at once for the validation loss. */
 #define VALIDATION_CHUNK ((size_t)1024)
 
-typedef struct fit {
-    const char *function;
-    nf_fit_config config; /* with the defaults filled in */
-    nf_allocator allocator; /* of what this file allocates; the handles take the flow's */
-    nf_flow *flow;
-    size_t rows, training_rows, validation_rows, steps_per_epoch;
-    const double *x, *context;
-    nf_shuffle split;      /* places 0 .. validation_rows - 1 are held out, unless an array was given */
-    double base_rate;
-
-    nf_workspace *workspace;
-    nf_gradient *gradient;
-    nf_optimizer *optimizer;
-    double *own_tolerance; /* rtol and atol of each layer */
-    double *batch_x, *batch_context, *batch_weight, *log_prob, *column_sd;
-    void *best, *average; /* parameters */
-
-    nf_fit_report report;
-    double best_loss, last_norm, seconds_begun;
-    uint64_t evaluations; /* of right-hand sides in this epoch */
-} fit;
+typedef struct nf_fitting fit;
 
 static double now(void) {
     struct timespec t;
@@ -94,8 +75,8 @@ static nf_status check_settings(const fit *f) {
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->pairing is %d, which is none", (int)c->pairing);
     if (c->objective == NF_OBJECTIVE_FLOW_MATCHING && nf_check_flow_matching(f->function, f->flow) != NF_OK)
         return NF_ERR_ARGUMENT;
-    if (c->checkpoint)
-        return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->checkpoint is set, and this library writes none");
+    if (c->checkpoint && !*c->checkpoint)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->checkpoint is an empty path");
     if (c->comm)
         return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->comm is set, and this library fits in one process only");
     if (!(c->ema_decay < 1.0))
@@ -160,6 +141,7 @@ static void fill_defaults(fit *f) {
     c->epochs = size_or(c->epochs, d.epochs ? d.epochs : enough < FEWEST_EPOCHS ? FEWEST_EPOCHS : enough);
     c->patience = size_or(c->patience, c->epochs / 2 + 1);
     c->schedule_step = size_or(c->schedule_step, c->epochs / 3 + 1);
+    c->checkpoint_every = size_or(c->checkpoint_every, 1);
     f->split = nf_shuffle_begin(c->seed, STREAM_SPLIT, f->rows);
 }
 
@@ -189,16 +171,17 @@ static nf_status allocate(fit *f) {
     f->log_prob = nf_allocate(a, rows * sizeof(double));
     f->column_sd = nf_allocate_zeroed(a, dim * sizeof(double));
     f->own_tolerance = nf_allocate(a, 2 * f->flow->model.layer_count * sizeof(double));
+    f->initial = nf_allocate(a, bytes);
     f->best = nf_allocate(a, bytes);
     f->average = nf_allocate(a, bytes);
-    if (!f->batch_x || !f->batch_context || !f->batch_weight || !f->log_prob || !f->column_sd || !f->own_tolerance || !f->best || !f->average)
+    if (!f->batch_x || !f->batch_context || !f->batch_weight || !f->log_prob || !f->column_sd || !f->own_tolerance || !f->initial ||
+        !f->best || !f->average)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for batches of %zu rows", rows);
     for (size_t i = 0; i < f->flow->model.layer_count; i++) {
         f->own_tolerance[2 * i] = f->flow->model.layers[i]->cnf.rtol;
         f->own_tolerance[2 * i + 1] = f->flow->model.layers[i]->cnf.atol;
     }
-    memcpy(f->best, f->flow->theta, bytes);
-    memcpy(f->average, f->flow->theta, bytes);
+    memcpy(f->initial, f->flow->theta, bytes);
     return NF_OK;
 }
 
@@ -206,6 +189,7 @@ static void release(fit *f) {
     const nf_allocator *a = &f->allocator;
     nf_release(a, f->average);
     nf_release(a, f->best);
+    nf_release(a, f->initial);
     nf_release(a, f->own_tolerance);
     nf_release(a, f->column_sd);
     nf_release(a, f->log_prob);
@@ -482,7 +466,7 @@ static bool progress_stops(fit *f, size_t epoch, double seconds) {
                                .learning_rate = f->optimizer->update.rate,
                                .gradient_norm = f->last_norm,
                                .seconds = seconds,
-                               .seconds_left = seconds / (double)(epoch + 1) * (double)(f->config.epochs - epoch - 1),
+                               .seconds_left = seconds / (double)(epoch + 1 - f->first_epoch) * (double)(f->config.epochs - epoch - 1),
                                .rhs_evaluations = f->report.rhs_evaluations};
     return f->config.progress(f->config.progress_user, &p) != 0;
 }
@@ -506,30 +490,47 @@ static nf_status run_epoch(fit *f, size_t epoch) {
     return validate(f, &f->report.validation_loss);
 }
 
-/* All epochs. NF_OK, NF_STOPPED or an error; the best parameters are in f->best. */
-static nf_status run_epochs(fit *f) {
+/* Whether the fit is over; the same at the end of an epoch and where a checkpoint of that end is taken up. */
+static bool is_over(fit *f) {
+    const size_t done = f->report.epochs_run;
+    const bool all = done == f->config.epochs;
+    if (f->validation_rows > 0 && f->config.patience != NF_NONE && done - f->report.best_epoch >= f->config.patience)
+        f->report.stop_reason = NF_STOP_PATIENCE;
+    else if (all)
+        f->report.stop_reason = NF_STOP_EPOCHS;
+    else
+        return false;
+    return true;
+}
+
+/* What follows an epoch: the best parameters, the checkpoint, and word to the caller, who may kill the process in his callback. */
+static nf_status end_epoch(fit *f, size_t epoch) {
     const bool validates = f->validation_rows > 0;
-    for (size_t epoch = 0; epoch < f->config.epochs; epoch++) {
-        const nf_status status = run_epoch(f, epoch);
-        if (status != NF_OK) {
-            if (status == NF_ERR_DIVERGED)
-                f->report.stop_reason = NF_STOP_DIVERGED;
-            return status;
-        }
-        f->report.epochs_run = epoch + 1;
-        if (validates ? f->report.validation_loss < f->best_loss : isfinite(f->report.train_loss))
-            keep_best(f, epoch, validates ? f->report.validation_loss : f->report.train_loss);
-        if (progress_stops(f, epoch, now() - f->seconds_begun)) {
-            f->report.stop_reason = NF_STOP_CALLBACK;
-            return NF_STOPPED;
-        }
-        if (validates && f->config.patience != NF_NONE && epoch + 1 - f->report.best_epoch >= f->config.patience) {
-            f->report.stop_reason = NF_STOP_PATIENCE;
-            return NF_OK;
-        }
+    f->report.epochs_run = epoch + 1;
+    if (validates ? f->report.validation_loss < f->best_loss : isfinite(f->report.train_loss))
+        keep_best(f, epoch, validates ? f->report.validation_loss : f->report.train_loss);
+    const bool due = f->checkpoint && ((epoch + 1) % f->config.checkpoint_every == 0 || is_over(f));
+    nf_status status = due ? nf_checkpoint_write(f) : NF_OK;
+    if (status != NF_OK || !progress_stops(f, epoch, now() - f->seconds_begun))
+        return status;
+    if (f->checkpoint && !due)
+        status = nf_checkpoint_write(f);
+    f->report.stop_reason = NF_STOP_CALLBACK;
+    return status == NF_OK ? NF_STOPPED : status;
+}
+
+/* All epochs that are left. NF_OK, NF_STOPPED or an error; the best parameters are in f->best. */
+static nf_status run_epochs(fit *f) {
+    nf_status status = NF_OK;
+    while (status == NF_OK && !is_over(f)) {
+        const size_t epoch = f->report.epochs_run;
+        status = run_epoch(f, epoch);
+        if (status == NF_ERR_DIVERGED)
+            f->report.stop_reason = NF_STOP_DIVERGED;
+        if (status == NF_OK)
+            status = end_epoch(f, epoch);
     }
-    f->report.stop_reason = NF_STOP_EPOCHS;
-    return NF_OK;
+    return status;
 }
 
 static size_t count_bad_rows(const fit *f) {
@@ -549,8 +550,13 @@ static nf_status run(fit *f) {
     memcpy(f->best, f->flow->theta, f->flow->model.parameter_count * f->flow->engine->real_size);
     memcpy(f->average, f->best, f->flow->model.parameter_count * f->flow->engine->real_size);
     f->best_loss = INFINITY;
-    status = run_epochs(f);
-    memcpy(f->flow->theta, f->best, f->flow->model.parameter_count * f->flow->engine->real_size);
+    if (f->config.checkpoint)
+        status = nf_checkpoint_begin(f);
+    if (status == NF_OK)
+        status = run_epochs(f);
+    nf_checkpoint_end(f);
+    const bool keeps = status == NF_OK || status == NF_STOPPED || status == NF_ERR_DIVERGED;
+    memcpy(f->flow->theta, keeps ? f->best : f->initial, f->flow->model.parameter_count * f->flow->engine->real_size);
     f->flow->epoch = nf_unique();
     return status;
 }

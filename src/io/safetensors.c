@@ -360,11 +360,18 @@ nf_status nf_st_write(const nf_allocator *allocator, const nf_st_tensor *tensors
 
 /* ---- numbers ---- */
 
+void nf_le_load_u64(uint64_t *to, const unsigned char *from, size_t count) {
+    for (size_t i = 0; i < count; i++, from += 8) {
+        to[i] = 0;
+        for (int b = 0; b < 8; b++)
+            to[i] |= (uint64_t)from[b] << (8 * b);
+    }
+}
+
 void nf_le_load_f64(double *to, const unsigned char *from, size_t count) {
     for (size_t i = 0; i < count; i++, from += 8) {
-        uint64_t bits = 0;
-        for (int b = 0; b < 8; b++)
-            bits |= (uint64_t)from[b] << (8 * b);
+        uint64_t bits;
+        nf_le_load_u64(&bits, from, 1);
         memcpy(&to[i], &bits, sizeof bits);
     }
 }
@@ -378,12 +385,17 @@ void nf_le_load_f32(float *to, const unsigned char *from, size_t count) {
     }
 }
 
+void nf_le_store_u64(unsigned char *to, const uint64_t *from, size_t count) {
+    for (size_t i = 0; i < count; i++, to += 8)
+        for (int b = 0; b < 8; b++)
+            to[b] = (unsigned char)(from[i] >> (8 * b));
+}
+
 void nf_le_store_f64(unsigned char *to, const double *from, size_t count) {
     for (size_t i = 0; i < count; i++, to += 8) {
         uint64_t bits;
         memcpy(&bits, &from[i], sizeof bits);
-        for (int b = 0; b < 8; b++)
-            to[b] = (unsigned char)(bits >> (8 * b));
+        nf_le_store_u64(to, &bits, 1);
     }
 }
 
