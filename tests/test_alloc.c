@@ -133,6 +133,21 @@ static nf_status fit(scene *s) {
     return nf_fit(s->flow, ROWS, s->x, NULL, NF_CONFIG(nf_fit_config, .epochs = 2, .threads = 2), NULL);
 }
 
+/* The path's model makes way; what a failed call left of the checkpoint goes too, for the call that follows. */
+static nf_status fit_with_checkpoint(scene *s) {
+    unlink(s->path);
+    return nf_fit(s->flow, ROWS, s->x, NULL, NF_CONFIG(nf_fit_config, .epochs = 2, .checkpoint = s->path), NULL);
+}
+
+static nf_status resume_fit(scene *s) {
+    const nf_fit_config config = {.struct_size = sizeof config, .epochs = 2, .checkpoint = s->path};
+    unlink(s->path);
+    nf_flow *other = make_realnvp(DIM, 0, s->precision, NULL);
+    must(nf_fit(other, ROWS, s->x, NULL, &config, NULL));
+    nf_flow_free(other);
+    return nf_fit(s->flow, ROWS, s->x, NULL, &config, NULL);
+}
+
 static nf_status fit_reverse_kl(scene *s) {
     return nf_fit_reverse_kl(s->flow, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .steps = 2, .samples = 20, .evaluation_samples = 50), NULL);
 }
@@ -182,6 +197,8 @@ static const struct call {
     {"nf_grad_nll", grad_nll, 2},
     {"nf_grad_reverse_kl", grad_reverse_kl, 2},
     {"nf_fit", fit, 16},
+    {"nf_fit", fit_with_checkpoint, 24},
+    {"nf_fit", resume_fit, 24},
     {"nf_fit_reverse_kl", fit_reverse_kl, 10},
     {"nf_flow_save_memory", save_memory, 4},
     {"nf_flow_save", save, 4},

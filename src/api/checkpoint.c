@@ -5,6 +5,7 @@
  *
  * A checksum in the metadata covers all of it. It is there against damage, not against malice: a forged file is safe to read, and trains another fit.
  */
+#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -384,7 +385,7 @@ static nf_status resume(nf_fitting *f) {
     return status == NF_OK ? NF_OK : nf_fail_in(in_file(status, f), f->function);
 }
 
-nf_status nf_checkpoint_begin(nf_fitting *f) {
+static nf_status begin(nf_fitting *f) {
     nf_checkpoint *c = nf_allocate_zeroed(&f->allocator, sizeof *c);
     if (!c)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for a checkpoint");
@@ -396,6 +397,13 @@ nf_status nf_checkpoint_begin(nf_fitting *f) {
     if (c->failed)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for the settings of a checkpoint");
     return resume(f);
+}
+
+nf_status nf_checkpoint_begin(nf_fitting *f) {
+    const int saved_errno = errno; /* jansson sets it when it reads numbers */
+    const nf_status status = begin(f);
+    errno = saved_errno;
+    return status;
 }
 
 void nf_checkpoint_end(nf_fitting *f) {

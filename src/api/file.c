@@ -233,22 +233,24 @@ static nf_status build_flow(nf_schema *schema, const nf_st_file *file, const nf_
     return NF_OK;
 }
 
+/* Jansson sets errno when it reads numbers; the caller's stays. */
 static nf_status read_bytes(const void *bytes, size_t size, const nf_allocator *given, nf_flow **flow) {
     const nf_allocator allocator = nf_allocator_or_default(given);
+    const int saved_errno = errno;
     nf_st_file *file = NULL;
     nf_status status = nf_st_parse(&allocator, bytes, size, &file);
-    if (status != NF_OK)
-        return status;
     const char *text = NULL;
     size_t length = 0;
     nf_schema schema;
     memset(&schema, 0, sizeof schema);
-    status = check_metadata(file, &text, &length);
+    if (status == NF_OK)
+        status = check_metadata(file, &text, &length);
     if (status == NF_OK)
         status = nf_schema_read(text, length, &allocator, &schema);
     if (status == NF_OK)
         status = build_flow(&schema, file, &allocator, flow);
     nf_st_free(file);
+    errno = saved_errno;
     return status;
 }
 
@@ -405,7 +407,10 @@ static nf_status sync_folder(const char *folder, const char *path) {
 static nf_status write_temporary(int fd, const char *temporary, const char *path, const unsigned char *bytes, size_t size) {
     struct stat old;
     nf_status status = write_all(fd, temporary, bytes, size);
-    if (status == NF_OK && stat(path, &old) == 0 && fchmod(fd, old.st_mode & 07777) != 0)
+    const bool is_old = status == NF_OK && stat(path, &old) == 0;
+    if (status == NF_OK && !is_old && errno != ENOENT)
+        status = io_failure("cannot look up the mode of", path);
+    if (is_old && fchmod(fd, old.st_mode & 07777) != 0)
         status = io_failure("cannot set the mode of", temporary);
     if (status == NF_OK && fsync(fd) != 0)
         status = io_failure("cannot sync", temporary);
