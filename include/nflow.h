@@ -631,6 +631,75 @@ typedef struct nf_ode_config {
  */
 NF_API nf_status nf_ode_solve(const nf_ode_config *config, size_t rows, size_t size, nf_ode_fn f, void *user, double t0, double t1, double *y,
                               size_t times, const double *t, double *path, nf_stats *stats);
+/* ---- Diagnostics ---------------------------------------------------------------------------------------------------------- */
+
+typedef enum nf_verdict {
+    NF_PASSED = 0,
+    NF_FAILED = 1,
+    NF_SKIPPED = 2 /* does not apply to this flow or call, or is too uncertain to say */
+} nf_verdict;
+
+/* What one check found. Errors pass when value <= threshold, p-values and the effective sample size when value >= threshold. NaN never passes. */
+typedef struct nf_finding {
+    double value, threshold; /* NaN when skipped */
+    nf_verdict verdict;
+    int reserved;
+} nf_finding;
+
+typedef struct nf_diagnose_config {
+    size_t struct_size;
+    size_t rows;         /* most rows of data that the tests of the distribution look at; default 1000 */
+    size_t exact_rows;   /* most rows that the checks of the maps look at; default 32 */
+    size_t samples;      /* that are drawn for the sampler, the weights and the normalisation; default 4096 */
+    size_t permutations; /* of the two-sample test; default 1999 */
+    size_t threads;      /* default 1 */
+    uint64_t seed;
+    double significance; /* a test of the distribution fails below this p-value, as it does for a sound flow with this probability; default 1e-3 */
+    double least_effective_sample_size; /* as a fraction; default .05 */
+    double most_weight;                 /* of a single sample, as a fraction of all; default .1 */
+    nf_target_fn target;                /* an unnormalised log density to weigh samples by; NULL: none. Its gradient is not used */
+    void *target_user;
+    const nf_allocator *allocator; /* NULL: the flow's */
+} nf_diagnose_config;
+
+typedef struct nf_diagnose_report {
+    size_t struct_size; /* set by the caller */
+    size_t failed, skipped;
+
+    nf_finding round_trip; /* |x(z(x)) - x| of the row that is worst for its condition, by the largest coordinate, over max(1, |x|) */
+    double round_trip_typical, round_trip_condition; /* the median row; |J| |J^-1| / dim of the worst one (Frobenius norms, estimated): 1 for a rotation */
+    size_t round_trip_row;                           /* of x */
+    nf_finding log_det_pair;                         /* largest |log_det forward + log_det inverse| at the two ends of a round trip */
+    nf_finding log_det; /* largest difference to log|det| of the inverse's Jacobian by differences, in double and with tight solvers; dim <= 64 */
+    size_t log_det_row; /* of x */
+    nf_finding accuracy; /* largest difference of log_prob to the same flow in double, with exact traces and ODE tolerances of 1e-10 (or four times the steps);
+                            skipped for flows in double without CNF layers */
+    nf_finding gradient;                 /* relative error of nf_grad_nll's gradient against differences of its loss */
+    nf_finding forward_vjp, inverse_vjp; /* relative error in the dot-product test: cotangents of input, context and parameters against differences */
+
+    nf_finding normalization;     /* |integral of the density - 1|: by a grid for dim <= 3, by importance sampling from a mixture beyond it */
+    double normalization_error;   /* of the integral: the difference to half the resolution, or its standard error; .1 and more skips the check */
+    nf_finding sampler;           /* p-value: whether the inverse takes samples to the base (Kolmogorov & Smirnov, smallest over coordinates, Bonferroni) */
+    nf_finding effective_sample_size, largest_weight; /* of samples weighed by the target (Kong 1992) */
+    nf_finding two_sample;        /* p-value: data and samples, the largest Kolmogorov-Smirnov distance over axes and random directions, against permutations */
+    nf_finding calibration;       /* p-value: ranks of data among samples, coordinate by coordinate, are uniform (Talts et al. 2018) */
+    size_t calibration_column;    /* the worst */
+} nf_diagnose_report;
+
+/*
+ * Look whether a flow is what it claims to be, and with data, whether it is what they are. x: rows x dim, NULL: samples of the flow stand in, and the tests against data are
+ * skipped. context: rows x context_dim. Rows that are not finite are left out; when more than config allows are given, evenly spaced ones are taken. The
+ * report says which checks fail; the status is about the call: NF_OK whatever they find, NF_ERR_ARGUMENT, NF_ERR_MEMORY, or what the target returned. `config` NULL:
+ * the defaults. Same seed, same report.
+ */
+NF_API nf_status nf_diagnose(const nf_flow *flow, size_t rows, const double *x, const double *context, const nf_diagnose_config *config,
+                             nf_diagnose_report *report);
+
+/*
+ * The report as lines of text, one a check, into `size` bytes with a final 0 (NULL: nowhere). Returns the length of the whole text; what does not fit is cut. 0 for
+ * a NULL report.
+ */
+NF_API size_t nf_diagnose_text(const nf_diagnose_report *report, char *text, size_t size);
 
 /* ---- Nets ----------------------------------------------------------------------------------------------------------------- */
 

@@ -92,6 +92,11 @@ ENUM_IS_32_BITS(nf_pairing);
 VALUE(NF_PAIRING_INDEPENDENT, 0);
 VALUE(NF_PAIRING_OPTIMAL, 1);
 
+ENUM_IS_32_BITS(nf_verdict);
+VALUE(NF_PASSED, 0);
+VALUE(NF_FAILED, 1);
+VALUE(NF_SKIPPED, 2);
+
 ENUM_IS_32_BITS(nf_stop_reason);
 VALUE(NF_STOP_EPOCHS, 0);
 VALUE(NF_STOP_PATIENCE, 1);
@@ -325,6 +330,51 @@ AT(nf_reverse_kl_report, bad_rows, 64);
 AT(nf_reverse_kl_report, stop_reason, 72);
 AT(nf_reverse_kl_report, reserved, 76);
 ENDS(nf_reverse_kl_report, reserved, 80);
+
+AT(nf_finding, value, 0);
+AT(nf_finding, threshold, 8);
+AT(nf_finding, verdict, 16);
+AT(nf_finding, reserved, 20);
+ENDS(nf_finding, reserved, 24);
+
+AT(nf_diagnose_config, struct_size, 0);
+AT(nf_diagnose_config, rows, 8);
+AT(nf_diagnose_config, exact_rows, 16);
+AT(nf_diagnose_config, samples, 24);
+AT(nf_diagnose_config, permutations, 32);
+AT(nf_diagnose_config, threads, 40);
+AT(nf_diagnose_config, seed, 48);
+AT(nf_diagnose_config, significance, 56);
+AT(nf_diagnose_config, least_effective_sample_size, 64);
+AT(nf_diagnose_config, most_weight, 72);
+AT(nf_diagnose_config, target, 80);
+AT(nf_diagnose_config, target_user, 88);
+AT(nf_diagnose_config, allocator, 96);
+ENDS(nf_diagnose_config, allocator, 104);
+
+AT(nf_diagnose_report, struct_size, 0);
+AT(nf_diagnose_report, failed, 8);
+AT(nf_diagnose_report, skipped, 16);
+AT(nf_diagnose_report, round_trip, 24);
+AT(nf_diagnose_report, round_trip_typical, 48);
+AT(nf_diagnose_report, round_trip_condition, 56);
+AT(nf_diagnose_report, round_trip_row, 64);
+AT(nf_diagnose_report, log_det_pair, 72);
+AT(nf_diagnose_report, log_det, 96);
+AT(nf_diagnose_report, log_det_row, 120);
+AT(nf_diagnose_report, accuracy, 128);
+AT(nf_diagnose_report, gradient, 152);
+AT(nf_diagnose_report, forward_vjp, 176);
+AT(nf_diagnose_report, inverse_vjp, 200);
+AT(nf_diagnose_report, normalization, 224);
+AT(nf_diagnose_report, normalization_error, 248);
+AT(nf_diagnose_report, sampler, 256);
+AT(nf_diagnose_report, effective_sample_size, 280);
+AT(nf_diagnose_report, largest_weight, 304);
+AT(nf_diagnose_report, two_sample, 328);
+AT(nf_diagnose_report, calibration, 352);
+AT(nf_diagnose_report, calibration_column, 376);
+ENDS(nf_diagnose_report, calibration_column, 384);
 
 AT(nf_mlp_config, struct_size, 0);
 AT(nf_mlp_config, inputs, 8);

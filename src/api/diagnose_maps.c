@@ -1,0 +1,363 @@
+/*
+ * Checks of the two maps: whether one undoes the other, whether log_det is that of the Jacobian, and whether derivatives are those of the numbers that they belong to.
+ * Errors are measured against what the condition of the map allows.
+ */
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+#include "api/diagnose.h"
+
+/* Random cotangents for each norm; |J' g|^2 has the mean |J|^2 (Frobenius) when g is standard normal. */
+enum { PROBES = 8, DIRECTIONS = 4 };
+#define MOST_JACOBIAN ((size_t)64)
+
+typedef struct map_state {
+    double *z, *x, *log_det, *back;   /* of the inverse, and of the forward map at z */
+    double *norm, *forward_norm;      /* |J| / sqrt(dim) of the inverse and the forward map, each row */
+    double *condition;                /* their product */
+    double tolerance;                 /* relative error that arithmetic and solvers leave */
+} map_state;
+
+static double solver_tolerance(const nf_flow *flow) {
+    double worst = 0;
+    for (size_t i = 0; i < flow->model.layer_count; i++) {
+        const nf_layer *layer = flow->model.layers[i];
+        if (layer->kind == NF_LAYER_CNF) /* nothing controls the error of fixed steps: this much is asked of them */
+            worst = fmax(worst, layer->cnf.method >= NF_RK4 ? 1e-4 : fmax(layer->cnf.rtol, layer->cnf.atol));
+    }
+    return worst;
+}
+
+static void fill_normal(nf_diagnosis *d, double *to, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        to[i] = nf_sequence_normal(&d->random);
+}
+
+static double base_sd(const nf_diagnosis *d, size_t column) { return d->flow->model.sd ? d->flow->model.sd[column] : 1.0; }
+
+/* ---- round trip and condition ---- */
+
+static void measure_norm(nf_diagnosis *d, const double *at, bool inverse, double *norm) {
+    const size_t n = d->exact_rows, mark = d->block_count;
+    double *g = nf_diagnosis_numbers(d, n * d->dim), *back = nf_diagnosis_numbers(d, n * d->dim);
+    for (size_t p = 0; p < PROBES && d->status == NF_OK; p++) {
+        fill_normal(d, g, n * d->dim);
+        nf_diagnosis_did(d, inverse ? d->calls->inverse_vjp(d->exact, d->exact_workspace, n, at, d->context, g, NULL, back, NULL, NULL)
+                                    : d->calls->forward_vjp(d->exact, d->exact_workspace, n, at, d->context, g, NULL, back, NULL, NULL));
+        for (size_t i = 0; i < n * d->dim; i++)
+            norm[i / d->dim] += back[i] * back[i] / (double)(PROBES * d->dim);
+    }
+    for (size_t r = 0; r < n && d->status == NF_OK; r++)
+        norm[r] = sqrt(norm[r]);
+    nf_diagnosis_drop(d, mark);
+}
+
+static bool begin_maps(nf_diagnosis *d, map_state *s) {
+    const size_t n = d->exact_rows;
+    s->z = nf_diagnosis_numbers(d, n * d->dim);
+    s->x = nf_diagnosis_numbers(d, n * d->dim);
+    s->log_det = nf_diagnosis_numbers(d, n);
+    s->back = nf_diagnosis_numbers(d, n);
+    s->norm = nf_diagnosis_numbers(d, n);
+    s->forward_norm = nf_diagnosis_numbers(d, n);
+    s->condition = nf_diagnosis_numbers(d, n);
+    s->tolerance = 1e3 * (d->flow->engine->precision == NF_SINGLE ? FLT_EPSILON : DBL_EPSILON) + 100 * solver_tolerance(d->flow);
+    if (d->status != NF_OK)
+        return false;
+    if (!nf_diagnosis_did(d, d->calls->inverse(d->flow, d->workspace, n, d->x, d->context, s->z, s->log_det)) ||
+        !nf_diagnosis_did(d, d->calls->forward(d->flow, d->workspace, n, s->z, d->context, s->x, s->back)))
+        return false;
+    measure_norm(d, d->x, true, s->norm);
+    measure_norm(d, s->z, false, s->forward_norm);
+    for (size_t r = 0; r < n && d->status == NF_OK; r++)
+        s->condition[r] = fmax(1.0, s->norm[r] * s->forward_norm[r]);
+    return d->status == NF_OK;
+}
+
+/* The error of a row over what it may be; not a number is the worst of all. */
+static double excess(double error, double allowed) { return isfinite(error) ? error / allowed : INFINITY; }
+
+static void sort_numbers(double *values, size_t count) { /* few of them */
+    for (size_t i = 1; i < count; i++) {
+        const double v = values[i];
+        size_t k = i;
+        for (; k > 0 && values[k - 1] > v; k--)
+            values[k] = values[k - 1];
+        values[k] = v;
+    }
+}
+
+static void check_round_trip(nf_diagnosis *d, const map_state *s) {
+    const size_t n = d->exact_rows, mark = d->block_count;
+    double *errors = nf_diagnosis_numbers(d, n), worst = -1, pair_worst = -1;
+    nf_diagnose_report *report = &d->report;
+    for (size_t r = 0; r < n && d->status == NF_OK; r++) {
+        double size = 1, pair = fabs(s->log_det[r] + s->back[r]);
+        for (size_t i = 0; i < d->dim; i++) {
+            const double error = fabs(s->x[r * d->dim + i] - d->x[r * d->dim + i]);
+            size = fmax(size, fabs(d->x[r * d->dim + i]));
+            errors[r] = isnan(error) || isnan(errors[r]) ? NAN : fmax(errors[r], error);
+        }
+        errors[r] = isnan(errors[r]) ? INFINITY : errors[r] / size;
+        const double allowed = s->tolerance * s->condition[r], allowed_pair = allowed * (double)d->dim * fmax(1.0, fabs(s->log_det[r]));
+        if (excess(errors[r], allowed) > worst) {
+            worst = excess(errors[r], allowed);
+            report->round_trip = nf_finding_of_error(errors[r], allowed);
+            report->round_trip_condition = s->condition[r];
+            report->round_trip_row = d->row_of[r];
+        }
+        if (excess(pair, allowed_pair) > pair_worst) {
+            pair_worst = excess(pair, allowed_pair);
+            report->log_det_pair = nf_finding_of_error(pair, allowed_pair);
+        }
+    }
+    if (d->status == NF_OK) {
+        sort_numbers(errors, n);
+        report->round_trip_typical = errors[n / 2];
+    }
+    nf_diagnosis_drop(d, mark);
+}
+
+/* ---- log_det against the Jacobian ---- */
+
+/* log|det a| by elimination with partial pivoting; a is destroyed. */
+static double log_abs_det(double *a, size_t n) {
+    double sum = 0;
+    for (size_t k = 0; k < n; k++) {
+        size_t pivot = k;
+        for (size_t i = k + 1; i < n; i++)
+            if (fabs(a[i * n + k]) > fabs(a[pivot * n + k]))
+                pivot = i;
+        for (size_t j = 0; j < n; j++) {
+            const double swap = a[k * n + j];
+            a[k * n + j] = a[pivot * n + j];
+            a[pivot * n + j] = swap;
+        }
+        sum += log(fabs(a[k * n + k]));
+        for (size_t i = k + 1; i < n; i++) {
+            const double factor = a[i * n + k] / a[k * n + k];
+            for (size_t j = k + 1; j < n; j++)
+                a[i * n + j] -= factor * a[k * n + j];
+        }
+    }
+    return sum;
+}
+
+typedef struct jacobian_memory {
+    double *at, *context, *out, *matrix;
+} jacobian_memory;
+
+/* Central differences with a step that moves z by about `move`. */
+static double difference_log_det(nf_diagnosis *d, const jacobian_memory *m, size_t row, double step) {
+    const size_t dim = d->dim, points = 2 * dim;
+    for (size_t p = 0; p < points; p++) {
+        memcpy(m->at + p * dim, d->x + row * dim, dim * sizeof(double));
+        m->at[p * dim + p / 2] += p % 2 ? -step : step;
+        if (d->context_dim)
+            memcpy(m->context + p * d->context_dim, d->context + row * d->context_dim, d->context_dim * sizeof(double));
+    }
+    nf_diagnosis_did(d, d->calls->inverse(d->exact, d->exact_workspace, points, m->at, d->context_dim ? m->context : NULL, m->out, NULL));
+    for (size_t i = 0; i < dim; i++)
+        for (size_t j = 0; j < dim; j++) {
+            /* The step as it came out in the numbers around x. */
+            const double moved = m->at[2 * i * dim + i] - m->at[(2 * i + 1) * dim + i];
+            m->matrix[i * dim + j] = (m->out[2 * i * dim + j] - m->out[(2 * i + 1) * dim + j]) / moved;
+        }
+    return log_abs_det(m->matrix, dim);
+}
+
+static void check_log_det(nf_diagnosis *d, const map_state *s) {
+    const size_t n = d->exact_rows, dim = d->dim, mark = d->block_count;
+    const double move = d->continuous ? 1e-4 : 1e-5, relative = d->continuous ? 1e-5 : 1e-6;
+    if (dim > MOST_JACOBIAN)
+        return;
+    double *log_det = nf_diagnosis_numbers(d, n), worst = -1;
+    const jacobian_memory m = {.at = nf_diagnosis_numbers(d, 2 * dim * dim),
+                               .context = nf_diagnosis_numbers(d, 2 * dim * d->context_dim),
+                               .out = nf_diagnosis_numbers(d, 2 * dim * dim),
+                               .matrix = nf_diagnosis_numbers(d, dim * dim)};
+    if (d->status == NF_OK)
+        nf_diagnosis_did(d, d->calls->inverse(d->exact, d->exact_workspace, n, d->x, d->context, NULL, log_det));
+    for (size_t r = 0; r < n && d->status == NF_OK; r++) {
+        double size = 0;
+        for (size_t i = 0; i < dim; i++)
+            size = fmax(size, fabs(d->x[r * dim + i]));
+        const double step = fmax(move / s->norm[r], size * 1e-9);
+        const double error = fabs(log_det[r] - difference_log_det(d, &m, r, step));
+        const double allowed = (double)dim * s->condition[r] * (relative + 16 * DBL_EPSILON * size / step);
+        if (excess(error, allowed) > worst) {
+            worst = excess(error, allowed);
+            d->report.log_det = nf_finding_of_error(error, allowed);
+            d->report.log_det_row = d->row_of[r];
+        }
+    }
+    nf_diagnosis_drop(d, mark);
+}
+
+static void check_accuracy(nf_diagnosis *d, const map_state *s) {
+    const size_t n = d->exact_rows, mark = d->block_count;
+    if (!d->continuous && d->flow->engine->precision == NF_DOUBLE)
+        return;
+    double *own = nf_diagnosis_numbers(d, n), *exact = nf_diagnosis_numbers(d, n), worst = -1;
+    if (d->status == NF_OK && nf_diagnosis_did(d, d->calls->log_prob(d->flow, d->workspace, n, d->x, d->context, own)))
+        nf_diagnosis_did(d, d->calls->log_prob(d->exact, d->exact_workspace, n, d->x, d->context, exact));
+    for (size_t r = 0; r < n && d->status == NF_OK; r++) {
+        const double error = fabs(own[r] - exact[r]), allowed = s->tolerance * s->condition[r] * ((double)d->dim + fabs(exact[r]));
+        if (excess(error, allowed) > worst) {
+            worst = excess(error, allowed);
+            d->report.accuracy = nf_finding_of_error(error, allowed);
+        }
+    }
+    nf_diagnosis_drop(d, mark);
+}
+
+/* ---- derivatives, along random directions of the parameters and inputs together ---- */
+
+typedef struct slope {
+    double *theta, *moved, *way;                     /* parameters, and a direction among them */
+    double *at, *at_moved, *at_way;                  /* the map's input, rows x dim */
+    double *context, *context_moved, *context_way;
+    double *cotangent, *cotangent_log_det;           /* of the map's output */
+    double *out, *log_det, *grad_at, *grad_context, *grad_theta;
+} slope;
+
+static bool take_slope(nf_diagnosis *d, slope *s) {
+    const size_t n = d->exact_rows, size = n * d->dim, context = n * d->context_dim;
+    double **const parameters[] = {&s->theta, &s->moved, &s->way, &s->grad_theta};
+    double **const rows[] = {&s->at_moved, &s->at_way, &s->cotangent, &s->out, &s->grad_at};
+    double **const contexts[] = {&s->context_moved, &s->context_way, &s->grad_context};
+    for (size_t i = 0; i < sizeof parameters / sizeof parameters[0]; i++)
+        *parameters[i] = nf_diagnosis_numbers(d, d->parameters);
+    for (size_t i = 0; i < sizeof rows / sizeof rows[0]; i++)
+        *rows[i] = nf_diagnosis_numbers(d, size);
+    for (size_t i = 0; i < sizeof contexts / sizeof contexts[0]; i++)
+        *contexts[i] = d->context_dim ? nf_diagnosis_numbers(d, context) : NULL;
+    s->cotangent_log_det = nf_diagnosis_numbers(d, n);
+    s->log_det = nf_diagnosis_numbers(d, n);
+    s->context = d->context;
+    return d->status == NF_OK && nf_diagnosis_did(d, nf_get_parameters(d->exact, s->theta));
+}
+
+static double dot(const double *a, const double *b, size_t count) {
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += a[i] * b[i];
+    return sum;
+}
+
+static void move(double *to, const double *from, const double *way, double step, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        to[i] = from[i] + step * way[i];
+}
+
+/* Steps in proportion to the parameters' size, so that no layer leaves its straight part. */
+static void choose_way(nf_diagnosis *d, slope *s) {
+    const double size = d->parameters ? sqrt(dot(s->theta, s->theta, d->parameters) / (double)d->parameters) : 0;
+    fill_normal(d, s->way, d->parameters);
+    for (size_t i = 0; i < d->parameters; i++)
+        s->way[i] *= fmax(size, 0.1);
+}
+
+/* What a derivative along a random way is like: |gradient| |way| / sqrt(count). */
+static double typical_slope(const double *gradient, const double *way, size_t count) {
+    return count ? sqrt(dot(gradient, gradient, count) * dot(way, way, count) / (double)count) : 0;
+}
+
+static double step_of(const nf_diagnosis *d) { return d->continuous ? 1e-4 : 1e-5; }
+
+static void put_parameters(nf_diagnosis *d, const double *theta) { nf_diagnosis_did(d, nf_set_parameters(d->exact, theta)); }
+
+static void check_gradient(nf_diagnosis *d) {
+    const size_t n = d->exact_rows, mark = d->block_count;
+    const double h = step_of(d);
+    slope s = {0};
+    double worst = 0, loss[3] = {0};
+    if (d->parameters && take_slope(d, &s)) {
+        nf_gradient_zero(d->gradient);
+        nf_diagnosis_did(d, d->calls->grad_nll(d->exact, d->exact_workspace, n, d->x, d->context, NULL, d->gradient, &loss[2]));
+        nf_gradient_get(d->gradient, s.grad_theta);
+        for (size_t k = 0; k < DIRECTIONS && d->status == NF_OK; k++) {
+            choose_way(d, &s);
+            for (int side = 0; side < 2 && d->status == NF_OK; side++) {
+                move(s.moved, s.theta, s.way, side ? -h : h, d->parameters);
+                put_parameters(d, s.moved);
+                nf_diagnosis_did(d, d->calls->grad_nll(d->exact, d->exact_workspace, n, d->x, d->context, NULL, d->gradient, &loss[side]));
+            }
+            const double wanted = (loss[0] - loss[1]) / (2 * h), got = dot(s.grad_theta, s.way, d->parameters);
+            const double scale = typical_slope(s.grad_theta, s.way, d->parameters) + 1e-5 * (1 + fabs(loss[2]));
+            const double error = fabs(got - wanted) / scale;
+            worst = isnan(error) ? INFINITY : fmax(worst, error);
+        }
+        put_parameters(d, s.theta);
+        d->report.gradient = nf_finding_of_error(worst, d->continuous ? 1e-2 : 1e-3);
+    }
+    nf_diagnosis_drop(d, mark);
+}
+
+/* <cotangent, output> + <cotangent of log_det, log_det> of the map at what was moved. */
+static double project(nf_diagnosis *d, const slope *s, bool inverse) {
+    const size_t n = d->exact_rows;
+    nf_diagnosis_did(d, (inverse ? d->calls->inverse : d->calls->forward)(d->exact, d->exact_workspace, n, s->at_moved, s->context_moved, s->out, s->log_det));
+    return dot(s->out, s->cotangent, n * d->dim) + dot(s->log_det, s->cotangent_log_det, n);
+}
+
+/* The vjp against differences of the map along one way through inputs, contexts and parameters. The relative error. */
+static double vjp_error(nf_diagnosis *d, slope *s, bool inverse, const double *norm) {
+    const size_t n = d->exact_rows, size = n * d->dim, context = n * d->context_dim;
+    const double h = step_of(d);
+    double value[2];
+    choose_way(d, s);
+    fill_normal(d, s->context_way, context);
+    fill_normal(d, s->cotangent, size);
+    fill_normal(d, s->cotangent_log_det, n);
+    for (size_t i = 0; i < size; i++)
+        s->at_way[i] = nf_sequence_normal(&d->random) * (inverse ? 1 / norm[i / d->dim] : base_sd(d, i % d->dim));
+    for (int side = 0; side < 2; side++) {
+        const double step = side ? -h : h;
+        move(s->moved, s->theta, s->way, step, d->parameters);
+        move(s->at_moved, s->at, s->at_way, step, size);
+        move(s->context_moved, s->context, s->context_way, step, context);
+        put_parameters(d, s->moved);
+        value[side] = project(d, s, inverse);
+    }
+    put_parameters(d, s->theta);
+    nf_gradient_zero(d->gradient);
+    nf_diagnosis_did(d, (inverse ? d->calls->inverse_vjp : d->calls->forward_vjp)(d->exact, d->exact_workspace, n, s->at, s->context, s->cotangent,
+                                                                                s->cotangent_log_det, s->grad_at, s->grad_context, d->gradient));
+    nf_gradient_get(d->gradient, s->grad_theta);
+    const double wanted = (value[0] - value[1]) / (2 * h);
+    const double got = dot(s->grad_at, s->at_way, size) + dot(s->grad_context, s->context_way, context) + dot(s->grad_theta, s->way, d->parameters);
+    const double scale = typical_slope(s->grad_at, s->at_way, size) + typical_slope(s->grad_context, s->context_way, context) +
+                         typical_slope(s->grad_theta, s->way, d->parameters) + 1e-5;
+    return fabs(got - wanted) / scale;
+}
+
+static nf_finding check_vjp(nf_diagnosis *d, const map_state *m, bool inverse) {
+    const size_t mark = d->block_count;
+    slope s = {0};
+    double worst = 0;
+    if (take_slope(d, &s)) {
+        s.at = inverse ? d->x : m->z;
+        for (size_t k = 0; k < DIRECTIONS && d->status == NF_OK; k++) {
+            const double error = vjp_error(d, &s, inverse, m->norm);
+            worst = isnan(error) ? INFINITY : fmax(worst, error);
+        }
+    }
+    nf_diagnosis_drop(d, mark);
+    return nf_finding_of_error(worst, d->continuous ? 1e-2 : 1e-3);
+}
+
+void nf_diagnose_maps(nf_diagnosis *d) {
+    map_state s;
+    const size_t mark = d->block_count;
+    if (begin_maps(d, &s)) {
+        check_round_trip(d, &s);
+        check_log_det(d, &s);
+        check_accuracy(d, &s);
+        check_gradient(d);
+        d->report.forward_vjp = check_vjp(d, &s, false);
+        d->report.inverse_vjp = check_vjp(d, &s, true);
+    }
+    nf_diagnosis_drop(d, mark);
+}
