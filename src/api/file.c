@@ -157,6 +157,22 @@ static nf_status check_tensor(const nf_flow *flow, const nf_model_tensor *wanted
     return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s has shape %s, must have %s", wanted->name, has, needs);
 }
 
+/* Of the tensors that claim to be a layer's, the first that none has: those that are wanted are marked, so that time stays linear. */
+static nf_status find_stranger(const nf_flow *flow, const nf_st_file *file) {
+    const size_t count = nf_st_count(file);
+    bool *known = nf_allocate_zeroed(&flow->allocator, count * sizeof *known);
+    if (!known)
+        return nf_fail(NF_ERR_MEMORY, NULL, "no memory for a table of %zu tensors", count);
+    for (size_t i = 0; i < flow->tensor_count; i++)
+        known[nf_st_find(file, flow->tensors[i].name) - nf_st_at(file, 0)] = true;
+    nf_status status = NF_OK;
+    for (size_t i = 0; status == NF_OK && i < count; i++)
+        if (!known[i] && strncmp(nf_st_at(file, i)->name, "layers.", 7) == 0)
+            status = nf_fail(NF_ERR_FORMAT, NULL, "tensor %.80s belongs to no layer of the flow", nf_st_at(file, i)->name);
+    nf_release(&flow->allocator, known);
+    return status;
+}
+
 /* All tensors of the model are there with their shapes, and no other that claims to be a layer's. */
 static nf_status check_tensors(const nf_flow *flow, const nf_st_file *file) {
     size_t claimed = 0;
@@ -167,17 +183,17 @@ static nf_status check_tensors(const nf_flow *flow, const nf_st_file *file) {
     }
     for (size_t i = 0; i < nf_st_count(file); i++)
         claimed += strncmp(nf_st_at(file, i)->name, "layers.", 7) == 0;
-    if (claimed == flow->tensor_count)
-        return NF_OK;
-    for (size_t i = 0; i < nf_st_count(file); i++) {
-        const char *name = nf_st_at(file, i)->name;
-        bool known = strncmp(name, "layers.", 7) != 0;
-        for (size_t k = 0; !known && k < flow->tensor_count; k++)
-            known = strcmp(flow->tensors[k].name, name) == 0;
-        if (!known)
-            return nf_fail(NF_ERR_FORMAT, NULL, "tensor %.80s belongs to no layer of the flow", name);
-    }
-    return NF_OK;
+    return claimed == flow->tensor_count ? NF_OK : find_stranger(flow, file);
+}
+
+/* Names are made for so many tensors more than the file has, so that a message can tell which is missing. */
+#define MISSING_LIMIT ((size_t)64)
+
+static nf_status list_tensors(nf_flow *flow, const nf_st_file *file) {
+    const size_t wanted = nf_model_tensor_count(&flow->model), found = nf_st_count(file);
+    if (wanted > found && wanted - found > MISSING_LIMIT)
+        return nf_fail(NF_ERR_FORMAT, NULL, "flow: its layers have %zu tensors, and the file has %zu", wanted, found);
+    return nf_model_tensors(&flow->model, &flow->allocator, &flow->tensors, &flow->tensor_count);
 }
 
 static nf_status read_parameters(nf_flow *flow, const nf_st_file *file) {
@@ -212,9 +228,14 @@ static nf_status build_flow(nf_schema *schema, const nf_st_file *file, const nf_
             status = nf_fail(NF_ERR_UNSUPPORTED, NULL, "layers[%zu]: this library has no %s layers", i,
                              nf_layer_type_of(flow->model.layers[i]->kind)->name);
     if (status == NF_OK)
-        status = nf_model_tensors(&flow->model, &flow->allocator, &flow->tensors, &flow->tensor_count);
+        status = list_tensors(flow, file);
     if (status == NF_OK)
         status = check_tensors(flow, file);
+    if (status == NF_OK) {
+        schema->model = flow->model;
+        status = nf_schema_spread_scale(schema, &flow->allocator);
+        flow->model = schema->model;
+    }
     if (status == NF_OK) {
         nf_release(&flow->allocator, flow->tensors);
         flow->tensors = NULL;

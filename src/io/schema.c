@@ -102,7 +102,7 @@ static json_t *write_layer(const nf_layer *layer, size_t flow_context) {
 }
 
 static json_t *write_base(const nf_model *model) {
-    bool isotropic = true;
+    bool isotropic = model->layer_count > 0 || model->dim <= NF_SCHEMA_BARE_DIM || !model->mean;
     for (size_t i = 0; model->mean && i < model->dim; i++)
         isotropic = isotropic && model->mean[i] == 0.0 && model->sd[i] == model->sd[0];
     json_t *object = json_object();
@@ -171,6 +171,8 @@ static nf_status wrong(const place *at, const char *key, const char *what) {
 static nf_status read_size(const place *at, const char *key, const json_t *value, size_t *out) {
     if (!json_is_integer(value) || json_integer_value(value) < 0)
         return wrong(at, key, "is not a count");
+    if ((uintmax_t)json_integer_value(value) > SIZE_MAX)
+        return wrong(at, key, "is larger than memory");
     *out = (size_t)json_integer_value(value);
     return NF_OK;
 }
@@ -360,7 +362,8 @@ static nf_status read_reals(const char *key, const json_t *value, size_t count, 
 }
 
 /* The scale of an isotropic base, or a mean and sd for each dimension. */
-static nf_status read_base(json_t *base, const nf_allocator *allocator, nf_model *model) {
+static nf_status read_base(json_t *base, const nf_allocator *allocator, nf_schema *schema) {
+    nf_model *model = &schema->model;
     const place at = {SIZE_MAX, ""};
     const char *type = json_string_value(json_object_get(base, "type"));
     const json_t *scale = json_object_get(base, "scale"), *mean = json_object_get(base, "mean"), *sd = json_object_get(base, "sd");
@@ -375,14 +378,8 @@ static nf_status read_base(json_t *base, const nf_allocator *allocator, nf_model
             return status;
         if (!(value > 0.0))
             return wrong(&at, "base.scale", "is not positive");
-        double *block = nf_allocate(allocator, model->dim <= SIZE_MAX / sizeof *block ? model->dim * sizeof *block : SIZE_MAX / 2);
-        if (!block)
-            return nf_fail(NF_ERR_MEMORY, NULL, "no memory for a base of %zu dimensions", model->dim);
-        for (size_t i = 0; i < model->dim; i++)
-            block[i] = value;
-        status = nf_model_set_base(model, allocator, NULL, block);
-        nf_release(allocator, block);
-        return status;
+        schema->scale = value;
+        return NF_OK;
     }
     double *means = NULL, *sds = NULL;
     nf_status status = read_reals("base.mean", mean, model->dim, allocator, &means);
@@ -395,6 +392,21 @@ static nf_status read_base(json_t *base, const nf_allocator *allocator, nf_model
         status = nf_model_set_base(model, allocator, means, sds);
     nf_release(allocator, means);
     nf_release(allocator, sds);
+    return status;
+}
+
+nf_status nf_schema_spread_scale(nf_schema *schema, const nf_allocator *allocator) {
+    nf_model *model = &schema->model;
+    size_t bytes;
+    if (schema->scale == 0.0)
+        return NF_OK;
+    double *sd = nf_size_multiply(model->dim, sizeof *sd, &bytes) ? nf_allocate(allocator, bytes) : NULL;
+    if (!sd)
+        return nf_fail(NF_ERR_MEMORY, NULL, "no memory for a base of %zu dimensions", model->dim);
+    for (size_t i = 0; i < model->dim; i++)
+        sd[i] = schema->scale;
+    nf_status status = nf_model_set_base(model, allocator, NULL, sd);
+    nf_release(allocator, sd);
     return status;
 }
 
@@ -439,9 +451,11 @@ static nf_status read_flow(json_t *flow, const nf_allocator *allocator, nf_schem
     if (!json_is_array(layers))
         return wrong(&at, "layers", "is not a list");
     nf_model_init(&schema->model, dim, context_dim);
-    status = read_base(json_object_get(flow, "base"), allocator, &schema->model);
+    status = read_base(json_object_get(flow, "base"), allocator, schema);
     if (status == NF_OK)
         status = nf_model_reserve(&schema->model, allocator, json_array_size(layers));
+    if (status == NF_OK && schema->scale != 0.0 && json_array_size(layers) == 0 && dim > NF_SCHEMA_BARE_DIM)
+        status = wrong(&at, "base.scale", "is for more dimensions than a flow without layers may have");
     for (size_t i = 0; status == NF_OK && i < json_array_size(layers); i++)
         status = read_layer(json_array_get(layers, i), i, allocator, &schema->model);
     if (status == NF_OK)

@@ -9,14 +9,21 @@
 
 #include "core/model.h"
 
-/* Longest text and most values that are looked at; a real flow of a thousand layers needs a thousandth of either. */
-#define NF_SCHEMA_TEXT_LIMIT ((size_t)100 << 20)
+/*
+ * A base may be told by one number for all its dimensions. Where no layer has tensors or a list of dim things either, this is the largest dim that so few
+ * bytes may ask for.
+ */
+#define NF_SCHEMA_BARE_DIM ((size_t)65536)
 
 typedef struct nf_schema {
     nf_model model;
     bool names_precision; /* the text has "precision" */
     nf_precision precision;
+    double scale; /* of the base in all dimensions; 0: the model's base is what the text says */
 } nf_schema;
+
+/* The base of nf_schema.scale, once the file has shown by its tensors that dim is what it says. */
+nf_status nf_schema_spread_scale(nf_schema *schema, const nf_allocator *allocator);
 
 /* The text, to be released with `allocator`. Its bytes depend on the flow alone. */
 nf_status nf_schema_write(const nf_model *model, nf_precision precision, const nf_allocator *allocator, char **text);

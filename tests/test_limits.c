@@ -1,0 +1,310 @@
+/*
+ * What a file may cost. Headers that are built to be slow or large, each at three sizes: the memory at its peak is at most 64 x header + 2 x data + 4 MiB, and the work,
+ * counted in allocations and bytes asked for, grows as the file does. All memory is counted, jansson's too.
+ */
+#include <jansson.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "support.h"
+
+/* ---- memory that counts; each block has its size before it ---- */
+
+static struct {
+    size_t live, peak, calls, asked;
+} cost;
+
+#define BEFORE ((size_t)16)
+
+static void *count_alloc(size_t size) {
+    unsigned char *block = malloc(size + BEFORE);
+    if (!block)
+        return NULL;
+    memcpy(block, &size, sizeof size);
+    cost.live += size;
+    cost.peak = cost.live > cost.peak ? cost.live : cost.peak;
+    cost.calls++;
+    cost.asked += size;
+    return block + BEFORE;
+}
+
+static void count_free(void *pointer) {
+    size_t size;
+    if (!pointer)
+        return;
+    unsigned char *block = (unsigned char *)pointer - BEFORE;
+    memcpy(&size, block, sizeof size);
+    cost.live -= size;
+    free(block);
+}
+
+static void *from_user(void *user, size_t size) {
+    (void)user;
+    return count_alloc(size);
+}
+
+static void to_user(void *user, void *pointer) {
+    (void)user;
+    count_free(pointer);
+}
+
+static const nf_allocator counting = {from_user, to_user, NULL};
+
+/* ---- files ---- */
+
+typedef struct text {
+    char *at;
+    size_t size, room;
+} text;
+
+static void put(text *t, const char *piece) {
+    const size_t length = strlen(piece);
+    if (t->size + length + 1 > t->room) {
+        t->room = 2 * (t->size + length + 64);
+        t->at = realloc(t->at, t->room);
+        ck_assert_ptr_nonnull(t->at);
+    }
+    memcpy(t->at + t->size, piece, length + 1);
+    t->size += length;
+}
+
+static void put_many(text *t, const char *piece, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        put(t, piece);
+}
+
+static void put_numbered(text *t, const char *format, size_t number) {
+    char piece[256];
+    snprintf(piece, sizeof piece, format, number); /* the formats are the literals below */
+    put(t, piece);
+}
+
+/* The header of a model whose flow has `layers` as its list, quoted. */
+static void begin_model(text *t, const char *dim) {
+    put(t, "{\"__metadata__\":{\"format\":\"nflow\",\"version\":\"1\",\"flow\":\"{\\\"dim\\\":");
+    put(t, dim);
+    put(t, ",\\\"context\\\":0,\\\"base\\\":{\\\"type\\\":\\\"normal\\\",\\\"scale\\\":2},\\\"layers\\\":[");
+}
+
+static void end_model(text *t) { put(t, "]}\"}}"); }
+
+static void many_planar_layers(text *t, size_t n) {
+    begin_model(t, "2");
+    put_many(t, "{\\\"type\\\":\\\"planar\\\"},", n);
+    put(t, "{\\\"type\\\":\\\"planar\\\"}");
+    end_model(t);
+}
+
+static void many_hidden_layers(text *t, size_t n) {
+    begin_model(t, "2");
+    put(t, "{\\\"type\\\":\\\"cnf\\\",\\\"dynamics\\\":\\\"mlp\\\",\\\"activation\\\":\\\"tanh\\\",\\\"t0\\\":0,\\\"t1\\\":1,\\\"hidden\\\":[");
+    put_many(t, "1,", n);
+    put(t, "1]}");
+    end_model(t);
+}
+
+static void long_permutation(text *t, size_t n) {
+    char dim[32];
+    snprintf(dim, sizeof dim, "%zu", n);
+    begin_model(t, dim);
+    put(t, "{\\\"type\\\":\\\"permutation\\\",\\\"permutation\\\":[0");
+    for (size_t i = 1; i < n; i++)
+        put_numbered(t, ",%zu", i);
+    put(t, "]}");
+    end_model(t);
+}
+
+static void many_short_permutations(text *t, size_t n) {
+    begin_model(t, "1");
+    put_many(t, "{\\\"type\\\":\\\"permutation\\\",\\\"permutation\\\":[0]},", n);
+    put(t, "{\\\"type\\\":\\\"permutation\\\",\\\"permutation\\\":[0]}");
+    end_model(t);
+}
+
+static void wide_base(text *t, size_t n) { /* few bytes that ask for much */
+    char dim[32];
+    snprintf(dim, sizeof dim, "%zu", n * 100000);
+    begin_model(t, dim);
+    end_model(t);
+}
+
+static void wide_layer(text *t, size_t n) {
+    char dim[32];
+    snprintf(dim, sizeof dim, "%zu", n * 100000);
+    begin_model(t, dim);
+    put(t, "{\\\"type\\\":\\\"actnorm\\\"}");
+    end_model(t);
+}
+
+static void many_objects(text *t, size_t n) {
+    put(t, "{\"a\":[");
+    put_many(t, "{},", n);
+    put(t, "{}]}");
+}
+
+static void many_empty_tensors(text *t, size_t n) {
+    put(t, "{");
+    for (size_t i = 0; i < n; i++)
+        put_numbered(t, i ? ",\"%zu\":{\"dtype\":\"I8\",\"shape\":[0],\"data_offsets\":[0,0]}" : "\"%zu\":{\"dtype\":\"I8\",\"shape\":[0],\"data_offsets\":[0,0]}", i);
+    put(t, "}");
+}
+
+/* Tensors that claim to be a layer's, none of which is: each is looked for. */
+static void many_strangers(text *t, size_t n) {
+    put(t, "{");
+    for (size_t i = 0; i < n; i++)
+        put_numbered(t, "\"layers.%zu.w\":{\"dtype\":\"I8\",\"shape\":[0],\"data_offsets\":[0,0]},", i);
+    put(t, "\"__metadata__\":{\"format\":\"nflow\",\"version\":\"1\",\"flow\":\"{\\\"dim\\\":1,\\\"context\\\":0,\\\"base\\\":{\\\"type\\\":\\\"normal\\\",\\\"scale\\\":1},"
+           "\\\"layers\\\":[]}\"}}");
+}
+
+static void many_metadata_keys(text *t, size_t n) {
+    put(t, "{\"__metadata__\":{");
+    for (size_t i = 0; i < n; i++)
+        put_numbered(t, "\"%zu\":\"\",", i);
+    put(t, "\"format\":\"nflow\",\"version\":\"1\"}}");
+}
+
+static void long_numbers(text *t, size_t n) {
+    put(t, "{\"w\":{\"dtype\":\"F64\",\"data_offsets\":[0,0],\"shape\":[");
+    put_many(t, "0,", n);
+    put(t, "0]}}");
+}
+
+static void one_digit_after_another(text *t, size_t n) {
+    put(t, "{\"w\":{\"dtype\":\"F64\",\"data_offsets\":[0,0],\"shape\":[");
+    put_many(t, "1234567890", n);
+    put(t, "]}}");
+}
+
+static void one_long_name(text *t, size_t n) {
+    put(t, "{\"");
+    put_many(t, "abcdefghijklmnop", n);
+    put(t, "\":1}");
+}
+
+static void escapes(text *t, size_t n) {
+    put(t, "{\"__metadata__\":{\"format\":\"");
+    put_many(t, "\\u00e9", n);
+    put(t, "\"}}");
+}
+
+static void deep(text *t, size_t n) {
+    put(t, "{\"a\":");
+    put_many(t, "[", n);
+}
+
+static void spaces(text *t, size_t n) {
+    put(t, "{");
+    put_many(t, "                ", n);
+    put(t, "}");
+}
+
+static const struct shape {
+    const char *name;
+    void (*build)(text *, size_t n);
+    bool loads;
+} shapes[] = {
+    {"planar layers", many_planar_layers, false},
+    {"hidden layers", many_hidden_layers, false},
+    {"a long permutation", long_permutation, true},
+    {"short permutations", many_short_permutations, true},
+    {"a wide base", wide_base, false},
+    {"a wide layer", wide_layer, false},
+    {"objects", many_objects, false},
+    {"empty tensors", many_empty_tensors, false},
+    {"strangers", many_strangers, false},
+    {"metadata", many_metadata_keys, false},
+    {"a long shape", long_numbers, false},
+    {"a long number", one_digit_after_another, false},
+    {"a long name", one_long_name, false},
+    {"escapes", escapes, false},
+    {"deep lists", deep, false},
+    {"spaces", spaces, false},
+};
+
+static unsigned char *file_of(const text *header, size_t data, size_t *size) {
+    *size = 8 + header->size + data;
+    unsigned char *bytes = new_bytes(*size);
+    memset(bytes, 0, *size);
+    for (size_t i = 0; i < 8; i++)
+        bytes[i] = (unsigned char)((unsigned long long)header->size >> (8 * i));
+    memcpy(bytes + 8, header->at, header->size);
+    return bytes;
+}
+
+static size_t load_cost(const struct shape *s, size_t n, size_t *calls, size_t *asked) {
+    text header = {NULL, 0, 0};
+    size_t size;
+    nf_flow *flow;
+    s->build(&header, n);
+    unsigned char *bytes = file_of(&header, 0, &size);
+    memset(&cost, 0, sizeof cost);
+    const nf_status status = nf_flow_load_memory_with(bytes, size, &flow, &counting);
+    ck_assert_msg(status == (s->loads ? NF_OK : NF_ERR_FORMAT), "%s: %s, %s", s->name, nf_status_name(status), nf_last_error());
+    ck_assert_msg(cost.peak <= 64 * header.size + (4u << 20), "%s: a header of %zu bytes takes %zu at the peak, %.1f times as many", s->name, header.size, cost.peak,
+                  (double)cost.peak / (double)header.size);
+    *calls = cost.calls;
+    *asked = cost.asked;
+    nf_flow_free(flow);
+    ck_assert_uint_eq(cost.live, 0);
+    const size_t header_size = header.size;
+    free(bytes);
+    free(header.at);
+    return header_size;
+}
+
+START_TEST(memory_is_bounded_and_work_is_linear) {
+    enum { SMALL = 20000 };
+    const struct shape *s = &shapes[_i];
+    size_t calls[2], asked[2], size[2];
+    json_set_alloc_funcs(count_alloc, count_free);
+    for (size_t k = 0; k < 2; k++)
+        size[k] = load_cost(s, SMALL << (3 * k), &calls[k], &asked[k]);
+    json_set_alloc_funcs(malloc, free);
+    const double growth = (double)size[1] / (double)size[0];
+    ck_assert_msg((double)calls[1] <= 1.3 * growth * (double)calls[0] + 1000 && (double)asked[1] <= 2.5 * growth * (double)asked[0] + 1e5,
+                  "%s: %.1f times the header, %zu and %zu allocations of %zu and %zu bytes in all", s->name, growth, calls[0], calls[1], asked[0], asked[1]);
+}
+END_TEST
+
+/* A whole model, where most bytes are data: read from memory twice the data, from a file the file's bytes as well. */
+START_TEST(data_are_held_once) {
+    nf_flow *flow = NULL, *loaded;
+    void *bytes;
+    size_t size;
+    must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 8, .couplings = 2, .hidden_width = 1024, .seed = 2, .precision = _i ? NF_SINGLE : NF_DOUBLE), &flow));
+    must(nf_flow_save_memory(flow, &bytes, &size));
+    unsigned long long header = 0;
+    for (size_t i = 0; i < 8; i++)
+        header |= (unsigned long long)((unsigned char *)bytes)[i] << (8 * i);
+    const char *folder = getenv("TMPDIR");
+    char path[300];
+    snprintf(path, sizeof path, "%s/nflow-limits-%d", folder && *folder ? folder : "/tmp", _i);
+    must(nf_flow_save(flow, path));
+    json_set_alloc_funcs(count_alloc, count_free);
+    memset(&cost, 0, sizeof cost);
+    must(nf_flow_load_with(path, &loaded, &counting));
+    json_set_alloc_funcs(malloc, free);
+    const size_t data = size - 8 - (size_t)header;
+    ck_assert_uint_gt(data, 8u << 20);
+    ck_assert_msg(cost.peak <= 64 * (size_t)header + 2 * data + (4u << 20), "a header of %llu bytes and %zu of data take %zu at the peak", header, data, cost.peak);
+    ck_assert_uint_ge(cost.peak, 2 * data);
+    nf_flow_free(loaded);
+    ck_assert_uint_eq(cost.live, 0);
+    remove(path);
+    nf_free(bytes);
+    nf_flow_free(flow);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("limits of files");
+    TCase *c = tcase_create("all");
+    tcase_set_timeout(c, 120);
+    tcase_add_loop_test(c, memory_is_bounded_and_work_is_linear, 0, (int)(sizeof shapes / sizeof shapes[0]));
+    tcase_add_loop_test(c, data_are_held_once, 0, 2);
+    suite_add_tcase(suite, c);
+    return run_suite(suite);
+}
