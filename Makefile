@@ -52,7 +52,7 @@ STATIC := $(BUILD)/libnflow.a
 SHARED := $(BUILD)/libnflow.so.$(VERSION)
 
 .PHONY: all help deps deps-check demo check examples tests bench docs install uninstall checkabi abi-baseline clean \
-        check-asan check-tsan check-valgrind check-install check-header
+        check-asan check-tsan check-valgrind check-install check-header fuzz
 .DEFAULT_GOAL := all
 
 all: $(STATIC) $(SHARED) $(BUILD)/libnflow.pc ## build the libraries
@@ -138,8 +138,9 @@ check: ## install what is missing, build, run every test
 	@$(MAKE) --no-print-directory check-now
 
 .PHONY: check-now
-check-now: all tests examples
+check-now: all tests examples $(FUZZ_FILES)
 	@sh scripts/run-tests.sh $(TEST_PROGRAMS)
+	@for t in $(FUZZ); do $(BUILD)/tests/fuzz/files_$$t tests/fuzz/seeds/$$t tests/fuzz/findings/$$t || exit 1; done
 	@sh scripts/run-examples.sh $(CURDIR)/$(BUILD)/examples
 
 # ---- examples
@@ -156,6 +157,32 @@ demo: ## install what is missing, build, train, draw; DATA=file.csv for data of 
 	@CC='$(CC)' sh scripts/deps.sh demo
 	@$(MAKE) --no-print-directory $(BUILD)/examples/demo
 	$(BUILD)/examples/demo $(if $(DATA),--data "$(DATA)") --output demo
+
+# ---- fuzzing: the targets run their seeds and all findings in every check; with clang's libFuzzer they look for more
+
+FUZZ := model csv calls
+FUZZ_SECONDS ?= 60
+FUZZ_FILES := $(FUZZ:%=$(BUILD)/tests/fuzz/files_%)
+
+$(BUILD)/tests/fuzz/%.o: tests/fuzz/%.c
+	@mkdir -p $(@D)
+	$(CC) $(BASE_FLAGS) $(OPTIMIZE) -Iexamples -c $< -o $@
+
+$(BUILD)/tests/fuzz/files_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/run_files.o $(BUILD)/examples/csv.o $(STATIC)
+	$(CC) $(EXTRA) $(LDFLAGS) $^ $(JANSSON_LIBS) -lpthread -lm -o $@
+
+# Everything is instrumented, jansson is not. `fuzzer-no-link` instruments; only the link of a target brings libFuzzer's main.
+SANITIZE_fuzz := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
+
+fuzz: ## look for new inputs for FUZZ_SECONDS a target (60), with clang and libFuzzer; FUZZ chooses targets
+	@$(MAKE) --no-print-directory CC=clang EXTRA='$(SANITIZE_fuzz)' ISAS='base' HAVE= ENGINE_FLAGS='$(subst -O3,-O1,$(ENGINE_FLAGS))' fuzz-now
+
+.PHONY: fuzz-now
+fuzz-now: $(FUZZ:%=$(BUILD)/tests/fuzz/fuzz_%)
+	@for t in $(FUZZ); do sh scripts/fuzz.sh $$t $(BUILD)/tests/fuzz/fuzz_$$t $(FUZZ_SECONDS) || exit 1; done
+
+$(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/examples/csv.o $(STATIC)
+	$(CC) $(EXTRA) -fsanitize=fuzzer $(LDFLAGS) $^ $(JANSSON_LIBS) -lpthread -lm -o $@
 
 # ---- slower gates
 
@@ -252,4 +279,4 @@ clean: ## remove all builds
 	rm -rf build
 
 .SECONDARY:
--include $(wildcard $(BUILD)/src/*/*.d $(BUILD)/engine-*/*.d $(BUILD)/engine-*/*/*.d $(BUILD)/tests/*.d $(BUILD)/examples/*.d)
+-include $(wildcard $(BUILD)/src/*/*.d $(BUILD)/engine-*/*.d $(BUILD)/engine-*/*/*.d $(BUILD)/tests/*.d $(BUILD)/tests/*/*.d $(BUILD)/examples/*.d)
