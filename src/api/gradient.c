@@ -326,7 +326,7 @@ static void take_target(const nf_flow *flow, nf_workspace *ws, const kl_chunk *c
             total->good++;
             continue;
         }
-        flow->engine->reject(&ws->threads[r / tile_rows % ws->thread_count], &flow->model, r, ROW_TARGET);
+        flow->engine->reject(&ws->threads[r / tile_rows % ws->thread_count], r, ROW_TARGET);
     }
     nf_floating_leave(saved);
 }

@@ -260,8 +260,13 @@ void nf_net_tensors(const nf_net *net, nf_tensor_sink sink, void *user) {
     }
 }
 
+/* Asked for in every call: without the names of the tensors. */
 size_t nf_net_parameter_count(const nf_net *net) {
-    parameter_sum sum = {0, true};
-    nf_net_tensors(net, add_tensor, &sum);
-    return sum.fits ? sum.count : SIZE_MAX;
+    size_t count = 0, size;
+    for (size_t j = 0; j < nf_net_layer_count(net); j++) {
+        const size_t in = nf_net_layer_inputs(net, j);
+        if (in == SIZE_MAX || !nf_size_multiply(nf_net_layer_outputs(net, j), in + 1, &size) || !nf_size_add(count, size, &count))
+            return SIZE_MAX;
+    }
+    return count;
 }

@@ -12,9 +12,16 @@
 
 extern const nf_engine R(engine);
 
-/* What lies where in a thread's memory. Built anew from the model on every call: a few additions a layer. */
+/* A layer of the flow, as its thread meets it: where its record lies when the flow runs forward [0] and inverse [1], and its cache. */
+typedef struct layer_place {
+    const struct layer_ops *ops;
+    real *record[2], *cache;
+} layer_place;
+
+/* What lies where in a thread's memory, at the start of that memory: the same for all flows of a structure. */
 typedef struct thread_map {
     tile t;
+    layer_place *places; /* of all layers */
     real *context, *cotangent_x, *cotangent_context, *cotangent_log_det, *cotangent_penalty;
     double *base; /* log density of the base at z */
     uint32_t *source; /* the row of the tile that each lane was loaded from */
@@ -61,6 +68,8 @@ static void *take(unsigned char *base, size_t *used, size_t bytes) {
 static thread_map map_memory(const nf_model *model, unsigned char *base, const thread_sizes *sizes) {
     thread_map m;
     memset(&m, 0, sizeof m);
+    take(base, &m.bytes, sizeof m);
+    m.places = take(base, &m.bytes, model->layer_count * sizeof *m.places);
     const size_t x = TILE_ROWS * model->dim * sizeof(real), c = TILE_ROWS * model->context_dim * sizeof(real);
     m.t.dim = model->dim;
     m.t.context_dim = model->context_dim;
@@ -91,14 +100,40 @@ static size_t thread_size(const nf_model *model) {
     return map_memory(model, NULL, &sizes).bytes;
 }
 
-static thread_map map_thread(const nf_model *model, const engine_thread *thread) {
-    thread_sizes sizes;
-    layer_sizes(model, &sizes);
-    return map_memory(model, thread->memory, &sizes);
+/* Records lie in the order in which the layers are applied, caches in that of the layers. */
+static void place_layers(const nf_model *model, const thread_map *m) {
+    const size_t count = model->layer_count;
+    real *cache = m->caches;
+    for (size_t i = 0; i < count; i++) {
+        m->places[i].ops = R(layer_ops_of)(model->layers[i]->kind);
+        m->places[i].cache = cache;
+        cache += cache_size(model->layers[i]);
+    }
+    for (int inverse = 0; inverse < 2; inverse++) {
+        real *record = m->records;
+        for (size_t k = 0; k < count; k++) {
+            const size_t i = inverse ? count - 1 - k : k;
+            const nf_layer *layer = model->layers[i];
+            m->places[i].record[inverse] = record;
+            record += aligned_reals(m->places[i].ops->record_size(layer, TILE_PANELS, (inverse != 0) != layer->inverted));
+        }
+    }
 }
 
-/* Zeros: empty caches, and lanes that hold no sample start as numbers. */
-static void begin_thread(const nf_model *model, engine_thread *thread) { memset(thread->memory, 0, thread_size(model)); }
+/* Zeros where lanes that hold no sample must start as numbers, and empty caches, which are known by their first bytes. */
+static void begin_thread(const nf_model *model, engine_thread *thread) {
+    thread_sizes sizes;
+    layer_sizes(model, &sizes);
+    const thread_map m = map_memory(model, thread->memory, &sizes);
+    memset(thread->memory, 0, (size_t)((unsigned char *)m.caches - (unsigned char *)thread->memory));
+    memcpy(thread->memory, &m, sizeof m);
+    place_layers(model, &m);
+    for (size_t i = 0; i < model->layer_count; i++)
+        if (cache_size(model->layers[i]) > 0)
+            memset(m.places[i].cache, 0, NF_ALIGN);
+}
+
+static thread_map map_thread(const engine_thread *thread) { return *(const thread_map *)thread->memory; }
 
 static void note_bad(engine_thread *thread, engine_bad bad) {
     thread->bad.count++;
@@ -142,12 +177,13 @@ static void draw_base(const engine_job *job, thread_map *m, size_t first, size_t
     }
 }
 
-/* Copy the features of lane `from` to lane `to`. */
-static void copy_lane(real *panels, size_t features, size_t from, size_t to) {
-    const real *source = lane_of(panels, features, from);
-    real *target = lane_of(panels, features, to);
-    for (size_t f = 0; f < features; f++)
-        target[f * PANEL] = source[f * PANEL];
+/* Lanes [from, to) of one panel become copies of lane `source` of any panel; zeros when that is NULL. */
+static void spread_lane(const real *source, size_t features, real *panel, size_t from, size_t to) {
+    for (size_t f = 0; f < features; f++) {
+        const real value = source ? source[f * PANEL] : 0;
+        for (size_t l = from; l < to; l++)
+            panel[f * PANEL + l] = value;
+    }
 }
 
 /* Lanes that failed, and those beyond the rows, become copies of the first good lane (of zeros when there is none). */
@@ -156,25 +192,22 @@ static void fill_lanes(thread_map *m) {
     size_t good = 0;
     while (good < t->rows && t->failed[good])
         good++;
-    for (size_t l = 0; l < t->panels * PANEL; l++) {
-        if (l < t->rows && !t->failed[l])
-            continue;
-        if (good < t->rows) {
-            copy_lane(t->x, t->dim, good, l);
-            copy_lane(m->context, t->context_dim, good, l);
-            continue;
+    const real *x = good < t->rows ? lane_of(t->x, t->dim, good) : NULL;
+    const real *context = good < t->rows ? lane_of(m->context, t->context_dim, good) : NULL;
+    for (size_t l = 0; l < t->rows; l++)
+        if (t->failed[l]) {
+            spread_lane(x, t->dim, lane_of(t->x, t->dim, l), 0, 1);
+            spread_lane(context, t->context_dim, lane_of(m->context, t->context_dim, l), 0, 1);
         }
-        for (size_t f = 0; f < t->dim; f++)
-            lane_of(t->x, t->dim, l)[f * PANEL] = 0;
-        for (size_t f = 0; f < t->context_dim; f++)
-            lane_of(m->context, t->context_dim, l)[f * PANEL] = 0;
-    }
+    const size_t last = t->panels - 1, used = tile_lanes(t, last);
+    spread_lane(x, t->dim, tile_panel(t, last), used, PANEL);
+    spread_lane(context, t->context_dim, m->context + last * t->context_dim * PANEL, used, PANEL);
 }
 
 /* Lanes beyond the rows become copies of the first. */
 static void fill_beyond(thread_map *m) {
-    for (size_t l = m->t.rows; l < m->t.panels * PANEL; l++)
-        copy_lane(m->t.x, m->t.dim, 0, l);
+    const size_t last = m->t.panels - 1;
+    spread_lane(m->t.x, m->t.dim, tile_panel(&m->t, last), tile_lanes(&m->t, last), PANEL);
 }
 
 static void load_tile(const engine_job *job, engine_thread *thread, thread_map *m, size_t first, bool note) {
@@ -205,50 +238,42 @@ static void base_density(const nf_model *model, const tile *t, double *density) 
     for (size_t p = 0; p < t->panels; p++) {
         double sum[PANEL] = {0};
         const real *x = tile_panel(t, p);
-        for (size_t f = 0; f < model->dim; f++) {
-            const double mean = model->mean ? model->mean[f] : 0.0, sd = model->mean ? model->sd[f] : 1.0;
-            for (size_t l = 0; l < PANEL; l++) {
-                const double e = ((double)x[f * PANEL + l] - mean) / sd;
+        const size_t lanes = tile_width(t, p);
+        for (size_t f = 0; f < model->dim; f++, x += PANEL) {
+            if (!model->mean) {
+                for (size_t l = 0; l < lanes; l++)
+                    sum[l] = madd_double((double)x[l], (double)x[l], sum[l]);
+                continue;
+            }
+            for (size_t l = 0; l < lanes; l++) {
+                const double e = ((double)x[l] - model->mean[f]) / model->sd[f];
                 sum[l] = madd_double(e, e, sum[l]);
             }
         }
-        for (size_t l = 0; l < PANEL; l++)
+        for (size_t l = 0; l < lanes; l++)
             density[p * PANEL + l] = madd_double(-0.5, sum[l], constant);
     }
-}
-
-/* The caches of all layers lie in the order of the layers. */
-static real *end_of_caches(const nf_model *model, const thread_map *m) {
-    real *end = m->caches;
-    for (size_t i = 0; i < model->layer_count; i++)
-        end += cache_size(model->layers[i]);
-    return end;
 }
 
 /* The first `count` layers of the forward or of the inverse flow. */
 static int apply_layers(const engine_job *job, bool backwards, size_t count, engine_thread *thread, thread_map *m) {
     const nf_model *model = job->model;
-    real *record = m->records, *cache = backwards ? end_of_caches(model, m) : m->caches;
     layer_counters counters = {0, 0, 0, 0};
     int result = LAYER_OK;
     thread->arena.used = 0;
     for (size_t i = 0; i < count && result == LAYER_OK; i++) {
         const size_t index = backwards ? model->layer_count - 1 - i : i;
         const nf_layer *layer = model->layers[index];
-        const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
-        const bool inverse = backwards != layer->inverted;
-        cache -= backwards ? cache_size(layer) : 0;
+        const layer_place *place = &m->places[index];
         const layer_run run = {.layer = layer,
                                .theta = (const real *)job->theta + layer->parameter_offset,
-                               .record = job->record ? record : NULL,
-                               .cache = cache,
+                               .record = job->record ? place->record[backwards] : NULL,
+                               .cache = place->cache,
                                .scratch = m->scratch,
                                .arena = &thread->arena,
                                .counters = &counters,
                                .epoch = job->epoch};
-        result = inverse ? ops->inverse(&run, &m->t) : ops->forward(&run, &m->t);
-        record += aligned_reals(ops->record_size(layer, TILE_PANELS, inverse));
-        cache += backwards ? 0 : cache_size(layer);
+        result = backwards != layer->inverted ? place->ops->inverse(&run, &m->t) : place->ops->forward(&run, &m->t);
     }
     thread->counters.rhs_evaluations += counters.rhs_evaluations;
     thread->counters.steps_accepted += counters.steps_accepted;
@@ -282,7 +307,7 @@ static bool check_lanes(engine_thread *thread, thread_map *m, const unsigned cha
 }
 
 static int push(const engine_job *job, engine_thread *thread, size_t first, size_t rows) {
-    thread_map m = map_thread(job->model, thread);
+    thread_map m = map_thread(thread);
     const engine_bad bad_before = thread->bad;
     const engine_counters counters_before = thread->counters;
     unsigned char before[TILE_ROWS];
@@ -290,6 +315,7 @@ static int push(const engine_job *job, engine_thread *thread, size_t first, size
     thread->rows = rows;
     m.t.rows = rows;
     m.t.panels = (rows + PANEL - 1) / PANEL;
+    m.t.few = job->rows <= FEW_ROWS && !job->record;
     if (!job->penalty)
         m.t.penalty = NULL;
     /* Twice at most: bad lanes are copies of a good lane the second time, and there is nothing left to fail. */
@@ -314,8 +340,8 @@ static int push(const engine_job *job, engine_thread *thread, size_t first, size
     return ENGINE_OK;
 }
 
-static thread_map map_pushed(const nf_model *model, const engine_thread *thread) {
-    thread_map m = map_thread(model, thread);
+static thread_map map_pushed(const engine_thread *thread) {
+    thread_map m = map_thread(thread);
     m.t.rows = thread->rows;
     m.t.panels = (thread->rows + PANEL - 1) / PANEL;
     return m;
@@ -330,7 +356,7 @@ static void store_lanes(const tile *t, real *panels, size_t features, double *ro
 }
 
 static void store(const engine_job *job, engine_thread *thread) {
-    thread_map m = map_pushed(job->model, thread);
+    thread_map m = map_pushed(thread);
     const tile *t = &m.t;
     if (job->out)
         store_lanes(t, t->x, t->dim, job->out + thread->first * t->dim);
@@ -343,8 +369,8 @@ static void store(const engine_job *job, engine_thread *thread) {
     }
 }
 
-static void reject(engine_thread *thread, const nf_model *model, size_t row, int reason) {
-    thread_map m = map_pushed(model, thread);
+static void reject(engine_thread *thread, size_t row, int reason) {
+    thread_map m = map_pushed(thread);
     const size_t l = row - thread->first;
     if (m.t.failed[l])
         return;
@@ -411,7 +437,7 @@ static void given_cotangents(const engine_job *job, engine_thread *thread, threa
 
 static void pull(const engine_job *job, engine_thread *thread, size_t slot, engine_sum *sum) {
     const nf_model *model = job->model;
-    thread_map m = map_pushed(model, thread);
+    thread_map m = map_pushed(thread);
     const size_t count = model->layer_count;
     real *gradient = job->slots ? (real *)job->slots + slot * job->slot_stride : NULL;
     layer_counters counters = {0, 0, 0, 0};
@@ -426,32 +452,23 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, engi
     if (c.context)
         memset(c.context, 0, m.t.panels * m.t.context_dim * PANEL * sizeof(real));
 
-    /* Records lie in the order in which the layers were applied; the way back starts at their end. */
-    real *record = m.records, *cache = job->inverse ? m.caches : end_of_caches(model, &m);
-    for (size_t i = 0; i < count; i++) {
-        const nf_layer *layer = model->layers[job->inverse ? count - 1 - i : i];
-        record += aligned_reals(R(layer_ops_of)(layer->kind)->record_size(layer, TILE_PANELS, job->inverse != layer->inverted));
-    }
     for (size_t i = count; i-- > 0;) {
-        const nf_layer *layer = model->layers[job->inverse ? count - 1 - i : i];
-        const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
-        const bool inverse = job->inverse != layer->inverted;
-        record -= aligned_reals(ops->record_size(layer, TILE_PANELS, inverse));
-        cache -= job->inverse ? 0 : cache_size(layer);
+        const size_t index = job->inverse ? count - 1 - i : i;
+        const nf_layer *layer = model->layers[index];
+        const layer_place *place = &m.places[index];
         const layer_run run = {.layer = layer,
                                .theta = (const real *)job->theta + layer->parameter_offset,
-                               .record = record,
+                               .record = place->record[job->inverse],
                                .scratch = m.scratch,
                                .gradient = gradient ? gradient + layer->parameter_offset : NULL,
-                               .cache = cache,
+                               .cache = place->cache,
                                .arena = &thread->arena,
                                .counters = &counters,
                                .epoch = job->epoch};
-        if (inverse)
-            ops->inverse_vjp(&run, &m.t, &c);
+        if (job->inverse != layer->inverted)
+            place->ops->inverse_vjp(&run, &m.t, &c);
         else
-            ops->forward_vjp(&run, &m.t, &c);
-        cache += job->inverse ? cache_size(layer) : 0;
+            place->ops->forward_vjp(&run, &m.t, &c);
     }
     thread->counters.rhs_evaluations += counters.rhs_evaluations;
     if (job->grad_in)
@@ -498,7 +515,7 @@ static void match(const engine_job *job, engine_thread *thread, size_t first, si
     const nf_model *model = job->model;
     const nf_layer *layer = model->layers[job->matched];
     const size_t outer = model->layer_count - 1 - job->matched;
-    thread_map m = map_thread(model, thread);
+    thread_map m = map_thread(thread);
     tile *t = &m.t;
     unsigned char before[TILE_ROWS];
     double fraction[TILE_ROWS] = {0}, loss[TILE_ROWS];
@@ -506,6 +523,7 @@ static void match(const engine_job *job, engine_thread *thread, size_t first, si
     thread->first = first;
     thread->rows = t->rows = rows;
     t->panels = (rows + PANEL - 1) / PANEL;
+    t->few = false;
     t->penalty = NULL;
     memset(t->log_det, 0, t->panels * PANEL * sizeof(double));
     load_tile(job, thread, &m, first, true);
@@ -530,20 +548,17 @@ static void match(const engine_job *job, engine_thread *thread, size_t first, si
         m.cotangent_log_det[l] =
             l < rows && !t->failed[l] ? (real)(job->scale * (job->weight ? job->weight[first + l] : 1.0)) : 0;
 
-    real *cache = m.caches;
-    for (size_t i = 0; i < job->matched; i++)
-        cache += cache_size(model->layers[i]);
     layer_counters counters = {0, 0, 0, 0};
     const layer_run run = {.layer = layer,
                            .theta = (const real *)job->theta + layer->parameter_offset,
                            .scratch = m.scratch,
-                           .cache = cache,
+                           .cache = m.places[job->matched].cache,
                            .gradient = job->slots ? (real *)job->slots + slot * job->slot_stride + layer->parameter_offset : NULL,
                            .arena = &thread->arena,
                            .counters = &counters,
                            .epoch = job->epoch};
     const layer_match task = {layer->inverted, fraction, m.cotangent_x, m.cotangent_log_det, loss};
-    R(layer_ops_of)(layer->kind)->match(&run, t, &task);
+    m.places[job->matched].ops->match(&run, t, &task);
     for (size_t l = 0; l < rows; l++) {
         if (t->failed[l])
             continue;
@@ -586,12 +601,13 @@ static void keep_point(void *user, size_t index, size_t lane, const real *x) {
 static void trajectory(const engine_job *job, engine_thread *thread, size_t first, size_t rows) {
     const nf_model *model = job->model;
     const nf_layer *layer = model->layers[0];
-    thread_map m = map_thread(model, thread);
+    thread_map m = map_thread(thread);
     tile *t = &m.t;
     unsigned char before[TILE_ROWS];
     thread->first = first;
     thread->rows = t->rows = rows;
     t->panels = (rows + PANEL - 1) / PANEL;
+    t->few = false;
     t->penalty = NULL;
     load_tile(job, thread, &m, first, true);
     memcpy(before, t->failed, rows);
@@ -609,7 +625,7 @@ static void trajectory(const engine_job *job, engine_thread *thread, size_t firs
     const layer_run run = {.layer = layer,
                            .theta = (const real *)job->theta + layer->parameter_offset,
                            .scratch = m.scratch,
-                           .cache = m.caches,
+                           .cache = m.places[0].cache,
                            .arena = &thread->arena,
                            .counters = &counters,
                            .epoch = job->epoch};

@@ -106,7 +106,7 @@ typedef struct nf_engine {
     bool (*matches)(nf_layer_kind kind); /* whether it has a field */
     void (*trajectory)(const engine_job *job, engine_thread *thread, size_t first, size_t rows); /* of a flow of one layer that has a field */
     /* Mark a row of the pushed tile as bad before the pull (a target density that is not finite). */
-    void (*reject)(engine_thread *thread, const nf_model *model, size_t row, int reason);
+    void (*reject)(engine_thread *thread, size_t row, int reason);
 
     /* A caller's own systems of equations (ode/solve.h). */
     size_t (*ode_memory)(size_t size);

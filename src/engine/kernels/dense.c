@@ -19,7 +19,7 @@
 #define PANEL_BLOCKS ((size_t)(PANEL_VECS / BLOCK_VECS))
 
 /* What a strip reads of A in one go: 24 KiB with AVX-512, in L1 while the panels go by. */
-#define DEPTH_CHUNK ((size_t)(2048 / sizeof(real)))
+#define DEPTH_CHUNK ((size_t)128)
 /*
  * The input's cotangent reads W by columns. Where the rows of W are so long that each is on another page, and strips narrower
  * than a cache line, some columns (whole strips) are first copied together, as many rows at a time as make 24 KiB.

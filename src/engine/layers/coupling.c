@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "engine/kernels/dense.h"
 #include "engine/kernels/vmath.h"
 #include "engine/layer.h"
 #include "engine/layers/layers.h"
@@ -33,9 +34,13 @@ static size_t record_size(const nf_layer *layer, size_t panels, bool inverse) {
            3 * layer->transformed.count * panels * PANEL;
 }
 
-/* Scratch: the net's input (d_in in the vjp), its output (d_out), its own scratch. */
+/* Scratch: the net's input (d_in in the vjp), its output (d_out), its own scratch; or the same for a few padded rows. */
 static size_t scratch_size(const nf_layer *layer, size_t panels) {
-    return (layer->net.inputs + layer->net.outputs) * panels * PANEL + R(mlp_scratch_size)(&layer->net, panels);
+    const nf_net *net = &layer->net;
+    const size_t tile_size = (net->inputs + net->outputs) * panels * PANEL + R(mlp_scratch_size)(net, panels);
+    const size_t few_size = dense_rows_width(layer->transformed.count) + R(mlp_rows_scratch)(net, FEW_ROWS) +
+                            FEW_ROWS * (dense_rows_width(net->inputs) + dense_rows_width(net->outputs));
+    return tile_size > few_size ? tile_size : few_size;
 }
 
 static void gather_input(const nf_layer *layer, const tile *t, real *input) {
@@ -92,7 +97,68 @@ static void invert_row(real *restrict x, const real *restrict s, const real *res
     }
 }
 
+/* ---- a few rows, with the features in the lanes */
+
+/* The cache: the epoch that the weights were packed for, then these. */
+static size_t cache_size(const nf_layer *layer) { return NF_ALIGN / sizeof(real) + R(mlp_rows_packed)(&layer->net); }
+
+static const real *packed_weights(const layer_run *run) {
+    real *packed = run->cache + NF_ALIGN / sizeof(real);
+    uint64_t epoch;
+    memcpy(&epoch, run->cache, sizeof epoch);
+    if (epoch != run->epoch) {
+        R(mlp_rows_pack)(&run->layer->net, run->theta, packed);
+        memcpy(run->cache, &run->epoch, sizeof epoch);
+    }
+    return packed;
+}
+
+/* x_b := (x_b - t) exp(-S) or x_b exp(S) + t of one row; its terms of the log_det one after the other, as in a tile. */
+static void map_few(const nf_layer *layer, real *lane, real *restrict s, const real *restrict shift, real *restrict moved, double *log_det,
+                    bool inverted) {
+    const size_t b = layer->transformed.count, *items = layer->transformed.items;
+    double sum = *log_det;
+    scale_exponents(layer, b, s, NULL);
+    for (size_t i = 0; i < b; i++)
+        moved[i] = lane[items[i] * PANEL];
+    if (inverted) {
+        for (size_t i = 0; i < b; i++)
+            moved[i] = (moved[i] - shift[i]) * vm_exp(-s[i]);
+        for (size_t i = 0; i < b; i++)
+            sum -= (double)s[i];
+    } else {
+        for (size_t i = 0; i < b; i++)
+            moved[i] = madd(moved[i], vm_exp(s[i]), shift[i]);
+        for (size_t i = 0; i < b; i++)
+            sum += (double)s[i];
+    }
+    for (size_t i = 0; i < b; i++)
+        lane[items[i] * PANEL] = moved[i];
+    *log_det = sum;
+}
+
+static int apply_few(const layer_run *run, tile *t, bool inverted) {
+    const nf_layer *layer = run->layer;
+    const nf_net *net = &layer->net;
+    const size_t a = layer->identity.count, in = dense_rows_width(net->inputs), out = dense_rows_width(net->outputs);
+    real *moved = run->scratch, *x = moved + dense_rows_width(layer->transformed.count), *y = x + t->rows * in;
+    for (size_t r = 0; r < t->rows; r++) {
+        for (size_t i = 0; i < a; i++)
+            x[r * in + i] = t->x[layer->identity.items[i] * PANEL + r];
+        for (size_t i = 0; i < layer->context_dim; i++)
+            x[r * in + a + i] = t->context[i * PANEL + r];
+    }
+    R(mlp_rows_forward)(net, packed_weights(run), t->rows, x, in, y, out, y + t->rows * out);
+    for (size_t r = 0; r < t->rows; r++)
+        map_few(layer, t->x + r, y + r * out, y + r * out + layer->transformed.count, moved, t->log_det + r, inverted);
+    return LAYER_OK;
+}
+
+/* ---- a tile */
+
 static int apply(const layer_run *run, tile *t, bool inverted) {
+    if (t->few && !run->record)
+        return apply_few(run, t, inverted);
     const nf_layer *layer = run->layer;
     const size_t outputs = layer->net.outputs, b = layer->transformed.count;
     real *out = run->scratch + layer->net.inputs * t->panels * PANEL;
@@ -183,6 +249,7 @@ static void inverse_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp
 
 const struct layer_ops R(coupling_ops) = {.record_size = record_size,
                                           .scratch_size = scratch_size,
+                                          .cache_size = cache_size,
                                           .forward = forward,
                                           .inverse = inverse,
                                           .forward_vjp = forward_vjp,

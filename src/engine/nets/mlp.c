@@ -90,3 +90,39 @@ void R(mlp_vjp)(const nf_net *net, const real *theta, size_t panels, const real 
         d_out = d_below;
     }
 }
+
+size_t R(mlp_rows_packed)(const nf_net *net) {
+    size_t size = 0;
+    for (size_t j = 0; j < nf_net_layer_count(net); j++)
+        size += dense_rows_packed(nf_net_layer_outputs(net, j), nf_net_layer_inputs(net, j));
+    return size;
+}
+
+size_t R(mlp_rows_scratch)(const nf_net *net, size_t rows) { return 2 * rows * dense_rows_width(widest_hidden(net)); }
+
+void R(mlp_rows_pack)(const nf_net *net, const real *theta, real *packed) {
+    for (size_t j = 0; j < nf_net_layer_count(net); j++) {
+        const size_t n = nf_net_layer_inputs(net, j), m = nf_net_layer_outputs(net, j);
+        R(dense_rows_pack)(m, n, theta, theta + m * n, packed);
+        theta += m * n + m;
+        packed += dense_rows_packed(m, n);
+    }
+}
+
+void R(mlp_rows_forward)(const nf_net *net, const real *packed, size_t rows, const real *x, size_t x_stride, real *y, size_t y_stride,
+                         real *scratch) {
+    const size_t layers = nf_net_layer_count(net), spare = rows * dense_rows_width(widest_hidden(net));
+    for (size_t j = 0; j < layers; j++) {
+        const size_t n = nf_net_layer_inputs(net, j), m = nf_net_layer_outputs(net, j), width = dense_rows_width(m);
+        if (j + 1 == layers) {
+            R(dense_rows_forward)(m, n, packed, rows, x, x_stride, y, y_stride);
+            return;
+        }
+        real *h = scratch + (j % 2) * spare;
+        R(dense_rows_forward)(m, n, packed, rows, x, x_stride, h, width);
+        R(activate)(net->activation, rows * width, h);
+        packed += dense_rows_packed(m, n);
+        x = h;
+        x_stride = width;
+    }
+}

@@ -25,4 +25,15 @@ void R(mlp_forward)(const nf_net *net, const real *theta, size_t panels, size_t 
 void R(mlp_vjp)(const nf_net *net, const real *theta, size_t panels, const real *in, const real *record, const real *d_out,
                 real *d_in, real *gradient, real *scratch);
 
+/*
+ * The same net for a few rows, with the features in the lanes, and the bits of mlp_forward: `packed` is what
+ * mlp_rows_pack made of theta, aligned, mlp_rows_packed reals. x and y are one row after another; y is aligned, y_stride at least
+ * dense_rows_width(outputs). Scratch: mlp_rows_scratch reals, aligned.
+ */
+size_t R(mlp_rows_packed)(const nf_net *net);
+size_t R(mlp_rows_scratch)(const nf_net *net, size_t rows);
+void R(mlp_rows_pack)(const nf_net *net, const real *theta, real *packed);
+void R(mlp_rows_forward)(const nf_net *net, const real *packed, size_t rows, const real *x, size_t x_stride, real *y, size_t y_stride,
+                         real *scratch);
+
 #endif
