@@ -161,6 +161,48 @@ START_TEST(the_base_has_its_mean_and_sd) {
 }
 END_TEST
 
+/* P(N(0, 1) > x), far out as well. */
+static double tail_of(double x) { return 0.5 * erfc(x * 0.70710678118654752440); }
+
+/*
+ * A hundred million numbers: how many lie beyond 1, 2, ... 5, on either side, and the largest of all, which is m or less with probability
+ * (1 - tail(m))^n. Each check fails by chance once in some millions of seeds.
+ */
+START_TEST(tails_are_those_of_the_normal) {
+    enum { DIM = 50, ROWS = 20000, CALLS = 100, SIGMAS = 5 };
+    nf_flow *flow = identity(DIM, NF_DOUBLE);
+    nf_workspace *ws;
+    must(nf_workspace_create(flow, 1, &ws));
+    double *x = new_numbers((size_t)ROWS * DIM), most[2] = {0, 0};
+    uint64_t beyond[2][SIGMAS + 1] = {{0}};
+    nf_rng rng = {test_seed(), 17, 0};
+    for (int c = 0; c < CALLS; c++) {
+        must(nf_sample(flow, ws, &rng, ROWS, NULL, x, NULL));
+        for (size_t i = 0; i < (size_t)ROWS * DIM; i++) {
+            const int side = x[i] < 0;
+            const double size = fabs(x[i]);
+            beyond[side][size < SIGMAS ? (int)size : SIGMAS]++;
+            most[side] = size > most[side] ? size : most[side];
+        }
+    }
+    const double n = (double)DIM * ROWS * CALLS;
+    for (int side = 0; side < 2; side++) {
+        double count = 0;
+        for (int k = SIGMAS; k >= 1; k--) {
+            const double p = tail_of(k);
+            count += (double)beyond[side][k];
+            must_agree("numbers in the tail", fabs(count - n * p), 5.3 * sqrt(n * p) + 3);
+        }
+        const double below = exp(-n * tail_of(most[side])); /* uniform in (0, 1) */
+        ck_assert_msg(below > 1e-7 && below < 1 - 1e-7, "the largest of %g normals is %.3f, which has probability %g (seed %llu)", n, most[side], below,
+                      (unsigned long long)test_seed());
+    }
+    free(x);
+    nf_workspace_free(ws);
+    nf_flow_free(flow);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("samples");
     TCase *all = tcase_create("all");
@@ -169,7 +211,8 @@ int main(void) {
     tcase_add_test(all, single_draws_the_same_numbers_rounded);
     tcase_add_loop_test(all, samples_are_standard_normal, 0, 2);
     tcase_add_test(all, the_base_has_its_mean_and_sd);
-    tcase_set_timeout(all, 60);
+    tcase_add_test(all, tails_are_those_of_the_normal);
+    tcase_set_timeout(all, 300);
     suite_add_tcase(suite, all);
     return run_suite(suite);
 }

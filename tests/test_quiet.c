@@ -1,0 +1,155 @@
+/*
+ * A call with a workspace of one thread asks nothing of the system: no allocation, not even from the C library behind the allocator's back, and no
+ * system call. The second is what a child proves that has forbidden itself all of them but read, write and exit: it calls, and would be killed.
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "support.h"
+
+#if defined(__linux__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#include <linux/seccomp.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+
+/* The program's malloc: glibc's own, counted. */
+extern void *__libc_malloc(size_t size);
+extern void *__libc_calloc(size_t count, size_t size);
+extern void *__libc_realloc(void *pointer, size_t size);
+void *malloc(size_t size);
+void *calloc(size_t count, size_t size);
+void *realloc(void *pointer, size_t size);
+static size_t allocations;
+
+void *malloc(size_t size) {
+    allocations++;
+    return __libc_malloc(size);
+}
+void *calloc(size_t count, size_t size) {
+    allocations++;
+    return __libc_calloc(count, size);
+}
+void *realloc(void *pointer, size_t size) {
+    allocations++;
+    return __libc_realloc(pointer, size);
+}
+
+enum { ROWS = 131 };
+
+typedef struct work {
+    subject s;
+    nf_optimizer *optimizer;
+    double *x, *context, *a, *b, *out, *scalar;
+} work;
+
+static void open_work(work *w, int i, nf_precision precision) {
+    open_subject(&w->s, i, precision, 1);
+    if (strcmp(w->s.f->kind, "cnf") == 0)
+        must(nf_cnf_set_solver(w->s.flow, NF_DOPRI5, 1e-4, 1e-4, 0, 0));
+    must(nf_optimizer_create(w->s.flow, NF_CONFIG(nf_optimizer_config, .learning_rate = 1e-12), &w->optimizer));
+    w->x = new_normals(&w->s.random, ROWS * w->s.dim, 1.0);
+    w->context = new_context(&w->s, ROWS);
+    w->a = new_normals(&w->s.random, ROWS * w->s.dim, 1.0);
+    w->b = new_normals(&w->s.random, ROWS, 1.0);
+    w->out = new_numbers(ROWS * w->s.dim);
+    w->scalar = new_numbers(ROWS);
+}
+
+static void close_work(work *w) {
+    double *arrays[] = {w->x, w->context, w->a, w->b, w->out, w->scalar};
+    for (size_t i = 0; i < sizeof arrays / sizeof *arrays; i++)
+        free(arrays[i]);
+    nf_optimizer_free(w->optimizer);
+    close_subject(&w->s);
+}
+
+/* Every kind of call, on all rows and on one. The first status that is not NF_OK. */
+static nf_status call_all(work *w) {
+    subject *s = &w->s;
+    nf_rng rng = {1, 2, 3};
+    double loss;
+    nf_status status = NF_OK;
+#define THEN(call) (status = status == NF_OK ? (call) : status)
+    for (size_t rows = ROWS; rows > 0; rows = rows == ROWS ? 1 : 0) {
+        rng.position = 3;
+        THEN(nf_forward(s->flow, s->ws, rows, w->x, w->context, w->out, w->scalar));
+        THEN(nf_inverse(s->flow, s->ws, rows, w->x, w->context, w->out, w->scalar));
+        THEN(nf_log_prob(s->flow, s->ws, rows, w->x, w->context, w->scalar));
+        THEN(nf_score(s->flow, s->ws, rows, w->x, w->context, w->scalar, w->out));
+        THEN(nf_sample(s->flow, s->ws, &rng, rows, w->context, w->out, w->scalar));
+        THEN(nf_forward_vjp(s->flow, s->ws, rows, w->x, w->context, w->a, w->b, w->out, NULL, s->gradient));
+        THEN(nf_inverse_vjp(s->flow, s->ws, rows, w->x, w->context, w->a, w->b, w->out, NULL, s->gradient));
+        THEN(nf_gradient_zero(s->gradient));
+        THEN(nf_grad_nll(s->flow, s->ws, rows, w->x, w->context, NULL, s->gradient, &loss));
+        THEN(nf_optimizer_step(w->optimizer, s->flow, s->gradient));
+    }
+#undef THEN
+    return status;
+}
+
+START_TEST(calls_allocate_nothing) {
+    work w;
+    open_work(&w, _i / 2, _i % 2 ? NF_SINGLE : NF_DOUBLE);
+    must(call_all(&w)); /* the checkpoints of a continuous layer have their room now */
+    must(call_all(&w));
+    const size_t before = allocations;
+    const nf_status status = call_all(&w);
+    ck_assert_uint_eq(allocations, before);
+    must(status);
+    close_work(&w);
+}
+END_TEST
+
+/* In a child of its own, which ends with the status of the calls, or by a signal. */
+static int confined(work *w, bool misbehave) {
+    const pid_t child = fork();
+    ck_assert_int_ge(child, 0);
+    if (child == 0) {
+        if (prctl(PR_SET_SECCOMP, SECCOMP_MODE_STRICT) != 0)
+            syscall(SYS_exit, 77);
+        if (misbehave)
+            syscall(SYS_getppid);
+        syscall(SYS_exit, call_all(w) == NF_OK ? 0 : 1);
+    }
+    int status = 0;
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    return status;
+}
+
+START_TEST(calls_make_no_system_call) {
+    work w;
+    open_work(&w, _i / 2, _i % 2 ? NF_SINGLE : NF_DOUBLE);
+    must(call_all(&w));
+    must(call_all(&w));
+    const int status = confined(&w, false);
+    if (WIFEXITED(status) && WEXITSTATUS(status) == 77) {
+        printf("this system has no seccomp: nothing was tested\n");
+    } else {
+        ck_assert_msg(WIFEXITED(status), "%s: a system call (the child ended by signal %d)", w.s.f->name, WTERMSIG(status));
+        ck_assert_msg(WEXITSTATUS(status) == 0, "%s: a call failed in the child", w.s.f->name);
+        ck_assert_msg(WIFSIGNALED(confined(&w, true)), "the child's cage does not hold");
+    }
+    close_work(&w);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("nothing asked of the system");
+    TCase *t = tcase_create("calls");
+    tcase_set_timeout(t, 300);
+    tcase_add_loop_test(t, calls_allocate_nothing, 0, 4 * (int)fixture_count);
+    tcase_add_loop_test(t, calls_make_no_system_call, 0, 4 * (int)fixture_count);
+    suite_add_tcase(suite, t);
+    return run_suite(suite);
+}
+
+#else
+int main(void) {
+    printf("100%%: Checks: 0, Failures: 0, Errors: 0: needs glibc's malloc and Linux\n");
+    return 0;
+}
+#endif
