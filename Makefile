@@ -52,7 +52,8 @@ STATIC := $(BUILD)/libnflow.a
 SHARED := $(BUILD)/libnflow.so.$(VERSION)
 
 .PHONY: all help deps deps-check demo check examples tests bench docs install uninstall checkabi abi-baseline clean \
-        check-asan check-tsan check-valgrind check-install check-header fuzz
+        check-asan check-tsan check-valgrind check-install check-header fuzz \
+        check-openblas check-aarch64 check-base
 .DEFAULT_GOAL := all
 
 all: $(STATIC) $(SHARED) $(BUILD)/libnflow.pc ## build the libraries
@@ -128,6 +129,9 @@ $$(BUILD)/tests/test_%-$(1)-$(2): tests/test_%.c $$(STATIC)
 endef
 $(foreach p,f64 f32,$(foreach i,$(TEST_ISAS),$(eval $(call engine_test_rule,$(p),$(i)))))
 
+# Run again with each lesser instruction set, by NFLOW_ISA.
+ISA_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(TESTS_PLAIN:tests/test_%.c=%),conformance golden rows isa))
+
 tests: $(TEST_PROGRAMS)
 
 deps: ## install what is missing to build, show the demo and run the tests
@@ -141,6 +145,8 @@ check: ## install what is missing, build, run every test
 check-now: all tests examples $(FUZZ_FILES)
 	@sh scripts/run-tests.sh $(TEST_PROGRAMS)
 	@for t in $(FUZZ); do $(BUILD)/tests/fuzz/files_$$t tests/fuzz/seeds/$$t tests/fuzz/findings/$$t || exit 1; done
+	@for isa in $(filter-out $(lastword $(TEST_ISAS)),$(TEST_ISAS)); do echo "with NFLOW_ISA=$$isa"; \
+	    NFLOW_ISA=$$isa sh scripts/run-tests.sh $(ISA_PROGRAMS) || exit 1; done
 	@sh scripts/run-examples.sh $(CURDIR)/$(BUILD)/examples
 
 # ---- examples
@@ -204,6 +210,29 @@ check-threads: $(THREAD_PROGRAMS) $(BUILD)/examples/embed
 
 check-valgrind: all tests ## the plain tests under valgrind
 	@WRAP='valgrind -q --error-exitcode=99 --leak-check=full' CK_FORK=no NFLOW_ISA=v3 sh scripts/run-tests.sh $(VALGRIND_PROGRAMS)
+
+$(BUILD)/tests/openblas-host: tests/openblas/host.c $(STATIC)
+	@mkdir -p $(@D)
+	$(CC) $(BASE_FLAGS) -O1 $(TEST_CFLAGS) $(LDFLAGS) $< $(STATIC) $(TEST_LIBS) -o $@
+
+check-openblas: $(BUILD)/tests/openblas-host ## flows in a host that uses OpenBLAS: each of Debian's three builds of it
+	@sh scripts/check-openblas.sh $<
+
+check-base: ## the tests with the plain build of the engine alone
+	@$(MAKE) --no-print-directory ISAS=base BUILD='$(BUILD)-base' check-now
+
+# With Debian's packages gcc-aarch64-linux-gnu, qemu-user and, of the architecture arm64, libjansson-dev, check, libmpfr-dev and libopenblas-serial-dev.
+# Suites that only spend time, and those that read /proc or confine themselves, are left to the machine's own processor.
+AARCH64 := CC=aarch64-linux-gnu-gcc PKG_CONFIG_LIBDIR=/usr/lib/aarch64-linux-gnu/pkgconfig:/usr/share/pkgconfig
+AARCH64_SLOW := quiet random toy
+
+check-aarch64: ## cross-build for aarch64 and run the tests under qemu-user
+	@env $(AARCH64) $(MAKE) --no-print-directory CC=aarch64-linux-gnu-gcc check-emulated
+
+.PHONY: check-emulated
+EMULATED := $(foreach t,$(TEST_PROGRAMS),$(if $(filter $(AARCH64_SLOW:%=test_%),$(notdir $(t))),,$(t)))
+check-emulated: all $(EMULATED)
+	@WRAP=qemu-aarch64 CK_TIMEOUT_MULTIPLIER=20 sh scripts/run-tests.sh $(EMULATED)
 
 check-header: $(SHARED) ## the header alone as C99, C11 and C++17; the exported symbols against it
 	@CC='$(CC)' sh tests/check_header.sh $(SHARED)

@@ -631,6 +631,7 @@ typedef struct nf_ode_config {
  */
 NF_API nf_status nf_ode_solve(const nf_ode_config *config, size_t rows, size_t size, nf_ode_fn f, void *user, double t0, double t1, double *y,
                               size_t times, const double *t, double *path, nf_stats *stats);
+
 /* ---- Diagnostics ---------------------------------------------------------------------------------------------------------- */
 
 typedef enum nf_verdict {
