@@ -11,8 +11,10 @@ static double logistic(double a) { return a < 0 ? exp(a) / (1 + exp(a)) : 1 / (1
 planar_constraint R(planar_constrain)(size_t dim, const real *u, const real *w) {
     planar_constraint c = {.slope = 1};
     double a = 0, square = 0;
-    for (size_t i = 0; i < dim; i++)
-        c.largest = fmax(c.largest, fabs((double)w[i]));
+    for (size_t i = 0; i < dim; i++) { /* no fmax, on which gcc 12 for aarch64 breaks */
+        const double size = fabs((double)w[i]);
+        c.largest = size > c.largest ? size : c.largest;
+    }
     if (c.largest == 0) {
         c.largest = 1;
         return c;
