@@ -261,17 +261,23 @@ uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(INCLUDEDIR)/nflow.h $(DESTDIR)$(LIBDIR)/libnflow.a $(DESTDIR)$(LIBDIR)/libnflow.so* \
 	    $(DESTDIR)$(LIBDIR)/pkgconfig/libnflow.pc
 
-bench: ## time the library; figures go to bench/RESULTS.md by hand
-	@$(MAKE) --no-print-directory bench-now
+PYTHON ?= python3
+bench: ## time the library, and PyTorch beside it where PYTHON has it: build/bench.jsonl and a table
+	@$(MAKE) --no-print-directory bench-kernels $(BENCHES:%=$(BUILD)/bench/%)
+	@PYTHON='$(PYTHON)' sh bench/run.sh $(BUILD)/bench build/bench.jsonl
 
 # bench_*.c are written against nflow.h; engine_*.c time the engine's inside, in each precision on the best instruction set of this machine.
 BENCHES := $(basename $(notdir $(wildcard bench/bench_*.c)))
 BENCHES_ENGINE := $(basename $(notdir $(wildcard bench/engine_*.c)))
 BEST_ISA := $(lastword $(TEST_ISAS))
-BENCH_PROGRAMS := $(BENCHES_ENGINE:%=$(BUILD)/bench/%-f32) $(BENCHES_ENGINE:%=$(BUILD)/bench/%-f64) $(BENCHES:%=$(BUILD)/bench/%)
-.PHONY: bench-now
-bench-now: $(BENCH_PROGRAMS)
+BENCH_KERNELS := $(BENCHES_ENGINE:%=$(BUILD)/bench/%-f32) $(BENCHES_ENGINE:%=$(BUILD)/bench/%-f64)
+.PHONY: bench-kernels bench-growth
+bench-kernels: $(BENCH_KERNELS)
 	@for b in $^; do echo "== $$(basename $$b)"; $$b || exit 1; done
+
+bench-growth: $(BUILD)/bench/bench_growth ## how the cost grows: docs/figures/cost.svg
+	$< >build/growth.txt
+	gnuplot -e 'data="build/growth.txt"; output="docs/figures/cost.svg"' bench/growth.gp
 
 $(BUILD)/bench/engine_%-f32: bench/engine_%.c $(STATIC)
 	@mkdir -p $(@D)

@@ -3,13 +3,12 @@ set terminal svg size 1000,620 font "sans,12" background "white"
 set output output
 set multiplot layout 2,3
 set logscale xy
-set format y "%.0s %c"
+set format y "%.0s %cs"
 set format x "10^{%T}"
-set key top left samplen 2
+set key bottom right samplen 2
 set grid lc rgb "#dddddd"
-set ylabel "microseconds"
-curve(name, column) = sprintf("< awk '$1 == \"%s\" { print $2, $%d }' %s", name, column, data)
-first(name, column) = real(system(sprintf("awk '$1 == \"%s\" { y = $%d } END { print y }' %s", name, column, data)))
+curve(name, column) = sprintf("< awk '$1 == \"%s\" { print $2, 1e-6 * $%d }' %s", name, column, data)
+first(name, column) = real(system(sprintf("awk '$1 == \"%s\" { y = 1e-6 * $%d } END { print y }' %s", name, column, data)))
 last(name) = real(system(sprintf("awk '$1 == \"%s\" { x = $2 } END { print x }' %s", name, data)))
 # The slope that a curve should come to, through its last point of log_prob.
 line(name, slope, x) = first(name, 3) * (x / last(name)) ** slope

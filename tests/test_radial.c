@@ -51,8 +51,10 @@ static double check_pairs(layer_tile *m, size_t layer, bool with_log_det) {
     draw_layer(m, uniform(-12, 20), uniform(-12, 20), layer % 3 ? 1 : pow(10, uniform(-4, 4)));
     const long double a = softplus_l((long double)m->theta[dim]), sigma = softplus_l((long double)m->theta[dim + 1]);
     const double steep = fmax(1, (double)(sigma / a));
-    for (size_t f = 0; f < dim; f++)
-        moved = fmax(moved, fabs((double)m->theta[f]));
+    for (size_t f = 0; f < dim; f++) { /* no fmax, on which gcc 12 for aarch64 breaks */
+        const double distance = fabs((double)m->theta[f]);
+        moved = distance > moved ? distance : moved;
+    }
     for (size_t r = 0; r < TILE_ROWS; r++) {
         const double scale = signed_power(-6, 6);
         double largest = 0;
