@@ -26,7 +26,7 @@
  */
 #define COPY_COLUMNS ((size_t)24)
 #define COPY_ROWS ((size_t)(1024 / sizeof(real)))
-#define COPY_STRIDE ((size_t)(4096 / sizeof(real)))
+#define COPY_STRIDE ((size_t)(2048 / sizeof(real)))
 _Static_assert(COPY_COLUMNS % MAX_ROWS == 0, "copied columns are whole strips");
 /* The weights' gradient is summed in registers over so many samples before it is added to memory. */
 #define SAMPLE_CHUNK ((size_t)128)
