@@ -288,6 +288,8 @@ END_TEST
 
 /* ---- the checkpoint of another fit ---- */
 
+/* Written out, so that other defaults of a fit change nothing here. */
+static const nf_optimizer_config one_rule = {.struct_size = sizeof one_rule, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.1, .clip_norm = 1};
 static const nf_optimizer_config other_beta = {.struct_size = sizeof other_beta, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.1, .clip_norm = 1, .beta1 = 0.85};
 static const nf_optimizer_config other_rate = {.struct_size = sizeof other_rate, .kind = NF_ADAMW, .learning_rate = 2.5e-3, .weight_decay = 0.1, .clip_norm = 1};
 
@@ -330,6 +332,9 @@ START_TEST(refuses_the_checkpoint_of_another_fit) {
     set_path();
     nf_fit_config config = config_of(0);
     config.checkpoint = path;
+    config.optimizer = &one_rule;
+    config.noise = 0.25;
+    config.ema_decay = 0.998;
     outcome whole = run(0, &config, x);
     free(whole.parameters);
     size_t size, size_after;
@@ -342,6 +347,9 @@ START_TEST(refuses_the_checkpoint_of_another_fit) {
         c.epochs = c.epochs ? c.epochs : EPOCHS;
         c.batch_size = c.batch_size ? c.batch_size : 64;
         c.seed = c.seed ? c.seed : 11;
+        c.optimizer = c.optimizer ? c.optimizer : &one_rule;
+        c.noise = c.noise != 0 ? c.noise : 0.25;
+        c.ema_decay = c.ema_decay != 0 ? c.ema_decay : 0.998;
         if (c.epochs == 7) /* whose default of patience is that of 6 epochs: nothing else differs */
             c.patience = 4;
         refuses(flow, ROWS, x, &c, NF_ERR_MISMATCH, differences[i].says);
