@@ -375,11 +375,8 @@ static nf_status resume(nf_fitting *f) {
         return nf_checkpoint_write(f);
     if (status == NF_OK)
         status = nf_st_parse(&f->allocator, bytes, size, &file);
-    if (status == NF_OK) {
-        const nf_floating saved = nf_floating_enter();
+    if (status == NF_OK)
         status = read_file(f, file);
-        nf_floating_leave(saved);
-    }
     nf_st_free(file);
     nf_release(&f->allocator, bytes);
     return status == NF_OK ? NF_OK : nf_fail_in(in_file(status, f), f->function);
@@ -401,7 +398,9 @@ static nf_status begin(nf_fitting *f) {
 
 nf_status nf_checkpoint_begin(nf_fitting *f) {
     const int saved_errno = errno; /* jansson sets it when it reads numbers */
+    const nf_floating saved = nf_floating_enter(); /* digits are rounded as the mode says */
     const nf_status status = begin(f);
+    nf_floating_leave(saved);
     errno = saved_errno;
     return status;
 }

@@ -3,10 +3,8 @@
 #include <math.h>
 #include <stdint.h>
 
-#include "api/floating.h"
-
 nf_construction nf_construct_begin(const char *function, const nf_allocator *allocator, size_t dim, size_t context_dim, nf_precision precision) {
-    nf_construction c = {function, NULL, NULL, NF_OK};
+    nf_construction c = {.function = function};
     c.status = nf_flow_begin(function, allocator, dim, context_dim, precision, &c.flow);
     return c;
 }
@@ -29,17 +27,21 @@ void nf_construct_layout(nf_construction *c) {
         if (!c->parameters)
             c->status = nf_fail(NF_ERR_MEMORY, NULL, "no memory for %zu parameters", count);
     }
-    if (c->status != NF_OK)
+    if (c->status != NF_OK) {
         nf_fail_in(c->status, c->function);
+        return;
+    }
+    c->saved = nf_floating_enter();
+    c->computing = true;
 }
 
 nf_status nf_construct_finish(nf_construction *c, nf_flow **flow) {
     if (c->status == NF_OK) {
-        const nf_floating saved = nf_floating_enter();
         nf_flow_put(c->flow, c->parameters);
-        nf_floating_leave(saved);
         *flow = c->flow;
     }
+    if (c->computing)
+        nf_floating_leave(c->saved);
     if (c->flow)
         nf_release(&c->flow->allocator, c->parameters);
     if (c->status != NF_OK)

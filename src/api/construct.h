@@ -7,6 +7,7 @@
 
 #include <stddef.h>
 
+#include "api/floating.h"
 #include "api/handles.h"
 #include "core/philox.h"
 
@@ -15,6 +16,8 @@ typedef struct nf_construction {
     nf_flow *flow;
     double *parameters; /* after nf_construct_layout: parameter_count of them, zero, to be filled */
     nf_status status;
+    bool computing;    /* between layout and finish: in the library's floating-point mode, so that a seed's parameters are the same in any host */
+    nf_floating saved;
 } nf_construction;
 
 nf_construction nf_construct_begin(const char *function, const nf_allocator *allocator, size_t dim, size_t context_dim,

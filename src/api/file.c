@@ -59,7 +59,9 @@ static nf_status write_bytes(const nf_flow *flow, const nf_allocator *allocator,
     char *text = NULL;
     unsigned char *parameters = NULL;
     nf_st_tensor *table = NULL;
+    const nf_floating saved = nf_floating_enter(); /* digits are rounded as the mode says */
     nf_status status = nf_schema_write(&flow->model, flow->engine->precision, &flow->allocator, &text);
+    nf_floating_leave(saved);
     if (status == NF_OK)
         status = parameter_bytes(flow, &parameters);
     if (status == NF_OK)
@@ -266,8 +268,11 @@ static nf_status read_bytes(const void *bytes, size_t size, const nf_allocator *
     memset(&schema, 0, sizeof schema);
     if (status == NF_OK)
         status = check_metadata(file, &text, &length);
-    if (status == NF_OK)
+    if (status == NF_OK) {
+        const nf_floating saved = nf_floating_enter();
         status = nf_schema_read(text, length, &allocator, &schema);
+        nf_floating_leave(saved);
+    }
     if (status == NF_OK)
         status = build_flow(&schema, file, &allocator, flow);
     nf_st_free(file);
