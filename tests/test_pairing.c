@@ -114,6 +114,11 @@ START_TEST(equal_samples_are_fine) {
     memset(c->b, 0, sizeof c->b);
     R(pair_samples)(MOST, DIM, c->a, c->b, scratch, c->partner);
     must_be_a_permutation(c);
+    /* Samples so far away that their distance is beyond the numbers still find somebody. */
+    for (size_t i = 0; i < MOST; i++)
+        *at(c->b, DIM, i, 1) = i % 3 ? REAL_MAX / 2 : (real)i;
+    R(pair_samples)(MOST, DIM, c->a, c->b, scratch, c->partner);
+    must_be_a_permutation(c);
     free(scratch);
     free(c);
 }

@@ -4,18 +4,23 @@
  */
 #include "engine/train/pairing.h"
 
-#include <stdbool.h>
+#include <math.h>
 #include <string.h>
 
 #include "engine/tile.h"
 
+/* Columns are padded to whole lanes; what lies beyond n is as far as can be and never chosen. */
+#define PAIR_LANES ((size_t)8)
+
 typedef struct problem {
-    size_t n;
-    real *cost;                  /* [n][n] */
+    size_t n, width;
+    double *cost;                /* [n][width] */
     double *row_price, *price;   /* dual variables of rows and columns */
-    double *distance;            /* of each column from the entering row */
-    size_t *owner, *previous;    /* of a column: its row, n when it is free; the column before it on the path */
-    unsigned char *scanned;
+    double *distance;            /* of each column from the entering row; final once it is scanned */
+    double *open;                /* the same, and infinite once it is */
+    double *previous;            /* the column before it on the path, as a number among numbers; n: none */
+    size_t *owner, *scanned;     /* of a column: its row, n when it is free; the columns that are scanned */
+    size_t scanned_count;
 } problem;
 
 static void *piece(real *base, size_t *used, size_t bytes) {
@@ -27,13 +32,15 @@ static void *piece(real *base, size_t *used, size_t bytes) {
 static size_t map(problem *p, size_t n, real *base) {
     size_t used = 0;
     p->n = n;
-    p->cost = piece(base, &used, n * n * sizeof *p->cost);
+    p->width = (n + PAIR_LANES - 1) / PAIR_LANES * PAIR_LANES;
+    p->cost = piece(base, &used, n * p->width * sizeof *p->cost);
     p->row_price = piece(base, &used, n * sizeof *p->row_price);
-    p->price = piece(base, &used, n * sizeof *p->price);
-    p->distance = piece(base, &used, n * sizeof *p->distance);
+    p->price = piece(base, &used, p->width * sizeof *p->price);
+    p->distance = piece(base, &used, p->width * sizeof *p->distance);
+    p->open = piece(base, &used, p->width * sizeof *p->open);
+    p->previous = piece(base, &used, p->width * sizeof *p->previous);
     p->owner = piece(base, &used, n * sizeof *p->owner);
-    p->previous = piece(base, &used, n * sizeof *p->previous);
-    p->scanned = piece(base, &used, n);
+    p->scanned = piece(base, &used, n * sizeof *p->scanned);
     return used;
 }
 
@@ -47,62 +54,74 @@ static const real *sample(const real *panels, size_t dim, size_t i) { return pan
 static void fill_costs(const problem *p, size_t dim, const real *a, const real *b) {
     for (size_t i = 0; i < p->n; i++) {
         const real *x = sample(a, dim, i);
-        real *row = p->cost + i * p->n;
-        memset(row, 0, p->n * sizeof *row);
+        double *row = p->cost + i * p->width;
+        for (size_t j = 0; j < p->width; j++)
+            row[j] = j < p->n ? 0.0 : INFINITY;
         for (size_t f = 0; f < dim; f++)
             for (size_t j = 0; j < p->n; j++) {
-                const real e = sample(b, dim, j)[f * PANEL] - x[f * PANEL];
-                row[j] = madd(e, e, row[j]);
+                const double e = (double)sample(b, dim, j)[f * PANEL] - (double)x[f * PANEL];
+                row[j] = madd_double(e, e, row[j]);
             }
+        /* So that paths of such costs are numbers still. */
+        for (size_t j = 0; j < p->n; j++)
+            row[j] = row[j] < 1e300 ? row[j] : 1e300;
     }
 }
 
-static double reduced(const problem *p, size_t row, size_t column) {
-    return (double)p->cost[row * p->n + column] - p->row_price[row] - p->price[column];
+/* The first of the nearest columns that are not scanned. The lanes keep their own least, and no branch is in the loop. */
+static size_t nearest(const problem *p) {
+    double least[PAIR_LANES];
+    for (size_t l = 0; l < PAIR_LANES; l++)
+        least[l] = INFINITY;
+    for (size_t j = 0; j < p->width; j += PAIR_LANES)
+        for (size_t l = 0; l < PAIR_LANES; l++)
+            least[l] = p->open[j + l] < least[l] ? p->open[j + l] : least[l];
+    for (size_t l = 1; l < PAIR_LANES; l++)
+        least[0] = least[l] < least[0] ? least[l] : least[0];
+    size_t j = 0;
+    while (p->open[j] != least[0])
+        j++;
+    return j;
 }
 
-/* The nearest column that is not scanned. */
-static size_t nearest(const problem *p) {
-    size_t best = p->n;
-    for (size_t j = 0; j < p->n; j++)
-        if (!p->scanned[j] && (best == p->n || p->distance[j] < p->distance[best]))
-            best = j;
-    return best;
+/* Paths on from a row, which is `base` away; `last` is the column that led to it. A scanned column stays as it is: no path to it is shorter. */
+static void relax(const problem *p, size_t row, double base, size_t last) {
+    const double *restrict cost = p->cost + row * p->width, *restrict price = p->price;
+    double *restrict distance = p->distance, *restrict open = p->open, *restrict previous = p->previous;
+    const double from = base - p->row_price[row], mark = (double)last;
+    for (size_t j = 0; j < p->width; j++) {
+        const double through = from + (cost[j] - price[j]);
+        const int shorter = through < open[j] && open[j] == distance[j];
+        previous[j] = shorter ? mark : previous[j];
+        distance[j] = shorter ? through : distance[j];
+        open[j] = shorter ? through : open[j];
+    }
 }
 
 static void enter(problem *p, size_t row) {
     const size_t n = p->n;
-    size_t last;
-    memset(p->scanned, 0, n);
-    for (size_t j = 0; j < n; j++) {
-        p->distance[j] = reduced(p, row, j);
-        p->previous[j] = n;
+    for (size_t j = 0; j < p->width; j++) {
+        p->distance[j] = p->open[j] = INFINITY;
+        p->previous[j] = (double)n;
     }
-    for (;;) {
+    p->scanned_count = 0;
+    relax(p, row, 0.0, n);
+    size_t last = nearest(p);
+    while (p->owner[last] != n) {
+        p->scanned[p->scanned_count++] = last;
+        p->open[last] = INFINITY;
+        relax(p, p->owner[last], p->distance[last], last);
         last = nearest(p);
-        if (p->owner[last] == n)
-            break;
-        p->scanned[last] = 1;
-        const size_t next = p->owner[last];
-        for (size_t j = 0; j < n; j++) {
-            const double through = p->distance[last] + reduced(p, next, j);
-            if (!p->scanned[j] && through < p->distance[j]) {
-                p->distance[j] = through;
-                p->previous[j] = last;
-            }
-        }
     }
     /* New prices keep every reduced cost at or above 0, and those along the path at 0. */
     p->row_price[row] += p->distance[last];
-    for (size_t j = 0; j < n; j++)
-        if (p->scanned[j]) {
-            p->row_price[p->owner[j]] += p->distance[last] - p->distance[j];
-            p->price[j] -= p->distance[last] - p->distance[j];
-        }
-    for (size_t j = last; p->previous[j] != n; j = p->previous[j]) {
-        p->owner[j] = p->owner[p->previous[j]];
-        last = p->previous[j];
+    for (size_t k = 0; k < p->scanned_count; k++) {
+        const size_t j = p->scanned[k];
+        p->row_price[p->owner[j]] += p->distance[last] - p->distance[j];
+        p->price[j] -= p->distance[last] - p->distance[j];
     }
+    for (size_t j; (j = (size_t)p->previous[last]) != n; last = j)
+        p->owner[last] = p->owner[j];
     p->owner[last] = row;
 }
 
@@ -112,9 +131,9 @@ void R(pair_samples)(size_t n, size_t dim, const real *a, const real *b, real *s
     fill_costs(&p, dim, a, b);
     for (size_t j = 0; j < n; j++) {
         p.owner[j] = n;
-        p.price[j] = 0;
         p.row_price[j] = 0;
     }
+    memset(p.price, 0, p.width * sizeof *p.price);
     for (size_t i = 0; i < n; i++)
         enter(&p, i);
     for (size_t j = 0; j < n; j++)
