@@ -261,7 +261,7 @@ START_TEST(memory_is_bounded_and_work_is_linear) {
     size_t calls[2], asked[2], size[2];
     json_set_alloc_funcs(count_alloc, count_free);
     for (size_t k = 0; k < 2; k++)
-        size[k] = load_cost(s, SMALL << (3 * k), &calls[k], &asked[k]);
+        size[k] = load_cost(s, (size_t)SMALL << (3 * k), &calls[k], &asked[k]);
     json_set_alloc_funcs(malloc, free);
     const double growth = (double)size[1] / (double)size[0];
     ck_assert_msg((double)calls[1] <= 1.3 * growth * (double)calls[0] + 1000 && (double)asked[1] <= 2.5 * growth * (double)asked[0] + 1e5,
