@@ -245,6 +245,25 @@ check-aarch64: ## cross-build for aarch64 and run the tests under qemu-user
 EMULATED := $(foreach t,$(TEST_PROGRAMS),$(if $(filter $(AARCH64_SLOW:%=test_%),$(notdir $(t))),,$(t)))
 check-emulated: all $(EMULATED)
 	@WRAP=qemu-aarch64 CK_TIMEOUT_MULTIPLIER=20 sh scripts/run-tests.sh $(EMULATED)
+check-tidy: ## clang-tidy
+	@sh scripts/analyse.sh tidy
+check-cppcheck: ## cppcheck
+	@sh scripts/analyse.sh cppcheck
+check-analyzer: ## gcc -fanalyzer
+	@sh scripts/analyse.sh gcc
+.PHONY: check-tidy check-cppcheck check-analyzer coverage coverage-now
+
+# Which lines and branches the tests reach; the engine in its two builds for this machine's baseline. Counted with atomic updates, because of threads.
+COVERAGE := --coverage -fprofile-update=atomic
+coverage: ## line coverage of the library (97 % asked) and branch coverage of src/io, with gcovr
+	@NFLOW_ISA=base $(MAKE) --no-print-directory EXTRA='$(COVERAGE)' ISAS=base HAVE= TEST_ISAS=base OPTIMIZE=-O0 ENGINE_FLAGS='$(subst -O3,-O1,$(ENGINE_FLAGS))' \
+	    CK_TIMEOUT_MULTIPLIER=10 coverage-now
+coverage-now: all tests $(FUZZ_FILES)
+	@find $(BUILD) -name '*.gcda' -delete
+	@sh scripts/run-tests.sh $(TEST_PROGRAMS) >$(BUILD)/coverage-tests.log || { tail -n 40 $(BUILD)/coverage-tests.log; exit 1; }
+	@for t in $(FUZZ); do $(BUILD)/tests/fuzz/files_$$t tests/fuzz/seeds/$$t tests/fuzz/findings/$$t; done
+	@sh scripts/coverage.sh $(BUILD)
+
 # 32 bits and big-endian, with Debian's cross compilers, its libraries for those processors, and qemu's user mode. Files and what stands on them: the
 # suites that need Check and jansson alone.
 CROSS_SUITES := file safetensors limits golden checkpoint model philox
