@@ -299,12 +299,68 @@ START_TEST(data_are_held_once) {
 }
 END_TEST
 
+/* ---- jansson's memory runs out, at each of its allocations in turn ---- */
+
+static size_t json_calls, json_fails_at;
+
+static void *failing_alloc(size_t size) { return ++json_calls == json_fails_at ? NULL : count_alloc(size); }
+
+static nf_flow *varied_flow(void) {
+    nf_flow *flow, *part;
+    const double mean[] = {0.5, -1}, sd[] = {2, 0.385};
+    const size_t source[] = {1, 0};
+    must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2, .context_dim = 1, .couplings = 2, .hidden_width = 3, .seed = 9, .precision = NF_SINGLE), &flow));
+    must(nf_permutation_create(2, source, NF_SINGLE, &part));
+    must(nf_flow_invert(part));
+    must(nf_flow_append(flow, part));
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .hidden_width = 3, .dynamics = NF_DYNAMICS_HYPER, .seed = 8, .precision = NF_SINGLE), &part));
+    must(nf_flow_append(flow, part));
+    must(nf_flow_set_base_normal(flow, mean, sd));
+    return flow;
+}
+
+START_TEST(jansson_may_have_no_memory) {
+    nf_flow *flow = varied_flow(), *loaded;
+    void *bytes, *again;
+    size_t size, again_size;
+    must(nf_flow_save_memory(flow, &bytes, &size));
+    for (int loads = 0; loads < 2; loads++) {
+        nf_status status = NF_ERR_MEMORY;
+        size_t n = 0;
+        while (status != NF_OK) {
+            memset(&cost, 0, sizeof cost);
+            json_calls = 0;
+            json_fails_at = ++n;
+            json_set_alloc_funcs(failing_alloc, count_free);
+            again = NULL;
+            loaded = NULL;
+            status = loads ? nf_flow_load_memory_with(bytes, size, &loaded, &counting) : nf_flow_save_memory(flow, &again, &again_size);
+            json_set_alloc_funcs(malloc, free);
+            /* Within a string jansson takes its own want of memory for bad JSON, and says no more. */
+            ck_assert_msg(status == NF_OK || status == NF_ERR_MEMORY || (loads && status == NF_ERR_FORMAT), "allocation %zu: %s, %s", n, nf_status_name(status), nf_last_error());
+            ck_assert_msg(status == NF_OK || (!again && !loaded && cost.live == 0), "allocation %zu leaves %zu bytes", n, cost.live);
+            /* A failure that jansson gets over without a trace is none: the result is whole. */
+            if (again)
+                ck_assert(again_size == size && memcmp(again, bytes, size) == 0);
+            if (status == NF_OK && json_calls >= n)
+                status = NF_ERR_MEMORY;
+            nf_free(again);
+            nf_flow_free(loaded);
+        }
+        ck_assert_uint_gt(n, 20);
+    }
+    nf_free(bytes);
+    nf_flow_free(flow);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("limits of files");
     TCase *c = tcase_create("all");
     tcase_set_timeout(c, 120);
     tcase_add_loop_test(c, memory_is_bounded_and_work_is_linear, 0, (int)(sizeof shapes / sizeof shapes[0]));
     tcase_add_loop_test(c, data_are_held_once, 0, 2);
+    tcase_add_test(c, jansson_may_have_no_memory);
     suite_add_tcase(suite, c);
     return run_suite(suite);
 }

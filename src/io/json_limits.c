@@ -31,3 +31,7 @@ nf_status nf_json_check_limits(const char *name, const char *text, size_t size, 
     }
     return NF_OK;
 }
+
+bool nf_json_lacked_memory(const json_error_t *error) {
+    return json_error_code(error) == json_error_out_of_memory || !*error->text;
+}

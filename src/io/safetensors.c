@@ -201,7 +201,7 @@ static nf_status parse_header(const char *text, size_t size, json_t **header) {
     *header = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
     if (*header)
         return NF_OK;
-    if (json_error_code(&error) == json_error_out_of_memory)
+    if (nf_json_lacked_memory(&error))
         return nf_fail(NF_ERR_MEMORY, NULL, "no memory for the JSON of the header");
     return nf_fail(NF_ERR_FORMAT, NULL, "header: bad JSON at byte %d: %.160s", error.position, error.text);
 }
@@ -270,13 +270,17 @@ static void put(text *t, const char *piece, size_t length) {
 }
 
 static void put_string(text *t, const char *string) {
+    json_malloc_t from;
+    json_free_t to; /* the host may have given jansson an allocator */
+    json_get_alloc_funcs(&from, &to);
     json_t *value = json_string(string);
     char *quoted = value ? json_dumps(value, JSON_ENCODE_ANY) : NULL;
     if (quoted)
         put(t, quoted, strlen(quoted));
     else
         t->failed = true;
-    free(quoted);
+    if (quoted)
+        to(quoted);
     json_decref(value);
 }
 

@@ -472,7 +472,7 @@ nf_status nf_schema_read(const char *text, size_t size, const nf_allocator *allo
     json_error_t error;
     json_t *flow = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
     if (!flow)
-        return json_error_code(&error) == json_error_out_of_memory
+        return nf_json_lacked_memory(&error)
                    ? nf_fail(NF_ERR_MEMORY, NULL, "no memory for the JSON of the flow")
                    : nf_fail(NF_ERR_FORMAT, NULL, "flow: bad JSON at byte %d: %.160s", error.position, error.text);
     status = read_flow(flow, allocator, schema);
