@@ -319,36 +319,26 @@ static nf_flow *varied_flow(void) {
     return flow;
 }
 
+/* Of saving. Reading cannot be promised: jansson 2.14 takes its own want of memory within a string for bad JSON, and an assertion of its own may end the process. */
 START_TEST(jansson_may_have_no_memory) {
-    nf_flow *flow = varied_flow(), *loaded;
+    nf_flow *flow = varied_flow();
     void *bytes, *again;
-    size_t size, again_size;
+    size_t size, again_size, n = 0;
     must(nf_flow_save_memory(flow, &bytes, &size));
-    for (int loads = 0; loads < 2; loads++) {
-        nf_status status = NF_ERR_MEMORY;
-        size_t n = 0;
-        while (status != NF_OK) {
-            memset(&cost, 0, sizeof cost);
-            json_calls = 0;
-            json_fails_at = ++n;
-            json_set_alloc_funcs(failing_alloc, count_free);
-            again = NULL;
-            loaded = NULL;
-            status = loads ? nf_flow_load_memory_with(bytes, size, &loaded, &counting) : nf_flow_save_memory(flow, &again, &again_size);
-            json_set_alloc_funcs(malloc, free);
-            /* Within a string jansson takes its own want of memory for bad JSON, and says no more. */
-            ck_assert_msg(status == NF_OK || status == NF_ERR_MEMORY || (loads && status == NF_ERR_FORMAT), "allocation %zu: %s, %s", n, nf_status_name(status), nf_last_error());
-            ck_assert_msg(status == NF_OK || (!again && !loaded && cost.live == 0), "allocation %zu leaves %zu bytes", n, cost.live);
-            /* A failure that jansson gets over without a trace is none: the result is whole. */
-            if (again)
-                ck_assert(again_size == size && memcmp(again, bytes, size) == 0);
-            if (status == NF_OK && json_calls >= n)
-                status = NF_ERR_MEMORY;
-            nf_free(again);
-            nf_flow_free(loaded);
-        }
-        ck_assert_uint_gt(n, 20);
-    }
+    do {
+        memset(&cost, 0, sizeof cost);
+        json_calls = 0;
+        json_fails_at = ++n;
+        again = NULL;
+        json_set_alloc_funcs(failing_alloc, count_free);
+        const nf_status status = nf_flow_save_memory(flow, &again, &again_size);
+        json_set_alloc_funcs(malloc, free);
+        ck_assert_msg(status == NF_OK || status == NF_ERR_MEMORY, "allocation %zu: %s, %s", n, nf_status_name(status), nf_last_error());
+        ck_assert_msg(cost.live == 0 && (status == NF_OK) == (again != NULL), "allocation %zu leaves %zu bytes", n, cost.live);
+        ck_assert(!again || (again_size == size && memcmp(again, bytes, size) == 0));
+        nf_free(again);
+    } while (json_calls >= n);
+    ck_assert_uint_gt(n, 20);
     nf_free(bytes);
     nf_flow_free(flow);
 }
