@@ -31,4 +31,5 @@ while [ $round -le "${ROUNDS:-3}" ]; do
     round=$((round + 1))
 done
 "$programs/bench_memory" >>"$output"
+"$programs/bench_cnf" >>"$output"
 awk -f "$here/table.awk" "$output"
