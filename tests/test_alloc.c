@@ -20,7 +20,8 @@ typedef struct scene {
     nf_precision precision;
     nf_flow *flow, *part, *affine;
     nf_mlp *net; /* DIM to DIM */
-    nf_gradient *gradient, *net_gradient;
+    nf_cnf *cnf;
+    nf_gradient *gradient, *net_gradient, *cnf_gradient;
     nf_rng rng;
     double *x, *out, *scalar;
     void *file; /* of the flow */
@@ -129,6 +130,19 @@ static nf_status grad_nll(scene *s) { return nf_grad_nll(s->flow, NULL, ROWS, s-
 
 static nf_status grad_reverse_kl(scene *s) { return nf_grad_reverse_kl(s->flow, NULL, &s->rng, ROWS, NULL, zero_target, NULL, s->gradient, NULL); }
 
+/* The checkpoints of a continuous layer are one more block, or more, in a temporary workspace. */
+static nf_status cnf_grad_nll(scene *s) { return nf_grad_nll(s->cnf, NULL, ROWS, s->x, NULL, NULL, s->cnf_gradient, NULL); }
+
+static nf_status cnf_trajectory(scene *s) { return nf_cnf_trajectory(s->cnf, NULL, ROWS, s->x, NULL, 1, (double[]){0.5}, s->out); }
+
+static nf_status grad_flow_matching(scene *s) {
+    return nf_grad_flow_matching(s->cnf, NULL, &s->rng, ROWS, s->x, NULL, NULL, NF_PAIRING_OPTIMAL, s->cnf_gradient, NULL);
+}
+
+static nf_status fit_by_matching(scene *s) {
+    return nf_fit(s->cnf, ROWS, s->x, NULL, NF_CONFIG(nf_fit_config, .objective = NF_OBJECTIVE_FLOW_MATCHING, .epochs = 2), NULL);
+}
+
 static nf_status fit(scene *s) {
     return nf_fit(s->flow, ROWS, s->x, NULL, NF_CONFIG(nf_fit_config, .epochs = 2, .threads = 2), NULL);
 }
@@ -196,6 +210,10 @@ static const struct call {
     {"nf_inverse_vjp", inverse_vjp, 2},
     {"nf_grad_nll", grad_nll, 2},
     {"nf_grad_reverse_kl", grad_reverse_kl, 2},
+    {"nf_grad_nll", cnf_grad_nll, 3},
+    {"nf_cnf_trajectory", cnf_trajectory, 2},
+    {"nf_grad_flow_matching", grad_flow_matching, 2},
+    {"nf_fit", fit_by_matching, 16},
     {"nf_fit", fit, 16},
     {"nf_fit", fit_with_checkpoint, 24},
     {"nf_fit", resume_fit, 24},
@@ -228,6 +246,9 @@ static void set_scene(scene *s, nf_precision precision) {
     must(nf_gradient_create(s->flow, &s->gradient));
     must(nf_mlp_create(NF_CONFIG(nf_mlp_config, .inputs = DIM, .outputs = DIM, .hidden_width = 4, .precision = precision, .allocator = &s->allocator), &s->net));
     must(nf_mlp_gradient_create(s->net, &s->net_gradient));
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .hidden_width = 4, .precision = precision, .rtol = 1e-4, .atol = 1e-4, .allocator = &s->allocator),
+                       &s->cnf));
+    must(nf_gradient_create(s->cnf, &s->cnf_gradient));
     s->rng = (nf_rng){4, 5, 6};
     s->x = new_normals(&random, ROWS * DIM, 1.385);
     s->out = new_numbers(ROWS * DIM);
@@ -255,6 +276,8 @@ static void clear_scene(scene *s, const char *function) {
     nf_flow_free(s->flow);
     nf_flow_free(s->part);
     nf_flow_free(s->affine);
+    nf_flow_free(s->cnf);
+    nf_gradient_free(s->cnf_gradient);
     nf_gradient_free(s->gradient);
     nf_mlp_free(s->net);
     nf_gradient_free(s->net_gradient);
@@ -270,14 +293,17 @@ static void clear_scene(scene *s, const char *function) {
 
 /* What must not change: the flow and the others as files, the gradient, the generator. Taken while no allocation fails. */
 typedef struct state {
-    void *flow, *part, *affine;
-    size_t flow_size, part_size, affine_size, count, net_count;
-    double *gradient, *net_gradient;
+    void *flow, *part, *affine, *cnf;
+    size_t flow_size, part_size, affine_size, cnf_size, count, net_count, cnf_count;
+    double *gradient, *net_gradient, *cnf_gradient;
     nf_rng rng;
 } state;
 
 static state state_of(scene *s) {
-    state now = {.rng = s->rng, .count = nf_parameter_count(s->flow), .net_count = nf_mlp_parameter_count(s->net)};
+    state now = {.rng = s->rng, .count = nf_parameter_count(s->flow), .net_count = nf_mlp_parameter_count(s->net), .cnf_count = nf_parameter_count(s->cnf)};
+    now.cnf_gradient = new_numbers(now.cnf_count);
+    must(nf_gradient_get(s->cnf_gradient, now.cnf_gradient));
+    must(nf_flow_save_memory(s->cnf, &now.cnf, &now.cnf_size));
     now.gradient = new_numbers(now.count);
     now.net_gradient = new_numbers(now.net_count);
     must(nf_gradient_get(s->net_gradient, now.net_gradient));
@@ -292,15 +318,18 @@ static void free_state(state *s) {
     nf_free(s->flow);
     nf_free(s->part);
     nf_free(s->affine);
+    nf_free(s->cnf);
     free(s->gradient);
     free(s->net_gradient);
+    free(s->cnf_gradient);
 }
 
 static void same_state(const state *a, const state *b, const char *function, size_t n) {
     const bool same = a->flow_size == b->flow_size && memcmp(a->flow, b->flow, a->flow_size) == 0 && a->part_size == b->part_size &&
                       memcmp(a->part, b->part, a->part_size) == 0 && a->affine_size == b->affine_size &&
                       memcmp(a->affine, b->affine, a->affine_size) == 0 && equal_bits(a->gradient, b->gradient, a->count) &&
-                      equal_bits(a->net_gradient, b->net_gradient, a->net_count) && memcmp(&a->rng, &b->rng, sizeof a->rng) == 0;
+                      a->cnf_size == b->cnf_size && memcmp(a->cnf, b->cnf, a->cnf_size) == 0 &&
+                      equal_bits(a->cnf_gradient, b->cnf_gradient, a->cnf_count) && equal_bits(a->net_gradient, b->net_gradient, a->net_count) && memcmp(&a->rng, &b->rng, sizeof a->rng) == 0;
     ck_assert_msg(same, "%s: something changed although allocation %zu failed", function, n);
 }
 
