@@ -3,9 +3,10 @@
 # usage: check-openblas.sh PROGRAM
 set -eu
 program=$1
-folder=$(dirname "$(find /usr/lib -path '*openblas-*' -name 'libopenblas.so.0' 2>/dev/null | head -n 1)")
+# That of this machine's architecture, where libraries of others are installed beside it.
+folder=/usr/lib/$("${CC:-cc}" -print-multiarch 2>/dev/null)/openblas-
 for build in serial pthread openmp; do
-    if [ ! -e "${folder%/*}/openblas-$build/libopenblas.so.0" ]; then
+    if [ ! -e "$folder$build/libopenblas.so.0" ]; then
         echo "there is no OpenBLAS for $build: apt-get install libopenblas0-serial libopenblas0-pthread libopenblas0-openmp"
         exit 1
     fi
@@ -14,7 +15,7 @@ first=
 kind=0 # what openblas_get_parallel says of the build
 for build in serial pthread openmp; do
     log=$(mktemp)
-    if ! bits=$(LD_LIBRARY_PATH="${folder%/*}/openblas-$build" "$program" 2>"$log"); then
+    if ! bits=$(LD_LIBRARY_PATH="$folder$build" "$program" 2>"$log"); then
         cat "$log"
         echo "FAILED: under OpenBLAS for $build"
         exit 1
