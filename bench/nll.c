@@ -1,11 +1,12 @@
 /*
  * Held-out negative log-likelihood on tables of a user's own, such as the three two-dimensional sets that the flows are compared on.
  *
- *     nll [--model realnvp|planar|cnf|hyper|matching|paired] [--splits n] folder
+ *     nll [--model realnvp|planar|cnf|hyper|matching|paired] [--first-split s] [--splits n] folder
  *
  * The folder holds two_moons.csv, two_blobs.csv and boomerang.csv: a line of names, then two numbers a line. Split s holds out every fifth
  * row of a shuffle seeded with s; a flow is created with seed s and fitted to the other rows by nf_fit with its defaults, seed s, on
  * one thread; continuous flows (cnf, hyper: by likelihood; matching, paired: by flow matching) compute in single. Prints Markdown tables: the mean over the splits with its standard deviation, the worst, runs that diverged, and processor seconds.
+ * Splits count from 1, or from --first-split: settings are tried on others than those that are reported.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -171,10 +172,10 @@ static void print_row(const model *m, size_t set, const summary *s) {
     fflush(stdout);
 }
 
-static void measure(const char *folder, const model *m, size_t set, size_t splits) {
+static void measure(const char *folder, const model *m, size_t set, size_t first, size_t splits) {
     csv_table table = read_set(folder, sets[set]);
     summary s = {.worst = -INFINITY};
-    for (uint64_t split = 1; split <= splits; split++)
+    for (uint64_t split = first; split < first + splits; split++)
         run_split(&table, m, split, &s);
     print_row(m, set, &s);
     csv_free(&table);
@@ -182,11 +183,13 @@ static void measure(const char *folder, const model *m, size_t set, size_t split
 
 int main(int count, char **arguments) {
     const char *folder = NULL, *only = NULL;
-    size_t splits = 0, chosen = 0;
+    size_t first = 1, splits = 0, chosen = 0;
     bool wrong = false;
     for (int i = 1; i < count; i++) {
         if (strcmp(arguments[i], "--model") == 0 && i + 1 < count)
             only = arguments[++i];
+        else if (strcmp(arguments[i], "--first-split") == 0 && i + 1 < count)
+            wrong = wrong || (first = (size_t)strtoul(arguments[++i], NULL, 10)) == 0;
         else if (strcmp(arguments[i], "--splits") == 0 && i + 1 < count)
             wrong = wrong || (splits = (size_t)strtoul(arguments[++i], NULL, 10)) == 0;
         else
@@ -195,13 +198,13 @@ int main(int count, char **arguments) {
     for (size_t m = 0; m < MODELS; m++)
         chosen += !only || strcmp(only, models[m].name) == 0;
     if (wrong || !folder || chosen == 0) {
-        fprintf(stderr, "usage: nll [--model realnvp|planar|cnf|hyper|matching|paired] [--splits n] folder\n"
+        fprintf(stderr, "usage: nll [--model realnvp|planar|cnf|hyper|matching|paired] [--first-split s] [--splits n] folder\n"
                         "the folder holds two_moons.csv, two_blobs.csv and boomerang.csv, of two columns each\n");
         return 1;
     }
     printf("| flow | set | mean NLL, nats | sd | worst | at most | diverged | cpu s a run | slowest |\n|---|---|---|---|---|---|---|---|---|\n");
     for (size_t m = 0; m < MODELS; m++)
         for (size_t set = 0; (!only || strcmp(only, models[m].name) == 0) && set < SETS; set++)
-            measure(folder, &models[m], set, splits ? splits : models[m].splits);
+            measure(folder, &models[m], set, first, splits ? splits : models[m].splits);
     return 0;
 }
