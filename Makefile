@@ -346,9 +346,9 @@ bench-quality: $(BENCH_QUALITY) ## held-out likelihoods on the CSV files in DATA
 	$(BUILD)/bench/reverse_kl
 	$(BUILD)/bench/gaussian
 
-$(BENCH_QUALITY): $(BUILD)/bench/%: bench/%.c $(BUILD)/examples/csv.o $(BUILD)/examples/energies.o $(STATIC)
+$(BENCH_QUALITY): $(BUILD)/bench/%: bench/%.c bench/held_out.c bench/held_out.h $(BUILD)/examples/csv.o $(BUILD)/examples/energies.o $(STATIC)
 	@mkdir -p $(@D)
-	$(CC) $(BASE_FLAGS) $(OPTIMIZE) -Iexamples $(filter-out -M%,$^) $(JANSSON_LIBS) -lpthread -lm -o $@
+	$(CC) $(BASE_FLAGS) $(OPTIMIZE) -Iexamples $(filter-out %.h,$^) $(JANSSON_LIBS) -lpthread -lm -o $@
 
 $(BUILD)/bench/%: bench/%.c bench/measure.c $(BUILD)/examples/toy.o $(STATIC)
 	@mkdir -p $(@D)

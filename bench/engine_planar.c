@@ -21,7 +21,7 @@ static real sech2_t[TILE_ROWS] __attribute__((aligned(64))), slope[PANEL] __attr
 static newton_panel states[TILE_PANELS] __attribute__((aligned(64)));
 static double log_det[TILE_ROWS] __attribute__((aligned(64)));
 static unsigned char failed[TILE_ROWS];
-static layer_counters counters;
+static engine_counters counters;
 
 static double seconds(void) {
     struct timespec t;

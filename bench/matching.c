@@ -13,11 +13,9 @@
 #include <string.h>
 #include <time.h>
 
-#include "csv.h"
-#include "nflow.h"
+#include "held_out.h"
 
-enum { SETS = 3, WAYS = 3, POINTS = 8 };
-static const char *const sets[SETS] = {"two_moons", "two_blobs", "boomerang"};
+enum { SETS = HELD_OUT_SETS, WAYS = 3, POINTS = 8 };
 
 typedef struct way {
     const char *name;
@@ -34,60 +32,19 @@ typedef struct point {
     double seconds, nll;
 } point;
 
-static void require(nf_status status) {
-    if (status == NF_OK)
-        return;
-    fprintf(stderr, "matching: %s\n", nf_last_error());
-    exit(1);
-}
-
-static void shuffle_rows(csv_table *t, uint64_t seed) {
-    for (size_t k = t->rows; k > 1; k--) {
-        seed = seed * 6364136223846793005u + 1442695040888963407u; /* Knuth's MMIX generator */
-        const size_t other = (size_t)((seed >> 33) % k);
-        for (size_t c = 0; c < 2; c++) {
-            const double kept = t->values[2 * (k - 1) + c];
-            t->values[2 * (k - 1) + c] = t->values[2 * other + c];
-            t->values[2 * other + c] = kept;
-        }
-    }
-}
-
-static double mean_nll(const nf_flow *flow, size_t rows, const double *x) {
-    double *log_prob = malloc(rows * sizeof *log_prob), sum = 0;
-    if (!log_prob)
-        exit(1);
-    require(nf_log_prob(flow, NULL, rows, x, NULL, log_prob));
-    for (size_t r = 0; r < rows; r++)
-        sum -= log_prob[r];
-    free(log_prob);
-    return sum / (double)rows;
-}
-
 static point fit(const way *w, const csv_table *t, size_t epochs, uint64_t seed) {
     const size_t held_out = t->rows / 5, rows = t->rows - held_out;
     nf_flow *flow, *affine;
-    require(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .seed = seed, .precision = NF_SINGLE, .rtol = 1e-5, .atol = 1e-6), &flow));
-    require(nf_affine_create(2, NF_SINGLE, &affine));
-    require(nf_flow_append(flow, affine));
+    held_out_require(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .seed = seed, .precision = NF_SINGLE, .rtol = 1e-5, .atol = 1e-6), &flow));
+    held_out_require(nf_affine_create(2, NF_SINGLE, &affine));
+    held_out_require(nf_flow_append(flow, affine));
     const clock_t start = clock();
     const nf_fit_config config = {.struct_size = sizeof config, .epochs = epochs, .seed = seed, .objective = w->objective, .pairing = w->pairing, .patience = NF_NONE};
-    require(nf_fit(flow, rows, t->values, NULL, &config, NULL));
+    held_out_require(nf_fit(flow, rows, t->values, NULL, &config, NULL));
     const double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-    const point p = {seconds, mean_nll(flow, held_out, t->values + 2 * rows)};
+    const point p = {seconds, held_out_nll(flow, held_out, t->values + 2 * rows)};
     nf_flow_free(flow);
     return p;
-}
-
-static csv_table read_set(const char *folder, const char *name) {
-    char path[4096], message[512];
-    csv_table table;
-    snprintf(path, sizeof path, "%s/%s.csv", folder, name);
-    if (!csv_read(path, &table, message, sizeof message) || table.columns != 2 || table.rows < 50) {
-        fprintf(stderr, "matching: %s: give a folder with two_moons.csv, two_blobs.csv and boomerang.csv, of two columns and 50 rows at least\n", path);
-        exit(1);
-    }
-    return table;
 }
 
 static void measure(const char *folder, size_t fits, point curve[SETS][WAYS][POINTS]) {
@@ -97,15 +54,15 @@ static void measure(const char *folder, size_t fits, point curve[SETS][WAYS][POI
                 point sum = {0, 0};
                 const size_t epochs = ways[w].epochs << p;
                 for (size_t i = 0; i < fits; i++) {
-                    csv_table table = read_set(folder, sets[s]);
-                    shuffle_rows(&table, i + 1);
+                    csv_table table = held_out_read(folder, held_out_sets[s]);
+                    held_out_shuffle(&table, i + 1);
                     const point one = fit(&ways[w], &table, epochs, i + 1);
                     sum.seconds += one.seconds / (double)fits;
                     sum.nll += one.nll / (double)fits;
                     csv_free(&table);
                 }
                 curve[s][w][p] = sum;
-                printf("{\"work\": \"cnf_fit\", \"set\": \"%s\", \"by\": \"%s\", \"epochs\": %zu, \"cpu_seconds\": %.3f, \"held_out_nll\": %.3f}\n", sets[s],
+                printf("{\"work\": \"cnf_fit\", \"set\": \"%s\", \"by\": \"%s\", \"epochs\": %zu, \"cpu_seconds\": %.3f, \"held_out_nll\": %.3f}\n", held_out_sets[s],
                        ways[w].name, epochs, sum.seconds, sum.nll);
                 fflush(stdout);
             }
@@ -126,7 +83,7 @@ static void plot(point curve[SETS][WAYS][POINTS], const char *prefix) {
         for (size_t w = 0; w < WAYS; w++)
             for (size_t p = 0; p < POINTS; p++)
                 best = fmin(best, curve[s][w][p].nll);
-        fprintf(gnuplot, "set title '%s' noenhanced\nset yrange [%g:%g]\nplot ", sets[s], best - 0.1, best + 1.2);
+        fprintf(gnuplot, "set title '%s' noenhanced\nset yrange [%g:%g]\nplot ", held_out_sets[s], best - 0.1, best + 1.2);
         for (size_t w = 0; w < WAYS; w++)
             fprintf(gnuplot, "'-' using 1:2 with linespoints lw 2 pt 7 ps 0.5 title '%s'%s", ways[w].name, w + 1 < WAYS ? ", " : "\n");
         for (size_t w = 0; w < WAYS; w++) {

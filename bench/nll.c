@@ -3,9 +3,10 @@
  *
  *     nll [--model realnvp|planar|cnf|hyper|matching|paired] [--first-split s] [--splits n] folder
  *
- * The folder holds two_moons.csv, two_blobs.csv and boomerang.csv: a line of names, then two numbers a line. Split s holds out every fifth
- * row of a shuffle seeded with s; a flow is created with seed s and fitted to the other rows by nf_fit with its defaults, seed s, on
- * one thread; continuous flows (cnf, hyper: by likelihood; matching, paired: by flow matching) compute in single. Prints Markdown tables: the mean over the splits with its standard deviation, the worst, runs that diverged, and processor seconds.
+ * The folder holds two_moons.csv, two_blobs.csv and boomerang.csv: a line of names, then two numbers a line. Split s holds out the last fifth
+ * of a shuffle seeded with s; a flow is created with seed s and fitted to the other rows by nf_fit with its defaults, seed s, on
+ * one thread; continuous flows (cnf, hyper: by likelihood; matching, paired: by flow matching) compute in single. Prints Markdown
+ * tables: the mean over the splits with its standard deviation, the worst, runs that diverged, and processor seconds.
  * Splits count from 1, or from --first-split: settings are tried on others than those that are reported.
  */
 #include <math.h>
@@ -16,16 +17,12 @@
 #include <string.h>
 #include <time.h>
 
-#include "csv.h"
-#include "nflow.h"
-
-enum { SETS = 3 };
-static const char *const sets[SETS] = {"two_moons", "two_blobs", "boomerang"};
+#include "held_out.h"
 
 typedef struct model {
     const char *name, *title;
     size_t splits;    /* unless asked for otherwise */
-    double aim[SETS]; /* at most, nats; 0: none */
+    double aim[HELD_OUT_SETS]; /* at most, nats; 0: none */
     nf_flow *(*make)(const struct model *model, uint64_t seed);
     size_t layers;    /* planar */
     nf_dynamics dynamics;
@@ -38,75 +35,33 @@ typedef struct summary {
     double mean, spread, worst, seconds, slowest; /* mean and spread as Welford's; seconds in all */
 } summary;
 
-static void require(nf_status status) {
-    if (status == NF_OK)
-        return;
-    fprintf(stderr, "nll: %s\n", nf_last_error());
-    exit(1);
-}
-
-static csv_table read_set(const char *folder, const char *name) {
-    char path[4096], message[512];
-    csv_table table;
-    snprintf(path, sizeof path, "%s/%s.csv", folder, name);
-    if (!csv_read(path, &table, message, sizeof message)) {
-        fprintf(stderr, "nll: %s\nnll: give a folder that holds two_moons.csv, two_blobs.csv and boomerang.csv, of two columns each\n", message);
-        exit(1);
-    }
-    if (table.columns != 2 || table.rows < 10) {
-        fprintf(stderr, "nll: %s has %zu rows of %zu columns; two columns and ten rows are needed\n", path, table.rows, table.columns);
-        exit(1);
-    }
-    return table;
-}
-
-/* The next of splitmix64 (Steele, Lea & Flood 2014). */
-static uint64_t next(uint64_t *state) {
-    uint64_t z = *state += 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
-static void shuffle_rows(csv_table *t, uint64_t seed) {
-    uint64_t state = seed;
-    for (size_t k = t->rows; k > 1; k--) {
-        const size_t other = (size_t)(next(&state) % k);
-        for (size_t c = 0; c < 2; c++) {
-            const double kept = t->values[2 * (k - 1) + c];
-            t->values[2 * (k - 1) + c] = t->values[2 * other + c];
-            t->values[2 * other + c] = kept;
-        }
-    }
-}
-
 static nf_flow *make_realnvp(const model *m, uint64_t seed) {
     nf_flow *flow;
     (void)m;
-    require(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2, .seed = seed), &flow));
+    held_out_require(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2, .seed = seed), &flow));
     return flow;
 }
 
 /* An affine layer at the data end, which nf_fit standardises. */
 static nf_flow *standardised(nf_flow *flow) {
     nf_flow *part;
-    require(nf_affine_create(2, nf_flow_precision(flow), &part));
-    require(nf_flow_append(flow, part));
+    held_out_require(nf_affine_create(2, nf_flow_precision(flow), &part));
+    held_out_require(nf_flow_append(flow, part));
     return flow;
 }
 
 /* A trainable elementwise affine layer at the base and K planar layers. */
 static nf_flow *make_planar(const model *m, uint64_t seed) {
     nf_flow *flow, *part;
-    require(nf_affine_create(2, NF_DOUBLE, &flow));
-    require(nf_planar_create(NF_CONFIG(nf_planar_config, .dim = 2, .layers = m->layers, .seed = seed), &part));
-    require(nf_flow_append(flow, part));
+    held_out_require(nf_affine_create(2, NF_DOUBLE, &flow));
+    held_out_require(nf_planar_create(NF_CONFIG(nf_planar_config, .dim = 2, .layers = m->layers, .seed = seed), &part));
+    held_out_require(nf_flow_append(flow, part));
     return standardised(flow);
 }
 
 static nf_flow *make_cnf(const model *m, uint64_t seed) {
     nf_flow *flow;
-    require(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .seed = seed, .dynamics = m->dynamics, .precision = NF_SINGLE, .rtol = 1e-5, .atol = 1e-6), &flow));
+    held_out_require(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .seed = seed, .dynamics = m->dynamics, .precision = NF_SINGLE, .rtol = 1e-5, .atol = 1e-6), &flow));
     return standardised(flow);
 }
 
@@ -125,32 +80,21 @@ static const model models[] = {
 };
 enum { MODELS = sizeof models / sizeof models[0] };
 
-static double mean_nll(const nf_flow *flow, size_t rows, const double *x) {
-    double *log_prob = malloc(rows * sizeof *log_prob), sum = 0;
-    if (!log_prob)
-        exit(1);
-    require(nf_log_prob(flow, NULL, rows, x, NULL, log_prob));
-    for (size_t r = 0; r < rows; r++)
-        sum -= log_prob[r];
-    free(log_prob);
-    return sum / (double)rows;
-}
-
 static void run_split(const csv_table *given, const model *m, uint64_t split, summary *s) {
     csv_table t = *given;
     t.values = malloc(t.rows * 2 * sizeof *t.values);
     if (!t.values)
         exit(1);
     memcpy(t.values, given->values, t.rows * 2 * sizeof *t.values);
-    shuffle_rows(&t, split);
+    held_out_shuffle(&t, split);
     const size_t held_out = t.rows / 5, rows = t.rows - held_out;
     nf_flow *flow = m->make(m, split);
     const clock_t start = clock();
     const nf_status status = nf_fit(flow, rows, t.values, NULL, NF_CONFIG(nf_fit_config, .seed = split, .objective = m->objective, .pairing = m->pairing), NULL);
     const double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
     if (status != NF_ERR_DIVERGED)
-        require(status);
-    const double nll = mean_nll(flow, held_out, t.values + 2 * rows);
+        held_out_require(status);
+    const double nll = held_out_nll(flow, held_out, t.values + 2 * rows);
     s->runs++;
     s->failed += status != NF_OK || !isfinite(nll);
     const double delta = nll - s->mean;
@@ -167,13 +111,13 @@ static void print_row(const model *m, size_t set, const summary *s) {
     char aim[16] = "";
     if (m->aim[set] > 0)
         snprintf(aim, sizeof aim, "%.2f", m->aim[set]);
-    printf("| %s | %s | %.3f | %.3f | %.3f | %s | %zu | %.2f | %.2f |\n", m->title, sets[set], s->mean,
+    printf("| %s | %s | %.3f | %.3f | %.3f | %s | %zu | %.2f | %.2f |\n", m->title, held_out_sets[set], s->mean,
            s->runs > 1 ? sqrt(s->spread / (double)(s->runs - 1)) : 0, s->worst, aim, s->failed, s->seconds / (double)s->runs, s->slowest);
     fflush(stdout);
 }
 
 static void measure(const char *folder, const model *m, size_t set, size_t first, size_t splits) {
-    csv_table table = read_set(folder, sets[set]);
+    csv_table table = held_out_read(folder, held_out_sets[set]);
     summary s = {.worst = -INFINITY};
     for (uint64_t split = first; split < first + splits; split++)
         run_split(&table, m, split, &s);
@@ -204,7 +148,7 @@ int main(int count, char **arguments) {
     }
     printf("| flow | set | mean NLL, nats | sd | worst | at most | diverged | cpu s a run | slowest |\n|---|---|---|---|---|---|---|---|---|\n");
     for (size_t m = 0; m < MODELS; m++)
-        for (size_t set = 0; (!only || strcmp(only, models[m].name) == 0) && set < SETS; set++)
+        for (size_t set = 0; (!only || strcmp(only, models[m].name) == 0) && set < HELD_OUT_SETS; set++)
             measure(folder, &models[m], set, first, splits ? splits : models[m].splits);
     return 0;
 }
