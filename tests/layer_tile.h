@@ -45,7 +45,7 @@ typedef struct layer_tile {
     nf_layer layer;
     layer_run run;
     tile t;
-    layer_counters counters;
+    engine_counters counters;
     real theta[MOST_PARAMETERS + 1], gradient[MOST_PARAMETERS + 1];
     real *x, *cotangent_x, *cotangent_log_det, *scratch, *record;
     double *log_det;

@@ -186,30 +186,36 @@ static nf_status differentiate(const char *function, const nf_flow *flow, nf_wor
     return status;
 }
 
-static nf_status grad_nll(const char *function, const nf_flow *flow, nf_workspace *given, size_t rows, const double *x,
-                          const double *context, const double *weight, nf_gradient *gradient, double *loss) {
+/* A job whose loss is a weighted mean over the good rows: the gradient of that mean is added, the mean stored. */
+static nf_status differentiate_mean(const char *function, const nf_flow *flow, nf_workspace *given, const engine_job *job, run_action action,
+                                    nf_gradient *gradient, double *loss) {
     nf_workspace *ws;
     nf_status status = nf_workspace_borrow(flow, given, &ws);
     if (status != NF_OK)
         return nf_fail_in(status, function);
+    engine_sum total;
+    status = differentiate(function, flow, ws, job, action, gradient, &total);
+    if (status != NF_OK) {
+        nf_fail_in(status, function);
+    } else {
+        if (gradient && total.weight > 0.0)
+            commit_slots(gradient, nf_gradient_slots(tiles_of(flow, job->rows)), total.weight);
+        if (loss)
+            *loss = mean_of(&total, total.weight);
+        status = nf_run_end(function, ws, job, "x");
+    }
+    nf_workspace_return(given, ws);
+    return status;
+}
+
+static nf_status grad_nll(const char *function, const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
+                          const double *weight, nf_gradient *gradient, double *loss) {
     engine_job job = job_of(flow, rows, x, context, true, gradient);
     job.density = true;
     job.penalty = true;
     job.scale = -1.0;
     job.weight = weight;
-    engine_sum total;
-    status = differentiate(function, flow, ws, &job, RUN_STORE_AND_PULL, gradient, &total);
-    if (status != NF_OK) {
-        nf_fail_in(status, function);
-    } else {
-        if (total.weight > 0.0)
-            commit_slots(gradient, nf_gradient_slots(tiles_of(flow, rows)), total.weight);
-        if (loss)
-            *loss = mean_of(&total, total.weight);
-        status = nf_run_end(function, ws, &job, "x");
-    }
-    nf_workspace_return(given, ws);
-    return status;
+    return differentiate_mean(function, flow, ws, &job, RUN_STORE_AND_PULL, gradient, loss);
 }
 
 nf_status nf_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
@@ -418,7 +424,7 @@ nf_status nf_check_flow_matching(const char *function, const nf_flow *flow) {
     return find_field(function, flow, &layer);
 }
 
-nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *given, nf_rng *rng, size_t rows, const double *x,
+nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t rows, const double *x,
                                const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss) {
     engine_job job = job_of(flow, rows, x, context, true, gradient);
     job.record = false;
@@ -427,27 +433,10 @@ nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_wor
     job.position = rng->position;
     nf_philox_key(rng->seed, rng->stream, job.key);
     nf_status status = find_field(function, flow, &job.matched);
-    nf_workspace *ws = NULL;
-    if (status == NF_OK) {
-        status = nf_workspace_borrow(flow, given, &ws);
-        if (status != NF_OK)
-            nf_fail_in(status, function);
-    }
-    if (status != NF_OK)
-        return status;
-    engine_sum total;
-    status = differentiate(function, flow, ws, &job, RUN_MATCH, gradient, &total);
-    if (status != NF_OK) {
-        nf_fail_in(status, function);
-    } else {
-        if (gradient && total.weight > 0.0)
-            commit_slots(gradient, nf_gradient_slots(tiles_of(flow, rows)), total.weight);
-        if (loss)
-            *loss = mean_of(&total, total.weight);
+    if (status == NF_OK)
+        status = differentiate_mean(function, flow, ws, &job, RUN_MATCH, gradient, loss);
+    if (status == NF_OK || status == NF_ERR_ROWS)
         rng->position += rows;
-        status = nf_run_end(function, ws, &job, "x");
-    }
-    nf_workspace_return(given, ws);
     return status;
 }
 

@@ -2,7 +2,6 @@
 #include <math.h>
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
 
 #include "api/construct.h"
 #include "api/floating.h"

@@ -255,30 +255,35 @@ static void base_density(const nf_model *model, const tile *t, double *density) 
     }
 }
 
+/* What every operation of layer `index` is given; the caller adds a record or a gradient. */
+static layer_run run_of(const engine_job *job, const thread_map *m, size_t index, engine_thread *thread, engine_counters *counters) {
+    const nf_layer *layer = job->model->layers[index];
+    return (layer_run){.layer = layer,
+                       .theta = (const real *)job->theta + layer->parameter_offset,
+                       .scratch = m->scratch,
+                       .cache = m->places[index].cache,
+                       .arena = &thread->arena,
+                       .counters = counters,
+                       .epoch = job->epoch};
+}
+
+/* Where a layer adds its part of the parameter gradient; NULL when nobody wants it. */
+static real *gradient_of(const engine_job *job, size_t slot, const nf_layer *layer) {
+    return job->slots ? (real *)job->slots + slot * job->slot_stride + layer->parameter_offset : NULL;
+}
+
 /* The first `count` layers of the forward or of the inverse flow. */
 static int apply_layers(const engine_job *job, bool backwards, size_t count, engine_thread *thread, thread_map *m) {
     const nf_model *model = job->model;
-    layer_counters counters = {0, 0, 0, 0};
     int result = LAYER_OK;
     thread->arena.used = 0;
     for (size_t i = 0; i < count && result == LAYER_OK; i++) {
         const size_t index = backwards ? model->layer_count - 1 - i : i;
-        const nf_layer *layer = model->layers[index];
         const layer_place *place = &m->places[index];
-        const layer_run run = {.layer = layer,
-                               .theta = (const real *)job->theta + layer->parameter_offset,
-                               .record = job->record ? place->record[backwards] : NULL,
-                               .cache = place->cache,
-                               .scratch = m->scratch,
-                               .arena = &thread->arena,
-                               .counters = &counters,
-                               .epoch = job->epoch};
-        result = backwards != layer->inverted ? place->ops->inverse(&run, &m->t) : place->ops->forward(&run, &m->t);
+        layer_run run = run_of(job, m, index, thread, &thread->counters);
+        run.record = job->record ? place->record[backwards] : NULL;
+        result = backwards != run.layer->inverted ? place->ops->inverse(&run, &m->t) : place->ops->forward(&run, &m->t);
     }
-    thread->counters.rhs_evaluations += counters.rhs_evaluations;
-    thread->counters.steps_accepted += counters.steps_accepted;
-    thread->counters.steps_rejected += counters.steps_rejected;
-    thread->counters.root_iterations += counters.root_iterations;
     return result;
 }
 
@@ -306,15 +311,21 @@ static bool check_lanes(engine_thread *thread, thread_map *m, const unsigned cha
     return any;
 }
 
-static int push(const engine_job *job, engine_thread *thread, size_t first, size_t rows) {
+/* The map of a tile of so many rows, nothing loaded yet. */
+static thread_map begin_tile(engine_thread *thread, size_t first, size_t rows) {
     thread_map m = map_thread(thread);
-    const engine_bad bad_before = thread->bad;
-    const engine_counters counters_before = thread->counters;
-    unsigned char before[TILE_ROWS];
     thread->first = first;
     thread->rows = rows;
     m.t.rows = rows;
     m.t.panels = (rows + PANEL - 1) / PANEL;
+    return m;
+}
+
+static int push(const engine_job *job, engine_thread *thread, size_t first, size_t rows) {
+    thread_map m = begin_tile(thread, first, rows);
+    const engine_bad bad_before = thread->bad;
+    const engine_counters counters_before = thread->counters;
+    unsigned char before[TILE_ROWS];
     m.t.few = job->rows <= FEW_ROWS && !job->record;
     if (!job->penalty)
         m.t.penalty = NULL;
@@ -378,6 +389,8 @@ static void reject(engine_thread *thread, size_t row, int reason) {
     note_bad(thread, (engine_bad){0, row, reason, 0, 0, 0.0});
 }
 
+static double weight_of(const engine_job *job, size_t row) { return job->weight ? job->weight[row] : 1.0; }
+
 /* Cotangents of sum_rows weight * scale * log_prob, and the loss that goes with them. */
 static void density_cotangents(const engine_job *job, const engine_thread *thread, thread_map *m, engine_sum *sum) {
     const nf_model *model = job->model;
@@ -385,7 +398,7 @@ static void density_cotangents(const engine_job *job, const engine_thread *threa
     for (size_t l = 0; l < t->panels * PANEL; l++) {
         double c = 0;
         if (l < t->rows && !t->failed[l]) {
-            const double w = job->weight ? job->weight[thread->first + l] : 1.0;
+            const double w = weight_of(job, thread->first + l);
             c = w * job->scale;
             sum->loss += w * (-(m->base[l] + t->log_det[l]) + (job->penalty ? t->penalty[l] : 0.0));
             sum->weight += w;
@@ -439,8 +452,7 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, engi
     const nf_model *model = job->model;
     thread_map m = map_pushed(thread);
     const size_t count = model->layer_count;
-    real *gradient = job->slots ? (real *)job->slots + slot * job->slot_stride : NULL;
-    layer_counters counters = {0, 0, 0, 0};
+    engine_counters counters = {0, 0, 0, 0}; /* the steps of nf_stats are those of the push */
     if (job->density)
         density_cotangents(job, thread, &m, sum);
     else
@@ -454,18 +466,11 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, engi
 
     for (size_t i = count; i-- > 0;) {
         const size_t index = job->inverse ? count - 1 - i : i;
-        const nf_layer *layer = model->layers[index];
         const layer_place *place = &m.places[index];
-        const layer_run run = {.layer = layer,
-                               .theta = (const real *)job->theta + layer->parameter_offset,
-                               .record = place->record[job->inverse],
-                               .scratch = m.scratch,
-                               .gradient = gradient ? gradient + layer->parameter_offset : NULL,
-                               .cache = place->cache,
-                               .arena = &thread->arena,
-                               .counters = &counters,
-                               .epoch = job->epoch};
-        if (job->inverse != layer->inverted)
+        layer_run run = run_of(job, &m, index, thread, &counters);
+        run.record = place->record[job->inverse];
+        run.gradient = gradient_of(job, slot, run.layer);
+        if (job->inverse != run.layer->inverted)
             place->ops->inverse_vjp(&run, &m.t, &c);
         else
             place->ops->forward_vjp(&run, &m.t, &c);
@@ -511,33 +516,51 @@ static void note_lost(engine_thread *thread, thread_map *m, const unsigned char 
     fill_lanes(m);
 }
 
-static void match(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, engine_sum *sum) {
-    const nf_model *model = job->model;
-    const nf_layer *layer = model->layers[job->matched];
-    const size_t outer = model->layer_count - 1 - job->matched;
-    thread_map m = map_thread(thread);
-    tile *t = &m.t;
+/* Data back to the field's end, into the place of cotangent_x, and base samples up to its start, into the tile. */
+static void bring_ends(const engine_job *job, engine_thread *thread, thread_map *m) {
+    const size_t layers = job->model->layer_count, outer = layers - 1 - job->matched, rows = m->t.rows, first = thread->first;
+    tile *t = &m->t;
     unsigned char before[TILE_ROWS];
+    memset(t->log_det, 0, t->panels * PANEL * sizeof(double));
+    load_tile(job, thread, m, first, true);
+    memcpy(before, t->failed, rows);
+    memset(t->failed, 0, rows);
+    apply_layers(job, true, outer, thread, m);
+    note_lost(thread, m, before, outer);
+    memcpy(m->cotangent_x, t->x, t->panels * t->dim * PANEL * sizeof(real));
+    memcpy(before, t->failed, rows);
+    memset(t->failed, 0, rows);
+    draw_base(job, m, first, rows);
+    fill_beyond(m);
+    apply_layers(job, false, job->matched, thread, m);
+    note_lost(thread, m, before, job->matched);
+}
+
+/* The losses of good rows; one that is not finite makes its row bad. */
+static void sum_losses(const engine_job *job, engine_thread *thread, const tile *t, const double *loss, engine_sum *sum) {
+    for (size_t l = 0; l < t->rows; l++) {
+        const size_t row = thread->first + l;
+        if (t->failed[l])
+            continue;
+        if (!isfinite(loss[l])) {
+            note_bad(thread, (engine_bad){0, row, ROW_RANGE, 0, job->model->layer_count, 0.0});
+            continue;
+        }
+        const double w = weight_of(job, row);
+        sum->loss += w * loss[l];
+        sum->weight += w;
+        sum->good++;
+    }
+}
+
+static void match(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, engine_sum *sum) {
+    thread_map m = begin_tile(thread, first, rows);
+    tile *t = &m.t;
     double fraction[TILE_ROWS] = {0}, loss[TILE_ROWS];
     size_t partner[TILE_ROWS];
-    thread->first = first;
-    thread->rows = t->rows = rows;
-    t->panels = (rows + PANEL - 1) / PANEL;
     t->few = false;
     t->penalty = NULL;
-    memset(t->log_det, 0, t->panels * PANEL * sizeof(double));
-    load_tile(job, thread, &m, first, true);
-    memcpy(before, t->failed, rows);
-    memset(t->failed, 0, rows);
-    apply_layers(job, true, outer, thread, &m);
-    note_lost(thread, &m, before, outer);
-    memcpy(m.cotangent_x, t->x, t->panels * t->dim * PANEL * sizeof(real));
-    memcpy(before, t->failed, rows);
-    memset(t->failed, 0, rows);
-    draw_base(job, &m, first, rows);
-    fill_beyond(&m);
-    apply_layers(job, false, job->matched, thread, &m);
-    note_lost(thread, &m, before, job->matched);
+    bring_ends(job, thread, &m);
     draw_fractions(job, first, rows, fraction);
     if (job->paired)
         R(pair_samples)(rows, t->dim, m.cotangent_x, t->x, m.scratch, partner);
@@ -545,32 +568,12 @@ static void match(const engine_job *job, engine_thread *thread, size_t first, si
         partner[l] = l;
     put_on_the_way(&m, partner, fraction);
     for (size_t l = 0; l < t->panels * PANEL; l++)
-        m.cotangent_log_det[l] =
-            l < rows && !t->failed[l] ? (real)(job->scale * (job->weight ? job->weight[first + l] : 1.0)) : 0;
-
-    layer_counters counters = {0, 0, 0, 0};
-    const layer_run run = {.layer = layer,
-                           .theta = (const real *)job->theta + layer->parameter_offset,
-                           .scratch = m.scratch,
-                           .cache = m.places[job->matched].cache,
-                           .gradient = job->slots ? (real *)job->slots + slot * job->slot_stride + layer->parameter_offset : NULL,
-                           .arena = &thread->arena,
-                           .counters = &counters,
-                           .epoch = job->epoch};
-    const layer_match task = {layer->inverted, fraction, m.cotangent_x, m.cotangent_log_det, loss};
+        m.cotangent_log_det[l] = l < rows && !t->failed[l] ? (real)(job->scale * weight_of(job, first + l)) : 0;
+    layer_run run = run_of(job, &m, job->matched, thread, &thread->counters);
+    run.gradient = gradient_of(job, slot, run.layer);
+    const layer_match task = {run.layer->inverted, fraction, m.cotangent_x, m.cotangent_log_det, loss};
     m.places[job->matched].ops->match(&run, t, &task);
-    for (size_t l = 0; l < rows; l++) {
-        if (t->failed[l])
-            continue;
-        if (!isfinite(loss[l])) {
-            note_bad(thread, (engine_bad){0, first + l, ROW_RANGE, 0, model->layer_count, 0.0});
-            continue;
-        }
-        const double w = job->weight ? job->weight[first + l] : 1.0;
-        sum->loss += w * loss[l];
-        sum->weight += w;
-        sum->good++;
-    }
+    sum_losses(job, thread, t, loss, sum);
 }
 
 static bool matches(nf_layer_kind kind) {
@@ -600,13 +603,9 @@ static void keep_point(void *user, size_t index, size_t lane, const real *x) {
 
 static void trajectory(const engine_job *job, engine_thread *thread, size_t first, size_t rows) {
     const nf_model *model = job->model;
-    const nf_layer *layer = model->layers[0];
-    thread_map m = map_thread(thread);
+    thread_map m = begin_tile(thread, first, rows);
     tile *t = &m.t;
     unsigned char before[TILE_ROWS];
-    thread->first = first;
-    thread->rows = t->rows = rows;
-    t->panels = (rows + PANEL - 1) / PANEL;
     t->few = false;
     t->penalty = NULL;
     load_tile(job, thread, &m, first, true);
@@ -615,24 +614,14 @@ static void trajectory(const engine_job *job, engine_thread *thread, size_t firs
     memset(t->log_det, 0, t->panels * PANEL * sizeof(double));
     memset(m.base, 0, t->panels * PANEL * sizeof(double));
     path_sink sink = {job, first, rows};
-    const layer_path path = {.inverse = layer->inverted,
+    const layer_run run = run_of(job, &m, 0, thread, &thread->counters);
+    const layer_path path = {.inverse = run.layer->inverted,
                              .t = job->times,
                              .times = job->time_count,
                              .backward = job->times_backward,
                              .visit = keep_point,
                              .user = &sink};
-    layer_counters counters = {0, 0, 0, 0};
-    const layer_run run = {.layer = layer,
-                           .theta = (const real *)job->theta + layer->parameter_offset,
-                           .scratch = m.scratch,
-                           .cache = m.places[0].cache,
-                           .arena = &thread->arena,
-                           .counters = &counters,
-                           .epoch = job->epoch};
-    R(layer_ops_of)(layer->kind)->path(&run, t, &path);
-    thread->counters.rhs_evaluations += counters.rhs_evaluations;
-    thread->counters.steps_accepted += counters.steps_accepted;
-    thread->counters.steps_rejected += counters.steps_rejected;
+    m.places[0].ops->path(&run, t, &path);
     check_lanes(thread, &m, before, model->layer_count);
     for (size_t l = 0; l < rows; l++)
         for (size_t i = 0; t->failed[l] && i < job->time_count; i++)

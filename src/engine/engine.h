@@ -11,6 +11,7 @@
 
 #include "core/memory.h"
 #include "core/model.h"
+#include "engine/counters.h"
 #include "engine/ode/task.h"
 
 /* The first bad row that a thread met, and how many. */
@@ -21,10 +22,6 @@ typedef struct engine_bad {
     size_t layer;        /* that failed, for ROW_ROOT and ROW_ODE_*, and for ROW_RANGE the number of layers */
     double value;
 } engine_bad;
-
-typedef struct engine_counters {
-    uint64_t rhs_evaluations, steps_accepted, steps_rejected, root_iterations;
-} engine_counters;
 
 /* One call's work, shared and constant. Arrays are the caller's, row-major doubles; NULL where not wanted. */
 typedef struct engine_job {

@@ -11,12 +11,8 @@
 
 #include "core/memory.h"
 #include "core/model.h"
+#include "engine/counters.h"
 #include "engine/tile.h"
-
-/* Work done, for nf_stats. */
-typedef struct layer_counters {
-    uint64_t rhs_evaluations, steps_accepted, steps_rejected, root_iterations;
-} layer_counters;
 
 /* What an operation of one layer is given beside the tile. */
 typedef struct layer_run {
@@ -26,7 +22,7 @@ typedef struct layer_run {
     real *scratch;     /* scratch_size reals, 64-byte aligned, of no meaning between operations */
     real *gradient;    /* vjp only: the layer's slice of the parameter gradient, added to; NULL when it is not wanted */
     nf_arena *arena;   /* memory that grows: for records whose size is known only as they are made. See LAYER_ARENA */
-    layer_counters *counters;
+    engine_counters *counters;
     real *cache;       /* cache_size reals, 64-byte aligned, the layer's as long as the workspace lives; its first 64 bytes are 0 at first */
     uint64_t epoch;    /* never 0, and changes whenever the parameters may have: guards what a layer keeps in its cache */
 } layer_run;
@@ -39,15 +35,6 @@ typedef struct cotangent {
     real *context;       /* [panels][context_dim][PANEL], added to; NULL when there is no context */
 } cotangent;
 
-/*
- * forward and inverse return LAYER_OK, or LAYER_ARENA when the arena has no room: the tile's content is then undefined,
- * arena->wanted says how much would have done, and the engine repeats the whole tile with a larger arena.
- *
- * A lane whose inversion or integration fails sets tile.failed and may hold anything; other lanes must not notice.
- * Lanes of a panel beyond tile_width may hold anything on return, but what is recorded for the vjp must be finite on all
- * PANEL lanes wherever it is summed over lanes: the vjps are called with full panels and cotangents that are zero on lanes
- * that hold no sample.
- */
 /*
  * Flow matching (Lipman et al. 2023): the field of a continuous layer, taken in its forward direction (or against it), at the
  * samples of a tile and their times, against the velocities that it should have. In arrays of the tile's lanes; lanes of no
@@ -72,6 +59,15 @@ typedef struct layer_path {
     void *user;
 } layer_path;
 
+/*
+ * forward and inverse return LAYER_OK, or LAYER_ARENA when the arena has no room: the tile's content is then undefined,
+ * arena->wanted says how much would have done, and the engine repeats the whole tile with a larger arena.
+ *
+ * A lane whose inversion or integration fails sets tile.failed and may hold anything; other lanes must not notice.
+ * Lanes of a panel beyond tile_width may hold anything on return, but what is recorded for the vjp must be finite on all
+ * PANEL lanes wherever it is summed over lanes: the vjps are called with full panels and cotangents that are zero on lanes
+ * that hold no sample.
+ */
 enum layer_result { LAYER_OK = 0, LAYER_ARENA = 1 };
 
 struct layer_ops {

@@ -20,8 +20,10 @@ typedef struct layout {
 static bool place(size_t *total, size_t count, size_t size, size_t *offset) {
     size_t bytes;
     *offset = *total;
-    return nf_size_multiply(count, size, &bytes) && nf_size_add(*total, bytes, total) && nf_size_add(*total, NF_ALIGN - 1, total) &&
-           (*total &= ~(size_t)(NF_ALIGN - 1), true);
+    if (!nf_size_multiply(count, size, &bytes) || !nf_size_add(*total, bytes, total) || !nf_size_add(*total, NF_ALIGN - 1, total))
+        return false;
+    *total &= ~(size_t)(NF_ALIGN - 1);
+    return true;
 }
 
 static bool lay_out(size_t size, layout *l) {
