@@ -38,31 +38,28 @@ static void load(const real *y, size_t l, double *lane) {
         lane[c] = (double)y[c * PANEL + l];
 }
 
-static void whole(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k) {
-    const system_of *s = user;
-    (void)panel;
-    (void)stage;
+static void rates(const system_of *s, const double *t, const unsigned char *active, const real *y, real *k, real *quadrature) {
     for (size_t l = 0; l < LANES; l++) {
         double lane[SIZE], rate[SIZE], q;
         load(y, l, lane);
         field(s->p, t[l], lane, rate, &q);
         for (size_t c = 0; c < SIZE; c++)
             k[c * PANEL + l] = active[l] ? (real)rate[c] : 0;
-        k[SIZE * PANEL + l] = active[l] ? (real)q : 0;
+        if (quadrature)
+            quadrature[l] = active[l] ? (real)q : 0;
     }
 }
 
-static void alone(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k) {
-    const system_of *s = user;
+static void whole(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k) {
     (void)panel;
     (void)stage;
-    for (size_t l = 0; l < LANES; l++) {
-        double lane[SIZE], rate[SIZE], q;
-        load(y, l, lane);
-        field(s->p, t[l], lane, rate, &q);
-        for (size_t c = 0; c < SIZE; c++)
-            k[c * PANEL + l] = active[l] ? (real)rate[c] : 0;
-    }
+    rates(user, t, active, y, k, k + SIZE * PANEL);
+}
+
+static void alone(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k) {
+    (void)panel;
+    (void)stage;
+    rates(user, t, active, y, k, NULL);
 }
 
 static void vjp(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *dk, const real *weight,
