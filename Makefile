@@ -145,6 +145,11 @@ endif
 # The shared library, for the suite that loads it.
 export NFLOW_LIBRARY = $(abspath $(SHARED))
 
+# Targets for fuzzing, whose seeds and findings run in every check: prerequisites are read where they stand, so these come first.
+FUZZ := model csv calls
+FUZZ_SECONDS ?= 60
+FUZZ_FILES := $(FUZZ:%=$(BUILD)/tests/fuzz/files_%)
+
 tests: $(TEST_PROGRAMS)
 
 deps: ## install what is missing to build, show the demo and run the tests
@@ -178,10 +183,6 @@ demo: ## install what is missing, build, train, draw; DATA=file.csv for data of 
 	$(BUILD)/examples/demo $(if $(DATA),--data "$(DATA)") --output demo
 
 # ---- fuzzing: the targets run their seeds and all findings in every check; with clang's libFuzzer they look for more
-
-FUZZ := model csv calls
-FUZZ_SECONDS ?= 60
-FUZZ_FILES := $(FUZZ:%=$(BUILD)/tests/fuzz/files_%)
 
 $(BUILD)/tests/fuzz/%.o: tests/fuzz/%.c
 	@mkdir -p $(@D)
