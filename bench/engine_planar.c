@@ -1,6 +1,6 @@
 /*
  * What the root of a planar layer's inverse costs, against the layer's forward pass: tiles of 128 samples of dimension 2 that
- * stay in the first cache, for slopes from nearly flat to steep. The root may cost at most three times the forward pass.
+ * stay in the first cache, for slopes from nearly flat to steep; medians of interleaved rounds. The root may cost at most three times the forward pass.
  */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,8 +12,8 @@
 #include "engine/layers/planar_root.h"
 
 #define DIM 2
-#define REPEATS 4000
-#define ROUNDS 9
+#define REPEATS 100
+#define ROUNDS 401
 
 static real x[TILE_ROWS * DIM] __attribute__((aligned(64))), kept[TILE_ROWS * DIM] __attribute__((aligned(64)));
 static real y[TILE_ROWS] __attribute__((aligned(64))), tanh_t[TILE_ROWS] __attribute__((aligned(64)));
@@ -48,19 +48,23 @@ static void run_forward(subject *s) { R(planar_ops).forward(&s->run, &s->t); }
 static void run_inverse(subject *s) { R(planar_ops).inverse(&s->run, &s->t); }
 static void run_root(subject *s) { counters.root_iterations += R(planar_root)(&s->equation, TILE_PANELS, TILE_ROWS, states); }
 
-/* The fastest of some rounds, in nanoseconds a sample. */
-static double time_of(void (*work)(subject *), subject *s) {
-    double best = 1e9;
-    for (int round = 0; round < ROUNDS; round++) {
-        const double start = seconds();
-        for (int i = 0; i < REPEATS; i++) {
-            memcpy(x, kept, sizeof x);
-            work(s);
-        }
-        const double spent = seconds() - start;
-        best = spent < best ? spent : best;
+static double call(void (*work)(subject *), subject *s) {
+    const double start = seconds();
+    for (int i = 0; i < REPEATS; i++) {
+        memcpy(x, kept, sizeof x);
+        work(s);
     }
-    return best / REPEATS / TILE_ROWS * 1e9;
+    return (seconds() - start) / REPEATS / TILE_ROWS * 1e9;
+}
+
+static int by_value(const void *a, const void *b) {
+    const double left = *(const double *)a, right = *(const double *)b;
+    return (left > right) - (left < right);
+}
+
+static double median(double *values) {
+    qsort(values, ROUNDS, sizeof *values, by_value);
+    return values[ROUNDS / 2];
 }
 
 static void measure(double product) {
@@ -84,10 +88,19 @@ static void measure(double product) {
     for (size_t l = 0; l < PANEL; l++)
         slope[l] = (real)R(planar_constrain)(DIM, theta, theta + DIM).slope;
     counters.root_iterations = 0;
-    const double forward = time_of(run_forward, &s), root = time_of(run_root, &s);
-    const double iterations = (double)counters.root_iterations / ROUNDS / REPEATS / TILE_ROWS;
-    const double inverse = time_of(run_inverse, &s);
-    printf("%8.1f %10.2e %10.2f %10.2f %10.2f %12.2f %12.2f\n", product, (double)slope[0], forward, root, inverse, root / forward, iterations);
+    /* In turn, each a fraction of a millisecond: the processor's clock, which moves by a third, is then the same for all. */
+    static double forward[ROUNDS], root[ROUNDS], inverse[ROUNDS], ratio[ROUNDS];
+    uint64_t iterations = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        forward[round] = call(run_forward, &s);
+        counters.root_iterations = 0;
+        root[round] = call(run_root, &s);
+        iterations += counters.root_iterations;
+        inverse[round] = call(run_inverse, &s);
+        ratio[round] = root[round] / forward[round];
+    }
+    printf("%8.1f %10.2e %10.2f %10.2f %10.2f %12.2f %12.2f\n", product, (double)slope[0], median(forward), median(root), median(inverse),
+           median(ratio), (double)iterations / ROUNDS / REPEATS / TILE_ROWS);
     free(scratch);
 }
 

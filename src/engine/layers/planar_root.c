@@ -62,20 +62,43 @@ VM_INLINE real refine_guess(real t, real y, real s) {
     return t - value / slope;
 }
 
+/* exp(-x) within 0.01%, for x >= 0: what is left of it beyond 40 does not matter here. */
+VM_INLINE real rough_exp_of_minus(real x) {
+    const real y = vm_at_most(x, 40) * -VM_LOG2E, shifted = y + (VM_ROUNDER + VM_BIAS), f = y - (shifted - (VM_ROUNDER + VM_BIAS));
+    const real p = madd(madd(madd((real)0.05517167, f, (real)0.24261113), f, (real)0.69326099), f, (real)0.99992807);
+    return p * vm_from_bits(vm_bits(shifted) << VM_MANTISSA_BITS);
+}
+
+/*
+ * Newton's step again, with tanh T from a rough exp(-2 T): where a slope is steep, F bends beyond T = 1.5 so sharply that the step
+ * above does not get there in two, and errors of its approximation count s times.
+ */
+VM_INLINE real refine_tail(real t, real y, real s) {
+    const real e = rough_exp_of_minus(2 * t), r = 1 / (1 + e), h = (1 - e) * r, excess = s - 1;
+    return t - madd(excess, h, t - y) / madd(excess, 4 * e * r * r, 1);
+}
+
+/* Slopes beyond STEEP have their guesses beyond TAIL refined once more: below, that would cost more than it saves. */
+#define STEEP ((real)1.5)
+#define TAIL ((real)1.5)
+
 /* What the guess needs of the slopes of a panel, once for all panels that share them. */
 typedef struct planar_slopes {
     _Alignas(NF_ALIGN) real per_slope[PANEL]; /* 1 / s */
     real cubic[PANEL];                        /* 3 / (1 - s), for s < 1 */
     bool below, above;                        /* whether there are slopes below 1, and others */
+    bool steep;                               /* ... and above STEEP */
 } planar_slopes;
 
 static void prepare(const real *restrict slope, planar_slopes *p) {
-    real_int below = 0;
+    real_int below = 0, steep = 0;
     for (size_t l = 0; l < PANEL; l++) {
         p->per_slope[l] = 1 / slope[l];
         p->cubic[l] = 3 / (slope[l] < 1 ? 1 - slope[l] : 1);
         below += slope[l] < 1 ? 1 : 0;
+        steep += slope[l] > STEEP ? 1 : 0;
     }
+    p->steep = !NF_SINGLE_BUILD && steep > 0;
     p->below = below > 0;
     p->above = below < (real_int)PANEL;
 }
@@ -125,6 +148,11 @@ static void begin(const real *restrict y, const real *restrict slope, const plan
         for (size_t l = 0; l < PANEL; l++) {
             const real right = vm_abs(y[l]), s = slope[l], value = finish_guess(start_above(right, s, p->per_slope[l]), right, s);
             guess[l] = p->below && s < 1 ? guess[l] : value;
+        }
+    if (p->steep)
+        for (size_t l = 0; l < PANEL; l++) {
+            const real t = guess[l], s = slope[l], value = refine_tail(t, vm_abs(y[l]), s);
+            guess[l] = s > STEEP && t > TAIL ? value : t;
         }
     for (size_t l = 0; l < PANEL; l++) {
         const real right = vm_abs(y[l]), excess = slope[l] - 1, far = right - excess;
