@@ -80,7 +80,10 @@ static size_t map_scratch(field_hyper *f, real *base) {
     f->net_c = piece(base, &used, f->shape.units * PANEL * sizeof(real));
     f->net_record = piece(base, &used, R(mlp_record_size)(net, 1) * sizeof(real));
     f->net_room = piece(base, &used, R(mlp_scratch_size)(net, 1) * sizeof(real));
-    f->rows = piece(base, &used, (4 * f->padded + d * d + d) * sizeof(real));
+    f->activations = piece(base, &used, VEC_LANES * f->padded * sizeof(real));
+    f->errors = piece(base, &used, VEC_LANES * f->padded * sizeof(real));
+    f->cotangents = piece(base, &used, VEC_LANES * d * sizeof(real));
+    f->rows = piece(base, &used, (2 * f->padded + d * d) * sizeof(real));
     f->parts = piece(base, &used, outputs * VEC_LANES * VEC_LANES * sizeof(real));
     f->kept = piece(base, &used, HYPER_STAGES * PANEL * f->padded * sizeof(real));
     return used;
@@ -379,34 +382,43 @@ static real dot(size_t padded, const real *a, const real *b) {
     return panel_sum(row);
 }
 
-/* h = tanh(W z + B); `d` is a constant where this is called for few dimensions, and the loops melt into one. */
-VEC_INLINE void activate_units(size_t d, size_t padded, const entry_rows *n, const real *z, real *restrict h) {
-    const real *restrict w = n->w, *restrict b = n->b;
-    for (size_t k = 0; k < padded; k += PANEL) {
-        _Alignas(NF_ALIGN) real a[PANEL];
-        for (size_t l = 0; l < PANEL; l++)
-            a[l] = b[k + l];
-        for (size_t i = 0; i < d; i++)
+/*
+ * h = tanh(W z + B) for the active ones of VEC_LANES samples, a row of `h` each; `d` is a constant where this is called for few dimensions,
+ * and the loops melt into one. Many samples at a time, because a call loads some twenty constants.
+ */
+VEC_INLINE void activate_units(size_t d, const field_hyper *f, real *const *nodes, const unsigned char *active, const real *z, real *restrict h) {
+    const size_t padded = f->padded;
+    for (size_t i = 0; i < VEC_LANES; i++) {
+        if (!active[i])
+            continue;
+        const entry_rows n = rows_at(f, nodes[i]);
+        const real *restrict w = n.w, *restrict b = n.b;
+        for (size_t k = 0; k < padded; k += PANEL) {
+            _Alignas(NF_ALIGN) real a[PANEL];
+            for (size_t l = 0; l < PANEL; l++) /* not a copy of b first: gcc makes short moves of it, which the next loads wait for */
+                a[l] = madd(w[k + l], z[i], b[k + l]);
+            for (size_t o = 1; o < d; o++)
+                for (size_t l = 0; l < PANEL; l++)
+                    a[l] = madd(w[o * padded + k + l], z[o * PANEL + i], a[l]);
             for (size_t l = 0; l < PANEL; l++)
-                a[l] = madd(w[i * padded + k + l], z[i * PANEL], a[l]);
-        for (size_t l = 0; l < PANEL; l++)
-            h[k + l] = vm_tanh(a[l]);
+                h[i * padded + k + l] = vm_tanh(a[l]);
+        }
     }
 }
 
-static void activate_sample(const field_hyper *f, const entry_rows *n, const real *z, real *restrict h) {
+static void activate_samples(const field_hyper *f, real *const *nodes, const unsigned char *active, const real *z, real *restrict h) {
     switch (f->shape.dim) {
     case 1:
-        activate_units(1, f->padded, n, z, h);
+        activate_units(1, f, nodes, active, z, h);
         return;
     case 2:
-        activate_units(2, f->padded, n, z, h);
+        activate_units(2, f, nodes, active, z, h);
         return;
     case 3:
-        activate_units(3, f->padded, n, z, h);
+        activate_units(3, f, nodes, active, z, h);
         return;
     default:
-        activate_units(f->shape.dim, f->padded, n, z, h);
+        activate_units(f->shape.dim, f, nodes, active, z, h);
     }
 }
 
@@ -458,7 +470,7 @@ static void jacobian(const field_hyper *f, const entry_rows *n, const real *h, r
 
 static real squared_norm(const field_hyper *f, const entry_rows *n, const real *h) {
     const size_t d = f->shape.dim;
-    real *spare = f->rows + 2 * f->padded, *jac = f->rows + 4 * f->padded, sum = 0;
+    real *spare = f->rows, *jac = f->rows + 2 * f->padded, sum = 0;
     jacobian(f, n, h, spare, jac);
     for (size_t i = 0; i < d * d; i++)
         sum = madd(jac[i], jac[i], sum);
@@ -471,6 +483,8 @@ void R(field_hyper_rates)(field_hyper *f, size_t stage, const double *t, const u
     const bool keep = f->keep && stage != HYPER_NO_STAGE;
     real *found[PANEL], *const *nodes = nodes_of(f, stage, t, active, found);
     for (size_t first = 0; first < PANEL; first += VEC_LANES) {
+        real *rows = keep ? kept_at(f, stage, first) : f->activations;
+        activate_samples(f, nodes + first, active + first, z + first, rows);
         for (size_t i = 0; i < VEC_LANES; i++) {
             const size_t l = first + i;
             if (!active[l]) {
@@ -479,8 +493,7 @@ void R(field_hyper_rates)(field_hyper *f, size_t stage, const double *t, const u
                 continue;
             }
             const entry_rows n = rows_at(f, nodes[l]);
-            real *h = keep ? kept_at(f, stage, l) : f->rows;
-            activate_sample(f, &n, z + l, h);
+            const real *h = rows + i * padded;
             for (size_t o = 0; o < d; o++)
                 vec_store(part_at(f, o, i), partial_dot(padded, n.u + o * padded, h));
             if (trace)
@@ -502,7 +515,7 @@ void R(field_hyper_rates)(field_hyper *f, size_t stage, const double *t, const u
 /* The parts that come of the Jacobian's norm: e_n += sum_ij dJ_ij u_in w_jn, and with gradients those of u and w. */
 static void square_vjp(const field_hyper *f, const entry_rows *n, const entry_rows *to, const real *h, real d_square, real *restrict e) {
     const size_t d = f->shape.dim, padded = f->padded;
-    real *restrict g = f->rows + 2 * padded, *spare = f->rows + 3 * padded, *jac = f->rows + 4 * padded;
+    real *restrict g = f->rows, *spare = f->rows + padded, *jac = f->rows + 2 * padded;
     jacobian(f, n, h, spare, jac);
     for (size_t k = 0; k < padded; k++)
         g[k] = madd(-h[k], h[k], 1);
@@ -522,35 +535,47 @@ static void square_vjp(const field_hyper *f, const entry_rows *n, const entry_ro
         }
 }
 
-/* e becomes the cotangent of W z + B: g (sum_i dk_i u_i - 2 h e), and that of the gates' sums is taken along. */
-VEC_INLINE void unit_cotangents(size_t d, size_t padded, const entry_rows *n, const entry_rows *to, const real *z, const real *dk, real d_trace,
-                                const real *restrict h, real *restrict e) {
-    const vec trace = vec_set1(d_trace), one = vec_set1(1), minus_two = vec_set1(-2);
+/*
+ * Some samples that stand at the same instant: e, a row each, becomes the cotangent of W z + B: g (sum_i dk_i u_i - 2 h e). Where the
+ * gradients of the instant's entry are wanted (`to`), they are summed in registers over the samples, in their order.
+ */
+VEC_INLINE void unit_cotangents(size_t d, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z, const real *dk,
+                                const real *d_trace, const real *restrict h, real *restrict e) {
+    const vec one = vec_set1(1), minus_two = vec_set1(-2);
     for (size_t k = 0; k < padded; k += VEC_LANES) {
-        const vec t = vec_load(h + k), g = vec_madd(-t, t, one);
-        vec a = vec_madd(trace, vec_load(n->c + k), vec_load(e + k)) * (minus_two * t);
-        for (size_t i = 0; i < d; i++)
-            a = vec_madd(vec_set1(dk[i]), vec_load(n->u + i * padded + k), a);
-        a = a * g;
-        vec_store(e + k, a);
+        vec to_b = to ? vec_load(to->b + k) : vec_zero(), to_c = to ? vec_load(to->c + k) : vec_zero();
+        for (size_t s = 0; s < count; s++) {
+            const vec trace = vec_set1(d_trace[s]), t = vec_load(h + s * padded + k), g = vec_madd(-t, t, one);
+            vec a = vec_madd(trace, vec_load(n->c + k), vec_load(e + s * padded + k)) * (minus_two * t);
+            for (size_t i = 0; i < d; i++)
+                a = vec_madd(vec_set1(dk[i * VEC_LANES + s]), vec_load(n->u + i * padded + k), a);
+            a = a * g;
+            vec_store(e + s * padded + k, a);
+            to_b = to_b + a;
+            to_c = vec_madd(trace, g, to_c);
+        }
         if (!to)
             continue;
+        vec_store(to->b + k, to_b);
+        vec_store(to->c + k, to_c);
         for (size_t i = 0; i < d; i++) {
-            real *w = to->w + i * padded + k, *u = to->u + i * padded + k;
-            vec_store(w, vec_madd(a, vec_set1(z[i * PANEL]), vec_load(w)));
-            vec_store(u, vec_madd(vec_set1(dk[i]), t, vec_load(u)));
+            vec w = vec_load(to->w + i * padded + k), u = vec_load(to->u + i * padded + k);
+            for (size_t s = 0; s < count; s++) {
+                w = vec_madd(vec_load(e + s * padded + k), vec_set1(z[i * PANEL + s]), w);
+                u = vec_madd(vec_set1(dk[i * VEC_LANES + s]), vec_load(h + s * padded + k), u);
+            }
+            vec_store(to->w + i * padded + k, w);
+            vec_store(to->u + i * padded + k, u);
         }
-        vec_store(to->b + k, vec_load(to->b + k) + a);
-        vec_store(to->c + k, vec_madd(trace, g, vec_load(to->c + k)));
     }
 }
 
-static void sample_cotangents(size_t d, size_t padded, const entry_rows *n, const entry_rows *to, const real *z, const real *dk, real d_trace,
-                              const real *h, real *e) {
+static void sample_cotangents(size_t d, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z, const real *dk,
+                              const real *d_trace, const real *h, real *e) {
     if (d == 2)
-        unit_cotangents(2, padded, n, to, z, dk, d_trace, h, e);
+        unit_cotangents(2, padded, count, n, to, z, dk, d_trace, h, e);
     else
-        unit_cotangents(d, padded, n, to, z, dk, d_trace, h, e);
+        unit_cotangents(d, padded, count, n, to, z, dk, d_trace, h, e);
 }
 
 /* The sums that the gradients of active lanes go to. */
@@ -571,30 +596,37 @@ void R(field_hyper_vjp)(field_hyper *f, size_t stage, const double *t, const uns
     real *found[PANEL], *found_sums[PANEL];
     real *const *sums = sum ? sums_of(f, stage, t, active, found_sums) : NULL;
     real *const *nodes = nodes_of(f, stage, t, active, found);
-    real *e = f->rows + padded, *dk = f->rows + 4 * padded + d * d;
+    real *dk = f->cotangents;
     for (size_t first = 0; first < PANEL; first += VEC_LANES) {
-        for (size_t i = 0; i < VEC_LANES; i++) {
+        const unsigned char *on = active + first;
+        real *rows = kept ? kept_at(f, stage, first) : f->activations, *e = f->errors;
+        if (!kept)
+            activate_samples(f, nodes + first, on, z + first, rows);
+        memset(e, 0, VEC_LANES * padded * sizeof(real));
+        for (size_t i = 0, run; i < VEC_LANES; i += run) {
             const size_t l = first + i;
-            if (!active[l]) {
+            run = 1;
+            if (!on[i]) {
                 for (size_t o = 0; o < d; o++)
                     vec_store(part_at(f, o, i), vec_zero());
                 continue;
             }
             const entry_rows n = rows_at(f, nodes[l]), to = rows_at(f, sum ? sums[l] : nodes[l]);
-            real *h = kept ? kept_at(f, stage, l) : f->rows;
-            if (!kept)
-                activate_sample(f, &n, z + l, h);
-            for (size_t o = 0; o < d; o++) {
-                dk[o] = d_k[o * PANEL + l];
-                if (d_speed && d_speed[l] != 0)
-                    dk[o] = madd(2 * d_speed[l], dot(padded, n.u + o * padded, h), dk[o]);
-            }
-            memset(e, 0, padded * sizeof(real));
+            while (!d_square && i + run < VEC_LANES && on[i + run] && nodes[l + run] == nodes[l] && (!sum || sums[l + run] == sums[l]))
+                run++;
+            for (size_t s = 0; s < run; s++)
+                for (size_t o = 0; o < d; o++) {
+                    real *to_dk = dk + o * VEC_LANES + s;
+                    *to_dk = d_k[o * PANEL + l + s];
+                    if (d_speed && d_speed[l + s] != 0)
+                        *to_dk = madd(2 * d_speed[l + s], dot(padded, n.u + o * padded, rows + (i + s) * padded), *to_dk);
+                }
             if (d_square && d_square[l] != 0)
-                square_vjp(f, &n, sum ? &to : NULL, h, d_square[l], e);
-            sample_cotangents(d, padded, &n, sum ? &to : NULL, z + l, dk, d_trace[l], h, e);
-            for (size_t o = 0; o < d; o++)
-                vec_store(part_at(f, o, i), partial_dot(padded, n.w + o * padded, e));
+                square_vjp(f, &n, sum ? &to : NULL, rows + i * padded, d_square[l], e + i * padded);
+            sample_cotangents(d, padded, run, &n, sum ? &to : NULL, z + l, dk, d_trace + l, rows + i * padded, e + i * padded);
+            for (size_t s = 0; s < run; s++)
+                for (size_t o = 0; o < d; o++)
+                    vec_store(part_at(f, o, i + s), partial_dot(padded, n.w + o * padded, e + (i + s) * padded));
         }
         for (size_t o = 0; o < d; o++)
             store_sums(f, o, d_z + o * PANEL + first);
@@ -606,16 +638,16 @@ void R(field_hyper_vjp)(field_hyper *f, size_t stage, const double *t, const uns
 /* The gathered gradient of an instant becomes, in place, the cotangent of the net's output there, a row for each of w, u, gate. */
 static void output_cotangent(const field_hyper *f, const entry_rows *n, const entry_rows *sum) {
     const size_t d = f->shape.dim, padded = f->padded;
-    const real share = (real)(1.0 / (double)f->shape.units), units = (real)f->shape.units;
-    const real *restrict dc = sum->c;
+    const vec share = vec_set1((real)(1.0 / (double)f->shape.units)), units = vec_set1((real)f->shape.units), one = vec_set1(1);
     for (size_t i = 0; i < d; i++) {
-        const real *restrict w = n->w + i * padded, *restrict u = n->u + i * padded, *restrict gate = n->gate + i * padded;
-        real *restrict dw = sum->w + i * padded, *restrict du = sum->u + i * padded, *restrict dgate = sum->gate + i * padded;
-        for (size_t k = 0; k < padded; k++) {
-            const real d_gated = madd(dc[k], w[k], du[k]) * share;
-            dw[k] = madd(dc[k], u[k], dw[k]);
-            du[k] = d_gated * gate[k];
-            dgate[k] = d_gated * (u[k] * units) * (1 - gate[k]);
+        const real *w = n->w + i * padded, *u = n->u + i * padded, *gate = n->gate + i * padded;
+        real *dw = sum->w + i * padded, *du = sum->u + i * padded, *dgate = sum->gate + i * padded;
+        for (size_t k = 0; k < padded; k += VEC_LANES) {
+            const vec dc = vec_load(sum->c + k), uk = vec_load(u + k), g = vec_load(gate + k);
+            const vec d_gated = vec_madd(dc, vec_load(w + k), vec_load(du + k)) * share;
+            vec_store(dw + k, vec_madd(dc, uk, vec_load(dw + k)));
+            vec_store(du + k, d_gated * g);
+            vec_store(dgate + k, d_gated * (uk * units) * (one - g));
         }
     }
 }
