@@ -9,10 +9,16 @@
 
 #include "csv.h"
 
+enum { CHUNK = 1 << 16 };
+
 typedef struct reader {
     const char *path;
-    char *text, *next;        /* the file, and its first line not read yet */
-    size_t line;              /* its number, from 1 */
+    FILE *file;
+    bool lenient, end;        /* end: the stream has no more */
+    char *text;               /* what is read and not used yet: text[start] to text[stop] */
+    size_t start, stop, room;
+    size_t before;            /* bytes of the file before text */
+    size_t line;              /* number of the current line, from 1 */
     char delimiter;           /* ' ' for any run of blanks */
     char **fields;            /* of the current line, cut out of text */
     size_t field_count, field_room, value_room;
@@ -21,7 +27,7 @@ typedef struct reader {
     size_t message_size;
 } reader;
 
-__attribute__((format(printf, 2, 3))) static bool fail(reader *r, const char *format, ...) {
+__attribute__((format(printf, 2, 3))) static bool fail(const reader *r, const char *format, ...) {
     char detail[256];
     va_list arguments;
     va_start(arguments, format);
@@ -49,48 +55,65 @@ static bool grow(void **array, size_t *room, size_t needed, size_t element) {
     return true;
 }
 
-/* The whole file as a string: pipes have no size to ask for. */
-static bool read_text(reader *r) {
-    FILE *file = fopen(r->path, "rb");
-    if (!file)
+/* More of the stream behind what is left of text, which moves to its beginning. A table may be far larger than its text should be in memory. */
+static bool fill(reader *r) {
+    if (r->start > 0)
+        memmove(r->text, r->text + r->start, r->stop - r->start);
+    r->before += r->start;
+    r->stop -= r->start;
+    r->start = 0;
+    void *text = r->text;
+    if (!grow(&text, &r->room, r->stop + CHUNK + 1, 1))
+        return fail(r, "line %zu: no memory for its text", r->line + 1);
+    r->text = text;
+    const size_t got = fread(r->text + r->stop, 1, CHUNK, r->file);
+    if (got < CHUNK && ferror(r->file))
         return fail(r, "%s", strerror(errno));
-    size_t length = 0, room = 0;
-    bool good = true;
-    for (size_t got = 1; good && got > 0; length += got) {
-        void *text = r->text;
-        good = grow(&text, &room, length + 65537, 1);
-        r->text = text;
-        got = good ? fread(r->text + length, 1, room - length - 1, file) : 0;
-    }
-    if (!good)
-        fail(r, "no memory for the file");
-    else if (ferror(file))
-        good = fail(r, "%s", strerror(errno));
-    fclose(file);
-    if (!good)
-        return false;
-    r->text[length] = '\0';
-    if (strlen(r->text) != length)
-        return fail(r, "this is not text: byte %zu is 0", strlen(r->text));
-    r->next = strncmp(r->text, "\xef\xbb\xbf", 3) == 0 ? r->text + 3 : r->text; /* a byte order mark */
+    const char *zero = memchr(r->text + r->stop, '\0', got);
+    if (zero)
+        return fail(r, "this is not text: byte %zu is 0", r->before + (size_t)(zero - r->text));
+    r->stop += got;
+    r->end = got < CHUNK;
     return true;
+}
+
+/* Where the line that begins at `start` ends, or `stop`: the last one, without an end. False when the stream fails. */
+static bool find_end(reader *r, size_t *at) {
+    for (size_t looked = 0;;) {
+        size_t i = r->start + looked;
+        while (i < r->stop && r->text[i] != '\n' && r->text[i] != '\r')
+            i++;
+        *at = i;
+        /* What follows a carriage return decides how long the end is. */
+        if (r->end || i + 1 < r->stop || (i < r->stop && r->text[i] == '\n'))
+            return true;
+        looked = i - r->start;
+        if (!fill(r))
+            return false;
+    }
 }
 
 static char *skip_blanks(char *s) { return s + strspn(s, " \t\v\f"); }
 
-/* The next line that says something, as a string without blanks around it; NULL at the end. */
-static char *next_line(reader *r) {
-    while (*r->next) {
-        char *line = r->next, *end = line + strcspn(line, "\r\n");
-        r->next = end + (*end == '\0' ? 0 : strncmp(end, "\r\n", 2) == 0 ? 2 : 1);
-        r->line++;
-        *end = '\0';
+/* The next line that says something, as a string without its end; *line is NULL at the end of the stream. */
+static bool next_line(reader *r, char **line) {
+    for (size_t end;;) {
+        if (!find_end(r, &end))
+            return false;
+        if (r->start == r->stop) {
+            *line = NULL;
+            return true;
+        }
+        *line = r->text + r->start;
+        r->start = end == r->stop ? end : end + (r->text[end] == '\r' && end + 1 < r->stop && r->text[end + 1] == '\n' ? 2 : 1);
+        r->text[end] = '\0'; /* text has room for it behind stop */
+        if (r->line++ == 0 && strncmp(*line, "\xef\xbb\xbf", 3) == 0) /* a byte order mark */
+            *line += 3;
         /* A tab may stand for an empty first or last field: only lines of nothing else are empty. */
-        const char *first = skip_blanks(line);
+        const char *first = skip_blanks(*line);
         if (*first && *first != '#')
-            return line;
+            return true;
     }
-    return NULL;
 }
 
 static void trim(char **field) {
@@ -151,6 +174,16 @@ static bool looks_numeric(const char *field) {
     return end != field && *end == '\0';
 }
 
+static bool refuse(const reader *r, size_t column, const char *field) {
+    const char *const *names = (const char *const *)r->table.names;
+    char where[128];
+    snprintf(where, sizeof where, "line %zu, column %zu%s%.60s%s", r->line, column + 1, names ? " (" : "", names ? names[column] : "", names ? ")" : "");
+    if (*field == '\0')
+        return fail(r, "%s is empty", where);
+    double value;
+    return fail(r, parse(field, &value) ? "%s: %.60s is too large" : "%s: \"%.60s\" is not a number", where, field);
+}
+
 static bool add_row(reader *r) {
     csv_table *t = &r->table;
     if (r->field_count != t->columns)
@@ -163,13 +196,15 @@ static bool add_row(reader *r) {
     t->values = values;
     for (size_t i = 0; i < t->columns; i++) {
         double *value = t->values + t->rows * t->columns + i;
-        const char *name = t->names ? t->names[i] : "", *open = t->names ? " (" : "", *close = t->names ? ")" : "";
-        if (r->fields[i][0] == '\0')
-            return fail(r, "line %zu, column %zu%s%.60s%s is empty", r->line, i + 1, open, name, close);
-        if (!parse(r->fields[i], value))
-            return fail(r, "line %zu, column %zu%s%.60s%s: \"%.60s\" is not a number", r->line, i + 1, open, name, close, r->fields[i]);
-        if (!isfinite(*value))
-            return fail(r, "line %zu, column %zu%s%.60s%s: %.60s is too large", r->line, i + 1, open, name, close, r->fields[i]);
+        if (parse(r->fields[i], value) && isfinite(*value))
+            continue;
+        if (!r->lenient)
+            return refuse(r, i, r->fields[i]);
+        *value = NAN;
+        if (t->faults[i].line == 0) {
+            t->faults[i].line = r->line;
+            snprintf(t->faults[i].text, sizeof t->faults[i].text, "%s", r->fields[i]);
+        }
     }
     t->rows++;
     return true;
@@ -191,7 +226,9 @@ static bool take_names(reader *r) {
 
 /* The first line says how many columns there are, what is between them, and perhaps their names. */
 static bool first_line(reader *r) {
-    char *line = next_line(r);
+    char *line;
+    if (!next_line(r, &line))
+        return false;
     if (!line)
         return fail(r, "it has no rows");
     const char *body = skip_blanks(line);
@@ -199,25 +236,43 @@ static bool first_line(reader *r) {
     if (!split(r, line))
         return false;
     r->table.columns = r->field_count;
+    if (r->lenient && !(r->table.faults = calloc(r->field_count, sizeof *r->table.faults)))
+        return fail(r, "line %zu: no memory for its fields", r->line);
     size_t numbers = 0;
     for (size_t i = 0; i < r->field_count; i++)
         numbers += looks_numeric(r->fields[i]);
     return numbers == 0 ? take_names(r) : add_row(r);
 }
 
-bool csv_read(const char *path, csv_table *table, char *message, size_t size) {
-    reader r = {.path = path, .message = message, .message_size = size};
-    bool good = read_text(&r) && first_line(&r);
-    for (char *line; good && (line = next_line(&r)) != NULL;)
-        good = split(&r, line) && add_row(&r);
-    if (good && r.table.rows == 0)
-        good = fail(&r, "it has no rows, only a line of names");
-    free(r.fields);
-    free(r.text);
+static bool read_all(reader *r, csv_table *table) {
+    char *line;
+    bool good = first_line(r);
+    while (good && (good = next_line(r, &line)) && line)
+        good = split(r, line) && add_row(r);
+    if (good && r->table.rows == 0)
+        good = fail(r, "it has no rows, only a line of names");
+    free(r->fields);
+    free(r->text);
     if (!good)
-        csv_free(&r.table);
-    *table = r.table;
+        csv_free(&r->table);
+    *table = r->table;
     return good;
+}
+
+bool csv_read(const char *path, csv_table *table, char *message, size_t size) {
+    reader r = {.path = path, .file = fopen(path, "rb"), .message = message, .message_size = size};
+    if (!r.file) {
+        *table = (csv_table){0};
+        return fail(&r, "%s", strerror(errno));
+    }
+    const bool good = read_all(&r, table);
+    fclose(r.file);
+    return good;
+}
+
+bool csv_read_lenient(FILE *file, const char *path, csv_table *table, char *message, size_t size) {
+    reader r = {.path = path, .file = file, .lenient = true, .message = message, .message_size = size};
+    return read_all(&r, table);
 }
 
 /* Quoted where csv_read would not take it for one field otherwise; what would mislead it even so, a quote, semicolon or tab, is replaced. */
@@ -232,16 +287,21 @@ static void put_name(FILE *file, const char *name) {
     fputc('"', file);
 }
 
+void csv_put_names(FILE *file, size_t columns, const char *const *names) {
+    for (size_t i = 0; i < columns; i++) {
+        put_name(file, names[i]);
+        fputc(i + 1 < columns ? ',' : '\n', file);
+    }
+}
+
 bool csv_write(const char *path, size_t rows, size_t columns, const double *values, const char *const *names, char *message, size_t size) {
     FILE *file = fopen(path, "w");
     if (!file) {
         snprintf(message, size, "%s: %s", path, strerror(errno));
         return false;
     }
-    for (size_t i = 0; names && i < columns; i++) {
-        put_name(file, names[i]);
-        fputc(i + 1 < columns ? ',' : '\n', file);
-    }
+    if (names)
+        csv_put_names(file, columns, names);
     for (size_t i = 0; i < rows * columns; i++)
         fprintf(file, "%.17g%c", values[i], (i + 1) % columns ? ',' : '\n');
     const bool good = !ferror(file);
@@ -255,6 +315,7 @@ void csv_free(csv_table *table) {
     for (size_t i = 0; table->names && i < table->columns; i++)
         free(table->names[i]);
     free(table->names);
+    free(table->faults);
     free(table->values);
     *table = (csv_table){0};
 }

@@ -11,18 +11,35 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
+
+/* The first field of a column that is not a number. */
+typedef struct csv_fault {
+    size_t line; /* 0: there is none */
+    char text[48]; /* "" when it is empty */
+} csv_fault;
 
 typedef struct csv_table {
     size_t rows, columns;
     double *values;    /* rows x columns */
     char **names;      /* of the columns; NULL when the file has none */
+    csv_fault *faults; /* of the columns; NULL but after csv_read_lenient */
 } csv_table;
 
 /* True, and a table for csv_free; or false, and one line in message that names the file, and the line and column where there is one. */
 bool csv_read(const char *path, csv_table *table, char *message, size_t size);
 
+/*
+ * The same from an open stream, which stays open, and with any text for a field: what is not a finite number is NaN, and `faults` says where the
+ * first one of each column was. So a caller that wants some columns of a table need not mind the others. `path` is for messages.
+ */
+bool csv_read_lenient(FILE *file, const char *path, csv_table *table, char *message, size_t size);
+
 /* Comma-separated, with 17 digits, so that csv_read gives the same numbers. names may be NULL. */
 bool csv_write(const char *path, size_t rows, size_t columns, const double *values, const char *const *names, char *message, size_t size);
+
+/* One line of names, quoted where they must be. */
+void csv_put_names(FILE *file, size_t columns, const char *const *names);
 
 void csv_free(csv_table *table);
 
