@@ -7,28 +7,15 @@
 #ifndef PLOT_H
 #define PLOT_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
-typedef struct plot_points {
-    size_t rows;
-    const double *xy; /* rows x 2 */
-} plot_points;
-
-/* Densities on a regular grid: value[iy * nx + ix] at low + (i / (n - 1)) (high - low). */
-typedef struct plot_grid {
-    size_t nx, ny;
-    double low[2], high[2];
-    const double *value;
-} plot_grid;
+#include "gnuplot.h"
 
 typedef struct plot_picture {
     const char *title, *axis[2];
     plot_points data, samples, latent;
     plot_grid density; /* its box is the range of the first three panels */
 } plot_picture;
-
-typedef enum plot_result { PLOT_DRAWN, PLOT_NO_GNUPLOT, PLOT_FAILED } plot_result;
 
 /* Columns of a strip: what a flow has made of its base by then. */
 #define PLOT_MOST_COLUMNS 8

@@ -1,0 +1,63 @@
+/*
+ * gnuplot.h - pictures by gnuplot: data and a script in a temporary directory, and gnuplot run on it
+ */
+#ifndef GNUPLOT_H
+#define GNUPLOT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+typedef struct plot_points {
+    size_t rows;
+    const double *xy; /* rows x 2 */
+} plot_points;
+
+/* Densities on a regular grid: value[iy * nx + ix] at low + (i / (n - 1)) (high - low). */
+typedef struct plot_grid {
+    size_t nx, ny;
+    double low[2], high[2];
+    const double *value;
+} plot_grid;
+
+typedef enum plot_result { PLOT_DRAWN, PLOT_NO_GNUPLOT, PLOT_FAILED } plot_result;
+
+#define GNUPLOT_PATH 4016
+
+typedef struct gnuplot {
+    char directory[GNUPLOT_PATH]; /* names in it are shorter than 80 */
+    char *message;                /* one line, after a failure */
+    size_t message_size;
+} gnuplot;
+
+/* A directory of its own, until gnuplot_end removes it with all that is in it. */
+bool gnuplot_begin(gnuplot *g, char *message, size_t size);
+void gnuplot_end(const gnuplot *g);
+
+/* A file in the directory; gnuplot_finish closes it, and is false when not all was written. */
+FILE *gnuplot_create(const gnuplot *g, const char *name);
+bool gnuplot_finish(const gnuplot *g, FILE *file, const char *name);
+
+/* Points that are finite, one a line; a grid in blocks of one y each. */
+bool gnuplot_points(const gnuplot *g, const char *name, const plot_points *points);
+bool gnuplot_grid(const gnuplot *g, const char *name, const plot_grid *grid);
+
+/* A string of gnuplot's, in quotes. */
+void gnuplot_quote(FILE *file, const char *text);
+
+/* The densities above which lie the given shares (rising) of the mass that is on the grid; false without memory. */
+bool gnuplot_mass_levels(const plot_grid *grid, size_t count, const double *share, double *level);
+
+/* The lines that every script begins with: `directory`, what borders look like, the palette of densities. */
+void gnuplot_style(const gnuplot *g, FILE *file);
+
+/* Lines that put the contours of a grid's file at these levels, lowest first, into a file `contours`. */
+void gnuplot_contours(FILE *file, size_t count, const double *level, const char *density, const char *contours);
+
+/* "set terminal" for a file of a format, "png", "svg" or "pdf", of a size in pixels (a hundred an inch for pdf). */
+void gnuplot_terminal(FILE *file, const char *format, unsigned width, unsigned height);
+
+/* Runs the directory's plot.gp. */
+plot_result gnuplot_run(const gnuplot *g);
+
+#endif
