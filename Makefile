@@ -362,6 +362,8 @@ docs: ## the reference of the header, with Doxygen
 	@mkdir -p $(BUILD)/docs
 	@(cat docs/Doxyfile; echo "OUTPUT_DIRECTORY=$(BUILD)/docs"; echo "PROJECT_NUMBER=$(VERSION)") | doxygen -
 
+include tools/tools.mk
+
 clean: ## remove all builds
 	rm -rf build
 

@@ -1,0 +1,336 @@
+/* The header of a safetensors file is JSON behind its length, 8 bytes, the least significant first. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "model.h"
+#include "tool.h"
+
+enum { LENGTH_BYTES = 8, ALIGNMENT = 8 };
+
+static uint64_t header_length(const unsigned char *bytes) {
+    uint64_t length = 0;
+    for (size_t i = 0; i < LENGTH_BYTES; i++)
+        length |= (uint64_t)bytes[i] << 8 * i;
+    return length;
+}
+
+/* ---- Names */
+
+char **model_default_names(char letter, size_t count) {
+    enum { ROOM = 24 };
+    char **names = allocate(count, sizeof *names + ROOM), *text = (char *)(names + count);
+    for (size_t i = 0; i < count; i++, text += ROOM) {
+        names[i] = text;
+        snprintf(text, ROOM, "%c%zu", letter, i + 1);
+    }
+    return names;
+}
+
+/* `count` strings of an array, in one block; NULL when it is not that. */
+static char **names_of(const json_t *array, size_t count) {
+    size_t size = count * sizeof(char *), used = 0;
+    if (!array || json_array_size(array) != count || count == 0)
+        return NULL;
+    for (size_t i = 0; i < count; i++) {
+        if (!json_is_string(json_array_get(array, i)))
+            return NULL;
+        size += json_string_length(json_array_get(array, i)) + 1;
+    }
+    char **names = allocate(1, size), *text = (char *)(names + count);
+    for (size_t i = 0; i < count; i++) {
+        names[i] = text + used;
+        strcpy(names[i], json_string_value(json_array_get(array, i)));
+        used += strlen(names[i]) + 1;
+    }
+    return names;
+}
+
+/* JSON in a string of the metadata; NULL: there is none, or it is no JSON. */
+static json_t *metadata_of(const json_t *header, const char *key) {
+    const char *text = json_string_value(json_object_get(json_object_get(header, "__metadata__"), key));
+    return text ? json_loads(text, 0, NULL) : NULL;
+}
+
+/* ---- Loading */
+
+static unsigned char *read_file(const char *path, size_t *size) {
+    FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
+    if (!file)
+        die("%s: %s", path, strerror(errno));
+    size_t room = 1 << 16;
+    unsigned char *bytes = malloc(room);
+    *size = 0;
+    for (size_t got = 1; bytes && got > 0; *size += got) {
+        if (room - *size < room / 2) {
+            room *= 2;
+            unsigned char *larger = realloc(bytes, room);
+            if (!larger)
+                free(bytes);
+            bytes = larger;
+        }
+        got = bytes ? fread(bytes + *size, 1, room - *size, file) : 0;
+    }
+    if (!bytes)
+        die("%s: no memory for the file", path);
+    if (ferror(file))
+        die("%s: %s", path, strerror(errno));
+    if (file != stdin)
+        fclose(file);
+    return bytes;
+}
+
+/* What people will confuse with a model, by name. */
+static void say_not_a_model(const char *path, const unsigned char *bytes, size_t size) {
+    const char *line = nf_last_error(), *detail = strstr(line, ": ");
+    detail = detail ? detail + 2 : line;
+    if (size < LENGTH_BYTES || header_length(bytes) > size - LENGTH_BYTES)
+        die("%s: this is not a model file (%s); the model comes first, then the data", path, detail);
+    die("%s: %s", path, detail);
+}
+
+void model_load(model *m, const char *path) {
+    size_t size;
+    unsigned char *bytes = read_file(path, &size);
+    *m = (model){.path = path, .bytes = size};
+    if (nf_flow_load_memory(bytes, size, &m->flow) != NF_OK)
+        say_not_a_model(path, bytes, size);
+    m->dim = nf_flow_dim(m->flow);
+    m->context_dim = nf_flow_context_dim(m->flow);
+    json_t *header = json_loadb((const char *)bytes + LENGTH_BYTES, (size_t)header_length(bytes), 0, NULL);
+    json_t *names = metadata_of(header, "columns"), *context_names = metadata_of(header, "context_columns");
+    m->names = names_of(names, m->dim);
+    m->context_names = names_of(context_names, m->context_dim);
+    m->named = m->names != NULL;
+    m->context_named = m->context_names != NULL;
+    if (!m->named)
+        m->names = model_default_names('x', m->dim);
+    if (!m->context_named)
+        m->context_names = model_default_names('c', m->context_dim);
+    m->training = metadata_of(header, "training");
+    m->structure = metadata_of(header, "flow");
+    json_decref(names);
+    json_decref(context_names);
+    json_decref(header);
+    free(bytes);
+}
+
+void model_free(model *m) {
+    nf_flow_free(m->flow);
+    free(m->names);
+    free(m->context_names);
+    json_decref(m->training);
+    json_decref(m->structure);
+    *m = (model){0};
+}
+
+/* ---- Saving */
+
+static void add_metadata(json_t *metadata, const char *key, json_t *value) {
+    char *text = json_dumps(value, JSON_COMPACT | JSON_REAL_PRECISION(9));
+    if (!text || json_object_set_new(metadata, key, json_string(text)) != 0)
+        die("no memory for the model's header");
+    free(text);
+}
+
+static json_t *array_of(char *const *names, size_t count) {
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++) {
+        json_t *name = json_string(names[i]);
+        if (!name) /* not UTF-8 */
+            name = json_sprintf("%zu", i + 1);
+        if (json_array_append_new(array, name) != 0)
+            die("no memory for the model's header");
+    }
+    return array;
+}
+
+/* The header with more metadata, as text padded to the format's alignment. */
+static char *new_header(const model *m, const unsigned char *bytes) {
+    json_t *header = json_loadb((const char *)bytes + LENGTH_BYTES, (size_t)header_length(bytes), 0, NULL);
+    json_t *metadata = json_object_get(header, "__metadata__");
+    if (!metadata)
+        die("no memory for the model's header");
+    if (m->named) {
+        json_t *names = array_of(m->names, m->dim);
+        add_metadata(metadata, "columns", names);
+        json_decref(names);
+    }
+    if (m->context_named && m->context_dim > 0) {
+        json_t *names = array_of(m->context_names, m->context_dim);
+        add_metadata(metadata, "context_columns", names);
+        json_decref(names);
+    }
+    if (m->training)
+        add_metadata(metadata, "training", m->training);
+    char *text = json_dumps(header, JSON_COMPACT);
+    json_decref(header);
+    if (!text)
+        die("no memory for the model's header");
+    const size_t length = strlen(text), padding = (ALIGNMENT - length % ALIGNMENT) % ALIGNMENT;
+    char *padded = new_text("%s%*s", text, (int)padding, "");
+    free(text);
+    return padded;
+}
+
+static bool write_all(int file, const void *bytes, size_t size) {
+    for (const char *next = bytes; size > 0;) {
+        const ssize_t wrote = write(file, next, size);
+        if (wrote < 0 && errno != EINTR)
+            return false;
+        if (wrote > 0) {
+            next += wrote;
+            size -= (size_t)wrote;
+        }
+    }
+    return true;
+}
+
+static bool write_model(int file, const char *header, const unsigned char *data, size_t size) {
+    unsigned char length[LENGTH_BYTES];
+    for (size_t i = 0; i < LENGTH_BYTES; i++)
+        length[i] = (unsigned char)((uint64_t)strlen(header) >> 8 * i);
+    return write_all(file, length, sizeof length) && write_all(file, header, strlen(header)) && write_all(file, data, size);
+}
+
+/* Into a temporary file, on the disk, and then in the place of the old one; with its mode, or that of a new file. */
+static bool replace_file(const char *path, const char *header, const unsigned char *data, size_t size) {
+    struct stat old;
+    const mode_t mask = umask(0);
+    umask(mask);
+    const mode_t mode = stat(path, &old) == 0 ? old.st_mode & 07777 : 0666 & ~mask;
+    char *temporary = new_text("%s.XXXXXX", path);
+    const int file = mkstemp(temporary);
+    bool good = file >= 0 && write_model(file, header, data, size) && fchmod(file, mode) == 0 && fsync(file) == 0;
+    int error = errno;
+    if (file >= 0 && close(file) != 0 && good) {
+        good = false;
+        error = errno;
+    }
+    if (good && rename(temporary, path) != 0) {
+        good = false;
+        error = errno;
+    }
+    if (!good && file >= 0)
+        unlink(temporary);
+    free(temporary);
+    errno = error;
+    return good;
+}
+
+bool model_save(const model *m, const char *path, char *message, size_t size) {
+    void *bytes;
+    size_t length;
+    struct stat place;
+    if (nf_flow_save_memory(m->flow, &bytes, &length) != NF_OK) {
+        snprintf(message, size, "%s", nf_last_error());
+        return false;
+    }
+    const size_t data = LENGTH_BYTES + (size_t)header_length(bytes);
+    char *header = new_header(m, bytes);
+    const bool special = stat(path, &place) == 0 && !S_ISREG(place.st_mode); /* a device or a pipe is written to */
+    bool good;
+    if (strcmp(path, "-") == 0 || special) {
+        const int file = special ? open(path, O_WRONLY) : STDOUT_FILENO;
+        good = file >= 0 && write_model(file, header, (unsigned char *)bytes + data, length - data);
+        if (special && file >= 0 && close(file) != 0)
+            good = false;
+    } else {
+        good = replace_file(path, header, (unsigned char *)bytes + data, length - data);
+    }
+    if (!good)
+        snprintf(message, size, "%s: %s", path, strerror(errno));
+    free(header);
+    nf_free(bytes);
+    return good;
+}
+
+/* ---- Rows for a model */
+
+/* Columns of the table for names, all or none. */
+static bool match_names(const table *t, char *const *names, size_t count, size_t *index) {
+    for (size_t i = 0; i < count; i++) {
+        size_t c = 0;
+        while (t->data.names && c < t->data.columns && strcmp(t->data.names[c], names[i]) != 0)
+            c++;
+        if (!t->data.names || c == t->data.columns) {
+            index[0] = i; /* the one that is missing */
+            return false;
+        }
+        index[i] = c;
+    }
+    return true;
+}
+
+static _Noreturn void refuse_columns(const model *m, const table *t, bool named, const char *missing) {
+    if (named && t->data.names)
+        die("%s: there is no column \"%s\", which %s was trained on; say which columns to take with --columns", t->path, missing, m->path);
+    if (m->context_dim > 0)
+        die("%s: it has %zu columns, and %s takes %zu and %zu of context", t->path, t->data.columns, m->path, m->dim, m->context_dim);
+    die("%s: it has %zu column%s, and %s takes %zu; say which with --columns", t->path, t->data.columns, t->data.columns == 1 ? "" : "s", m->path, m->dim);
+}
+
+/* Columns by name where both sides have names, else by place: x first, then the context. */
+static void choose_columns(const model *m, const table *t, const rows_options *o, bool with_x, size_t *index) {
+    char message[600];
+    const size_t x_columns = with_x ? m->dim : 0;
+    size_t *given = NULL, count = 0;
+    if (o->columns && with_x) {
+        if (!table_find(t, o->columns, &given, &count, message, sizeof message))
+            die("%s", message);
+        if (count != m->dim)
+            die("--columns %s: these are %zu, and %s takes %zu", o->columns, count, m->path, m->dim);
+        memcpy(index, given, count * sizeof *index);
+        free(given);
+    } else if (with_x && !(m->named && match_names(t, m->names, m->dim, index))) {
+        const char *missing = m->names[m->named ? index[0] : 0];
+        if ((m->named && t->data.names) || t->data.columns != m->dim + m->context_dim)
+            refuse_columns(m, t, m->named, missing);
+        for (size_t i = 0; i < m->dim; i++)
+            index[i] = i;
+    }
+    if (m->context_dim == 0 || (m->context_named && match_names(t, m->context_names, m->context_dim, index + x_columns)))
+        return;
+    const size_t before = t->data.columns == m->dim + m->context_dim ? m->dim : 0;
+    if ((m->context_named && t->data.names) || before + m->context_dim != t->data.columns)
+        refuse_columns(m, t, m->context_named, m->context_names[m->context_named ? index[x_columns] : 0]);
+    for (size_t i = 0; i < m->context_dim; i++)
+        index[x_columns + i] = before + i;
+}
+
+void model_read_rows(const model *m, const char *path, const rows_options *o, bool with_x, model_rows *rows) {
+    table t;
+    char message[600];
+    if (!table_read(path, &t, message, sizeof message))
+        die("%s", message);
+    const size_t x_columns = with_x ? m->dim : 0, columns = x_columns + m->context_dim;
+    size_t *index = allocate(columns, sizeof *index);
+    choose_columns(m, &t, o, with_x, index);
+    if (o->drop_missing) {
+        const size_t dropped = table_drop(&t, index, columns);
+        if (dropped > 0)
+            note("%s: left out %zu rows with something that is not a number", t.path, dropped);
+    } else if (!table_check(&t, index, columns, message, sizeof message)) {
+        die("%s", message);
+    }
+    if (t.data.rows == 0)
+        die("%s: no row is left", t.path);
+    *rows = (model_rows){.rows = t.data.rows, .x = with_x ? table_take(&t, index, x_columns) : NULL};
+    if (m->context_dim > 0)
+        rows->context = table_take(&t, index + x_columns, m->context_dim);
+    if ((with_x && !rows->x) || (m->context_dim > 0 && !rows->context))
+        die("%s: no memory for its rows", path);
+    free(index);
+    table_free(&t);
+}
+
+void model_free_rows(model_rows *rows) {
+    free(rows->x);
+    free(rows->context);
+    *rows = (model_rows){0};
+}

@@ -1,0 +1,67 @@
+/*
+ * nflow: normalizing flows at a prompt. Each subcommand is a file of its own, written against nflow.h alone.
+ *
+ *     nflow train data.csv -o model.safetensors && nflow plot model.safetensors data.csv
+ */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "tool.h"
+
+typedef struct subcommand {
+    const char *name, *about;
+    int (*run)(int count, char **words);
+} subcommand;
+
+static const subcommand subcommands[] = {
+    {"sample", "draw new rows", nflow_sample},
+    {"logprob", "log density of rows", nflow_logprob},
+    {"score", "gradient of the log density", nflow_score},
+    {"transform", "rows to the latent space, and back", nflow_transform},
+    {"data", "rows of a toy density", nflow_data},
+};
+
+enum { SUBCOMMANDS = sizeof subcommands / sizeof subcommands[0] };
+
+static void help(FILE *file) {
+    fputs("usage: nflow COMMAND [OPTIONS] FILES\n\nNormalizing flows: densities that can be learned, sampled and evaluated.\n\n", file);
+    for (size_t i = 0; i < SUBCOMMANDS; i++)
+        fprintf(file, "  %-11s %s\n", subcommands[i].name, subcommands[i].about);
+    fputs("\nTables are CSV or NPY files, or '-' for the standard input. To begin:\n\n"
+          "  nflow data two_moons -o moons.csv\n"
+          "  nflow train moons.csv -o moons.safetensors\n"
+          "  nflow plot moons.safetensors moons.csv\n\n"
+          "'nflow COMMAND --help' says more about each; so does 'man nflow'.\n",
+          file);
+}
+
+int main(int count, char **words) {
+    const char *name = count > 1 ? words[1] : "";
+    if (count < 2) {
+        help(stderr);
+        return STATUS_USAGE;
+    }
+    if (strcmp(name, "--help") == 0 || strcmp(name, "-h") == 0 || (strcmp(name, "help") == 0 && count == 2)) {
+        help(stdout);
+        finish_output();
+        return STATUS_DONE;
+    }
+    if (strcmp(name, "--version") == 0 || strcmp(name, "-V") == 0) {
+        printf("nflow %s\n", nf_version());
+        finish_output();
+        return STATUS_DONE;
+    }
+    char option[] = "--help", *asked[] = {words[0], count > 2 ? words[2] : NULL, option, NULL};
+    if (strcmp(name, "help") == 0) { /* nflow help train */
+        words = asked;
+        name = words[1];
+        count = 3;
+    }
+    for (size_t i = 0; i < SUBCOMMANDS; i++)
+        if (strcmp(name, subcommands[i].name) == 0) {
+            tool_command = subcommands[i].name;
+            return subcommands[i].run(count - 1, words + 1);
+        }
+    die_usage("%s: there is no such command", name);
+}

@@ -1,0 +1,101 @@
+/* Messages, memory and the machine. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "tool.h"
+
+const char *tool_command;
+bool tool_quiet;
+
+__attribute__((format(printf, 1, 0))) static void say(const char *format, va_list arguments) {
+    fflush(stdout);
+    fprintf(stderr, tool_command ? "nflow %s: " : "nflow: ", tool_command);
+    vfprintf(stderr, format, arguments);
+    fputc('\n', stderr);
+}
+
+void die(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say(format, arguments);
+    va_end(arguments);
+    exit(STATUS_FAILED);
+}
+
+void die_usage(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say(format, arguments);
+    va_end(arguments);
+    fprintf(stderr, "Try 'nflow%s%s --help'.\n", tool_command ? " " : "", tool_command ? tool_command : "");
+    exit(STATUS_USAGE);
+}
+
+void warn(const char *format, ...) {
+    va_list arguments;
+    va_start(arguments, format);
+    say(format, arguments);
+    va_end(arguments);
+}
+
+void note(const char *format, ...) {
+    if (tool_quiet)
+        return;
+    va_list arguments;
+    va_start(arguments, format);
+    say(format, arguments);
+    va_end(arguments);
+}
+
+void must(nf_status status) {
+    if (status != NF_OK)
+        die("%s", nf_last_error());
+}
+
+void *allocate(size_t count, size_t size) {
+    void *memory = calloc(count > 0 ? count : 1, size);
+    if (!memory)
+        die("no memory for %zu elements of %zu bytes: use fewer rows or columns", count, size);
+    return memory;
+}
+
+char *copy_text(const char *text) {
+    char *copy = strdup(text);
+    if (!copy)
+        die("no memory");
+    return copy;
+}
+
+char *new_text(const char *format, ...) {
+    va_list arguments;
+    char *text;
+    va_start(arguments, format);
+    const int length = vasprintf(&text, format, arguments);
+    va_end(arguments);
+    if (length < 0)
+        die("no memory");
+    return text;
+}
+
+size_t processors(void) {
+    cpu_set_t set;
+    const int count = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    return count > 0 ? (size_t)count : 1;
+}
+
+double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+void finish_output(void) {
+    if (fflush(stdout) != 0 || ferror(stdout))
+        die("standard output: %s", errno ? strerror(errno) : "it could not be written");
+}
