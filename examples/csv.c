@@ -201,7 +201,7 @@ static bool add_row(reader *r) {
         if (!r->lenient)
             return refuse(r, i, r->fields[i]);
         *value = NAN;
-        if (t->faults[i].line == 0) {
+        if (t->faults[i].count++ == 0) {
             t->faults[i].line = r->line;
             snprintf(t->faults[i].text, sizeof t->faults[i].text, "%s", r->fields[i]);
         }

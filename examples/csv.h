@@ -13,10 +13,11 @@
 #include <stddef.h>
 #include <stdio.h>
 
-/* The first field of a column that is not a number. */
+/* What is not a number in a column. */
 typedef struct csv_fault {
-    size_t line; /* 0: there is none */
-    char text[48]; /* "" when it is empty */
+    size_t count;  /* how many fields */
+    size_t line;   /* of the first one */
+    char text[48]; /* the first one; "" when it is empty */
 } csv_fault;
 
 typedef struct csv_table {

@@ -15,6 +15,7 @@ typedef struct subcommand {
 } subcommand;
 
 static const subcommand subcommands[] = {
+    {"train", "fit a flow to the rows of a table", nflow_train},
     {"sample", "draw new rows", nflow_sample},
     {"logprob", "log density of rows", nflow_logprob},
     {"score", "gradient of the log density", nflow_score},

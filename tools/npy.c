@@ -229,7 +229,7 @@ static bool find_faults(const array *a, csv_table *t) {
         csv_fault *fault = &t->faults[i % t->columns];
         if (isfinite(t->values[i]))
             continue;
-        if (fault->line == 0) {
+        if (fault->count++ == 0) {
             fault->line = i / t->columns + 1;
             snprintf(fault->text, sizeof fault->text, "%g", t->values[i]);
         }

@@ -123,7 +123,7 @@ bool table_find(const table *t, const char *list, size_t **index, size_t *count,
 bool table_check(const table *t, const size_t *index, size_t count, char *message, size_t size) {
     for (size_t i = 0; i < count; i++) {
         const csv_fault *fault = &t->data.faults[index[i]];
-        if (fault->line == 0)
+        if (fault->count == 0)
             continue;
         char name[100] = "";
         if (t->data.names)
@@ -148,7 +148,7 @@ size_t table_drop(table *t, const size_t *index, size_t count) {
         kept += whole;
     }
     for (size_t i = 0; i < count; i++)
-        d->faults[index[i]].line = 0;
+        d->faults[index[i]].count = 0;
     const size_t dropped = d->rows - kept;
     d->rows = kept;
     return dropped;

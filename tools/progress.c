@@ -1,0 +1,154 @@
+/* The terminal's line, the log's lines, and the interrupt. */
+#define _GNU_SOURCE
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "progress.h"
+#include "tool.h"
+
+enum { MOST_POINTS = 400, FIRST_LINES = 3 };
+
+static volatile sig_atomic_t interrupted;
+static volatile sig_atomic_t said_it; /* whether the handler may write */
+
+static void on_interrupt(int signal_number) {
+    (void)signal_number;
+    static const char line[] = "\nstopping after this epoch, and saving the best model; once more (Ctrl-C) ends at once, without it\n";
+    interrupted = 1;
+    if (!said_it)
+        return;
+    const ssize_t wrote = write(STDERR_FILENO, line, sizeof line - 1);
+    (void)wrote;
+}
+
+void progress_begin(progress *p, progress_kind kind, bool standard_taken, bool losses_only) {
+    *p = (progress){.kind = kind, .terminal = isatty(STDERR_FILENO), .losses_only = losses_only, .standard_taken = standard_taken, .last = -1.0};
+    said_it = !tool_quiet && kind == PROGRESS_TEXT;
+    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+}
+
+void progress_duration(double seconds, char *text, size_t size) {
+    const unsigned long whole = seconds < 1e9 ? (unsigned long)lrint(fmax(seconds, 0.0)) : 1000000000ul;
+    if (whole >= 3600)
+        snprintf(text, size, "%lu h %02lu min", whole / 3600, whole / 60 % 60);
+    else if (whole >= 60)
+        snprintf(text, size, "%lu min %02lu s", whole / 60, whole % 60);
+    else
+        snprintf(text, size, "%lu s", whole);
+}
+
+static void remember(progress *p, const nf_fit_progress *now) {
+    if (p->count == p->room) {
+        p->room = p->room ? 2 * p->room : 512;
+        p->epochs = realloc(p->epochs, p->room * sizeof *p->epochs);
+        if (!p->epochs)
+            die("no memory for the training curve");
+    }
+    p->epochs[p->count++] = (progress_epoch){now->epoch, now->train_loss, now->validation_loss, now->learning_rate};
+}
+
+static void put_number(const char *key, double value) {
+    if (isfinite(value))
+        printf(", \"%s\": %.9g", key, value);
+    else
+        printf(", \"%s\": null", key);
+}
+
+static void put_json(const progress *p, const nf_fit_progress *now) {
+    if (p->standard_taken)
+        return;
+    printf("{\"event\": \"epoch\", \"epoch\": %zu, \"epochs\": %zu", now->epoch, now->epochs);
+    put_number("train_loss", now->train_loss);
+    put_number("validation_loss", now->validation_loss);
+    put_number("best_loss", now->best_loss);
+    put_number("learning_rate", now->learning_rate);
+    put_number("seconds", now->seconds);
+    put_number("seconds_left", now->seconds_left);
+    puts("}");
+    fflush(stdout);
+}
+
+/* 79 letters at most: a line that wraps cannot be rewritten. */
+static void put_line(const progress *p, const nf_fit_progress *now, const char *end) {
+    char left[32], losses[64];
+    progress_duration(now->seconds_left, left, sizeof left);
+    if (isfinite(now->validation_loss))
+        snprintf(losses, sizeof losses, "train %.4f  held-out %.4f%s", now->train_loss, now->validation_loss, p->losses_only ? "" : " nats");
+    else
+        snprintf(losses, sizeof losses, "train %.4f%s", now->train_loss, p->losses_only ? "" : " nats");
+    fprintf(stderr, "epoch %*zu/%zu  %s  rate %.1e  %s left%s", now->epochs > 99 ? 3 : 2, now->epoch, now->epochs, losses, now->learning_rate, left, end);
+}
+
+/* A log gets a line after the first epochs, then after longer and longer, and after the last. */
+static bool log_now(progress *p, const nf_fit_progress *now) {
+    if (p->count > FIRST_LINES && now->seconds < p->next_log && now->epoch < now->epochs)
+        return false;
+    p->gap = fmin(fmax(1.3 * p->gap, 0.5), 60.0);
+    p->next_log = now->seconds + p->gap;
+    return true;
+}
+
+int progress_show(void *user, const nf_fit_progress *now) {
+    progress *p = user;
+    remember(p, now);
+    if (p->kind == PROGRESS_JSON) {
+        put_json(p, now);
+    } else if (!tool_quiet && p->terminal) {
+        if (now->seconds - p->last > 0.1 || now->epoch == now->epochs || interrupted) {
+            fputs("\r\033[K", stderr);
+            put_line(p, now, "");
+            p->open = true;
+            p->last = now->seconds;
+        }
+    } else if (!tool_quiet && log_now(p, now)) {
+        put_line(p, now, "\n");
+    }
+    return interrupted != 0;
+}
+
+void progress_end(progress *p) {
+    if (p->open)
+        fputc('\n', stderr);
+    p->open = false;
+    signal(SIGINT, SIG_DFL);
+    signal(SIGTERM, SIG_DFL);
+}
+
+void progress_free(progress *p) {
+    free(p->epochs);
+    *p = (progress){0};
+}
+
+static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
+
+json_t *progress_curve(const progress *p) {
+    json_t *curve = json_object(), *epoch = json_array(), *train = json_array(), *validation = json_array();
+    const size_t points = p->count < MOST_POINTS ? p->count : MOST_POINTS;
+    for (size_t i = 0; i < points; i++) {
+        const progress_epoch *e = &p->epochs[points > 1 ? i * (p->count - 1) / (points - 1) : 0];
+        json_array_append_new(epoch, json_integer((json_int_t)e->epoch));
+        json_array_append_new(train, number(e->train));
+        json_array_append_new(validation, number(e->validation));
+    }
+    json_object_set_new(curve, "epoch", epoch);
+    json_object_set_new(curve, "train", train);
+    json_object_set_new(curve, "validation", validation);
+    return curve;
+}
+
+void progress_recall(progress *p, const json_t *curve) {
+    const json_t *epoch = json_object_get(curve, "epoch"), *train = json_object_get(curve, "train"), *validation = json_object_get(curve, "validation");
+    for (size_t i = 0; i < json_array_size(epoch); i++) {
+        const json_t *t = json_array_get(train, i), *v = json_array_get(validation, i);
+        const nf_fit_progress past = {.epoch = (size_t)json_integer_value(json_array_get(epoch, i)),
+                                      .train_loss = json_is_number(t) ? json_number_value(t) : NAN,
+                                      .validation_loss = json_is_number(v) ? json_number_value(v) : NAN};
+        remember(p, &past);
+    }
+}

@@ -1,0 +1,218 @@
+/* nflow train: a flow fitted to the rows of a table. */
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "evaluate.h"
+#include "progress.h"
+#include "train.h"
+
+static void add_number(json_t *object, const char *key, double value) {
+    if (json_object_set_new(object, key, isfinite(value) ? json_real(value) : json_null()) != 0)
+        die("no memory for the model's header");
+}
+
+static void add_count(json_t *object, const char *key, size_t value) {
+    if (json_object_set_new(object, key, json_integer((json_int_t)value)) != 0)
+        die("no memory for the model's header");
+}
+
+static void add_text(json_t *object, const char *key, const char *text) {
+    json_t *string = json_string(text);
+    if (json_object_set_new(object, key, string ? string : json_string("(not UTF-8)")) != 0)
+        die("no memory for the model's header");
+}
+
+/* What is kept with the model about how it came about; and what --json says. No times: the same command gives the same bytes. */
+static json_t *training_record(const train_options *o, const train_data *d, const nf_fit_config *config, const nf_fit_report *report, const progress *p) {
+    json_t *t = json_object();
+    add_text(t, "version", nf_version());
+    add_text(t, "data", d->source);
+    add_count(t, "rows", d->rows);
+    add_count(t, "held_out_rows", d->held_out);
+    add_text(t, "flow", train_flow_name(o));
+    add_count(t, "seed", o->seed);
+    add_count(t, "batch", config->batch_size);
+    add_count(t, "epochs", config->epochs);
+    add_count(t, "epochs_run", report->epochs_run);
+    add_count(t, "best_epoch", report->best_epoch);
+    add_number(t, "train_nll", report->train_loss);
+    add_number(t, "held_out_nll", report->best_loss);
+    add_number(t, "gaussian_nll", d->gaussian_nll);
+    if (json_object_set_new(t, "curve", progress_curve(p)) != 0)
+        die("no memory for the model's header");
+    return t;
+}
+
+/* The epochs before those of a fit that is taken up: from the model that was saved when it was stopped. */
+static void recall_curve(const char *path, progress *p) {
+    nf_flow *flow;
+    if (access(path, R_OK) != 0 || nf_flow_load(path, &flow) != NF_OK)
+        return;
+    nf_flow_free(flow);
+    model old;
+    model_load(&old, path);
+    progress_recall(p, json_object_get(old.training, "curve"));
+    model_free(&old);
+}
+
+/* A fit that cannot be saved should not begin. */
+static void check_output(const char *path) {
+    if (strcmp(path, "-") == 0)
+        return;
+    const char *slash = strrchr(path, '/');
+    char *folder = slash ? new_text("%.*s", (int)(slash - path + 1), path) : copy_text(".");
+    if (access(folder, F_OK) != 0)
+        die("%s: %s: make the folder first", folder, strerror(errno));
+    if (access(path, F_OK) == 0 ? access(path, W_OK) != 0 : access(folder, W_OK) != 0)
+        die("%s: %s: the model could not be saved there", path, strerror(errno));
+    free(folder);
+}
+
+static const char *why_it_ended(const nf_fit_report *report) {
+    switch (report->stop_reason) {
+    case NF_STOP_PATIENCE:
+        return "; it got no better";
+    case NF_STOP_CALLBACK:
+        return "; interrupted";
+    case NF_STOP_DIVERGED:
+        return "; then it diverged";
+    case NF_STOP_EPOCHS:
+        break;
+    }
+    return "";
+}
+
+static void put_result(const train_options *o, const train_data *d, const model *m, const nf_fit_report *report) {
+    if (o->json) {
+        json_t *result = json_deep_copy(m->training);
+        json_object_del(result, "curve");
+        add_text(result, "event", report->stop_reason == NF_STOP_CALLBACK ? "interrupted" : "done");
+        add_text(result, "model", o->output);
+        add_number(result, "seconds", report->seconds);
+        json_dumpf(result, o->output_is_standard ? stderr : stdout, JSON_COMPACT | JSON_REAL_PRECISION(9));
+        fputc('\n', o->output_is_standard ? stderr : stdout);
+        json_decref(result);
+        return;
+    }
+    if (tool_quiet)
+        return;
+    fprintf(stderr, "%zu epochs in %.1f s%s; kept epoch %zu\n", report->epochs_run, report->seconds, why_it_ended(report), report->best_epoch);
+    if (isfinite(report->best_loss) && !o->matching) {
+        fprintf(stderr, "held-out NLL %.4f nats a row", report->best_loss);
+        if (isfinite(d->gaussian_nll))
+            fprintf(stderr, "; a Gaussian with their covariance: %.4f", d->gaussian_nll);
+        fputc('\n', stderr);
+    }
+    if (!o->output_is_standard)
+        fprintf(stderr, "saved %s: %zu layers, %zu parameters\n", o->output, nf_flow_layer_count(m->flow), nf_parameter_count(m->flow));
+}
+
+/* Training may be in single precision; the model is saved in the one that was asked for, double unless said otherwise. */
+static void in_precision(nf_flow **flow, nf_precision precision) {
+    nf_flow *copy;
+    if (nf_flow_precision(*flow) == precision)
+        return;
+    must(nf_flow_convert(*flow, precision, &copy));
+    nf_flow_free(*flow);
+    *flow = copy;
+}
+
+static void save(const train_options *o, model *m) {
+    char message[512];
+    if (!model_save(m, o->output, message, sizeof message))
+        die("%s: the model is not saved", message);
+}
+
+static int run(train_options *o, train_data *d) {
+    nf_flow *flow = train_flow(o, d);
+    model m = {.flow = flow, .path = o->output, .dim = d->dim, .context_dim = d->context_dim, .names = d->names, .context_names = d->context_names,
+               .named = true, .context_named = true};
+    progress p;
+    progress_begin(&p, o->json ? PROGRESS_JSON : PROGRESS_TEXT, o->output_is_standard, o->matching);
+    char *checkpoint = o->resume ? new_text("%s.checkpoint", o->output) : NULL;
+    nf_fit_config config;
+    nf_optimizer_config optimizer;
+    train_config(o, d, &config, &optimizer);
+    config.checkpoint = checkpoint;
+    config.progress = progress_show;
+    config.progress_user = &p;
+    if (checkpoint && access(checkpoint, F_OK) == 0) {
+        note("taking up the fit of %s", checkpoint);
+        recall_curve(o->output, &p);
+    }
+    train_announce(o, d, flow, &config);
+    nf_fit_report report = {.struct_size = sizeof report};
+    const nf_status status = nf_fit(flow, d->training, d->x, d->context, &config, &report);
+    progress_end(&p);
+    if (status == NF_ERR_MISMATCH && checkpoint)
+        die("%s: it was begun with other data or options (%s); use those, or delete it to begin anew", checkpoint, nf_last_error());
+    if (status == NF_ERR_DIVERGED)
+        warn("the loss is not finite any more after epoch %zu: what was best till then is saved; try a smaller --rate", report.epochs_run);
+    else if (status != NF_STOPPED)
+        must(status);
+    if (status != NF_OK && report.epochs_run == 0)
+        die("not one epoch was done, so there is nothing to save");
+    in_precision(&flow, o->precision == PRECISION_SINGLE ? NF_SINGLE : NF_DOUBLE);
+    train_unscale_context(flow, d);
+    m.flow = flow;
+    m.training = training_record(o, d, &config, &report, &p);
+    save(o, &m);
+    if (checkpoint && status == NF_OK)
+        unlink(checkpoint);
+    put_result(o, d, &m, &report);
+    if (status == NF_STOPPED && checkpoint)
+        note("the same command takes the fit up again");
+    json_decref(m.training);
+    nf_flow_free(flow);
+    free(checkpoint);
+    progress_free(&p);
+    return status == NF_STOPPED ? STATUS_INTERRUPTED : status == NF_OK ? STATUS_DONE : STATUS_FAILED;
+}
+
+int nflow_train(int count, char **words) {
+    train_options o = {.seed = 1};
+    const option_entry entries[] = {
+        {"output", 'o', OPTION_TEXT, &o.output, "MODEL", "where to save the model: a .safetensors file"},
+        {"flow", 'F', OPTION_CHOICE, &o.flow, TRAIN_FLOWS, "kind of flow; default realnvp"},
+        {"layers", 'l', OPTION_COUNT, &o.layers, "N", "couplings (default 8), or planar or radial layers (default 32); not for cnf"},
+        {"hidden", 'H', OPTION_TEXT, &o.hidden, "WxN", "nets with N hidden layers of width W; default 64x2"},
+        {"columns", 0, OPTION_TEXT, &o.columns, "LIST", "columns to model, as names or numbers: a,b or 1,3-5; default: all others"},
+        {"context-columns", 'c', OPTION_TEXT, &o.context_columns, "LIST", "columns to condition on: the flow models the others given these"},
+        {"weight-column", 'w', OPTION_TEXT, &o.weight_column, "COLUMN", "how much each row counts"},
+        {"drop-missing", 0, OPTION_FLAG, &o.drop_missing, NULL, "leave out rows in which a column that is used is no number"},
+        {"jitter", 'j', OPTION_TEXT, &o.jitter, "LIST", "add uniform noise to these columns, as wide as the smallest step between their values: for whole numbers and rounded ones; 'all' for all"},
+        {"validation", 'v', OPTION_NUMBER, &o.validation, "FRACTION", "of the rows, drawn at random, held out to find the best epoch; default 0.1"},
+        {"epochs", 'e', OPTION_COUNT, &o.epochs, "N", "passes over the data; default: from 20 to 300, fewer for more rows"},
+        {"batch", 'b', OPTION_COUNT, &o.batch, "N", "rows a step; default 64, and 256 or more for many rows"},
+        {"rate", 'r', OPTION_NUMBER, &o.rate, "RATE", "learning rate at the beginning; default: the library's for this kind of flow"},
+        {"patience", 'p', OPTION_COUNT, &o.patience, "N", "end after N epochs that did not get better; default: half of all"},
+        {"noise", 0, OPTION_NUMBER, &o.noise, "SD", "Gaussian noise on the training rows, in standard deviations of a column, that shrinks with the rate; 0: none"},
+        {"matching", 0, OPTION_FLAG, &o.matching, NULL, "train a cnf by flow matching instead of by likelihood"},
+        {"precision", 0, OPTION_CHOICE, &o.precision, TRAIN_PRECISIONS, "of training and of the saved model; default: trained in single, saved in double"},
+        {"seed", 's', OPTION_INTEGER, &o.seed, "N", "of all that is random; default 1. The same command gives the same model"},
+        OPTION_THREADS(&o.threads),
+        {"resume", 'R', OPTION_FLAG, &o.resume, NULL, "keep a checkpoint, MODEL.checkpoint, while training, and take up a fit that left one"},
+        {"json", 0, OPTION_FLAG, &o.json, NULL, "a line of JSON for each epoch and for the result, on the standard output"},
+        OPTION_QUIET,
+    };
+    const option_set set = {"train", "DATA -o MODEL",
+                            "Fit a flow to the rows of a table (CSV or NPY; '-' is the standard input) and save it. An interrupt (Ctrl-C) ends the fit after the current epoch, "
+                            "and the best model so far is saved.",
+                            entries, sizeof entries / sizeof entries[0], 1, 1};
+    o.validation = o.rate = o.noise = -1.0;
+    o.precision = -1;
+    options_read(&set, count, words);
+    train_check_options(&o);
+    check_output(o.output);
+    train_data d;
+    train_read(&d, words[1], &o);
+    const int status = run(&o, &d);
+    train_free(&d);
+    finish_output();
+    return status;
+}

@@ -1,0 +1,334 @@
+/* The rows of a fit: columns chosen, checked, shuffled, split. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "evaluate.h"
+#include "train.h"
+
+enum { FEWEST_ROWS = 20, LOOKED_AT = 10000, FEW_VALUES = 10 /* percent */ };
+
+typedef struct choice {
+    const table *t;
+    size_t *x, *context, *used; /* column numbers; used: all that must be numbers */
+    size_t x_count, context_count, used_count;
+    size_t weight; /* a column number, or that of no column */
+} choice;
+
+/* ---- Columns */
+
+static size_t *find(const table *t, const char *list, size_t *count) {
+    char message[600];
+    size_t *index;
+    if (!table_find(t, list, &index, count, message, sizeof message))
+        die("%s", message);
+    return index;
+}
+
+static bool holds(const size_t *index, size_t count, size_t column) {
+    for (size_t i = 0; i < count; i++)
+        if (index[i] == column)
+            return true;
+    return false;
+}
+
+/* All columns that have no other role, but for those without a single number. */
+static void take_all_others(choice *c) {
+    const table *t = c->t;
+    char left[256] = "", room[32];
+    size_t used = 0;
+    c->x = allocate(t->data.columns, sizeof *c->x);
+    for (size_t i = 0; i < t->data.columns; i++) {
+        if (i == c->weight || holds(c->context, c->context_count, i))
+            continue;
+        if (t->data.faults[i].count < t->data.rows) {
+            c->x[c->x_count++] = i;
+        } else if (used + 64 < sizeof left) {
+            used += (size_t)snprintf(left + used, sizeof left - used, "%s%.56s", used ? ", " : "", table_name(t, i, room, sizeof room));
+        }
+    }
+    if (*left)
+        note("%s: left out, because they hold no numbers: %s", t->path, left);
+    if (c->x_count == 0)
+        die("%s: no column of numbers is left to model", t->path);
+}
+
+static void choose(choice *c, const train_options *o) {
+    const table *t = c->t;
+    c->weight = t->data.columns;
+    if (o->context_columns)
+        c->context = find(t, o->context_columns, &c->context_count);
+    if (o->weight_column) {
+        size_t count, *index = find(t, o->weight_column, &count);
+        if (count != 1 || holds(c->context, c->context_count, *index))
+            die("--weight-column %s: this should be one column, and none of the context", o->weight_column);
+        c->weight = *index;
+        free(index);
+    }
+    if (o->columns)
+        c->x = find(t, o->columns, &c->x_count);
+    else
+        take_all_others(c);
+    for (size_t i = 0; i < c->x_count; i++)
+        if (c->x[i] == c->weight || holds(c->context, c->context_count, c->x[i]))
+            die("--columns %s: one of them is a context or the weight too", o->columns);
+    c->used = allocate(c->x_count + c->context_count + 1, sizeof *c->used);
+    for (size_t i = 0; i < c->x_count; i++)
+        c->used[c->used_count++] = c->x[i];
+    for (size_t i = 0; i < c->context_count; i++)
+        c->used[c->used_count++] = c->context[i];
+    if (c->weight < t->data.columns)
+        c->used[c->used_count++] = c->weight;
+}
+
+/* The table's names; where one is missing or there twice, x and the column's number. */
+static char **names_of(const table *t, const size_t *index, size_t count) {
+    char **names = allocate(count, sizeof *names);
+    for (size_t i = 0; i < count; i++) {
+        const char *name = t->data.names ? t->data.names[index[i]] : "";
+        bool good = *name != '\0';
+        for (size_t k = 0; good && k < t->data.columns; k++)
+            good = k == index[i] || strcmp(name, t->data.names[k]) != 0;
+        names[i] = good ? copy_text(name) : new_text("x%zu", index[i] + 1);
+    }
+    return names;
+}
+
+/* ---- Values */
+
+static int rising(const void *a, const void *b) {
+    const double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double *sorted_column(size_t rows, const double *x, size_t columns, size_t column) {
+    double *sorted = allocate(rows, sizeof *sorted);
+    for (size_t i = 0; i < rows; i++)
+        sorted[i] = x[i * columns + column];
+    qsort(sorted, rows, sizeof *sorted, rising);
+    return sorted;
+}
+
+double smallest_step(size_t rows, const double *x, size_t columns, size_t column) {
+    double *sorted = sorted_column(rows, x, columns, column), least = INFINITY;
+    const double rounding = 1e-9 * (sorted[rows - 1] - sorted[0]); /* 0.1 + 0.2 is not another value than 0.3 */
+    for (size_t i = 1; i < rows; i++)
+        if (sorted[i] - sorted[i - 1] > rounding)
+            least = fmin(least, sorted[i] - sorted[i - 1]);
+    free(sorted);
+    return isfinite(least) ? least : 0.0;
+}
+
+static void refuse_constant_columns(const train_data *d, const char *path) {
+    for (size_t c = 0; c < d->dim; c++) {
+        bool varies = false;
+        for (size_t r = 1; r < d->rows && !varies; r++)
+            varies = d->x[r * d->dim + c] != d->x[c];
+        if (!varies)
+            die("%s: the column %s is %g in every row, so the rows have no density: leave it out with --columns", path, d->names[c], d->x[c]);
+    }
+}
+
+/* A density of values that repeat has no bound; the reader of its likelihood should know. */
+static void say_few_values(const train_data *d, const char *path) {
+    const size_t looked = d->rows < LOOKED_AT ? d->rows : LOOKED_AT;
+    char list[200] = "";
+    size_t used = 0;
+    for (size_t c = 0; c < d->dim && looked >= 200; c++) {
+        double *sorted = sorted_column(looked, d->x, d->dim, c);
+        size_t values = 1;
+        for (size_t i = 1; i < looked; i++)
+            values += sorted[i] != sorted[i - 1];
+        free(sorted);
+        if (100 * values < FEW_VALUES * looked && used + 48 < sizeof list)
+            used += (size_t)snprintf(list + used, sizeof list - used, "%s%.40s", used ? "," : "", d->names[c]);
+    }
+    if (*list)
+        note("%s: these columns repeat few values, and a density of such has no bound; '--jitter %s' spreads them over the steps between", path, list);
+}
+
+static uint64_t random_bits(uint64_t *state) { /* splitmix64 (Steele, Lea & Flood 2014) */
+    uint64_t z = *state += 0x9e3779b97f4a7c15u;
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+static double random_uniform(uint64_t *state) { return (double)(random_bits(state) >> 11) * 0x1p-53; }
+
+static void swap_rows(double *values, size_t columns, size_t a, size_t b) {
+    for (size_t i = 0; values && i < columns; i++) {
+        const double kept = values[a * columns + i];
+        values[a * columns + i] = values[b * columns + i];
+        values[b * columns + i] = kept;
+    }
+}
+
+/* Fisher & Yates; the three arrays together. */
+static void shuffle(train_data *d, uint64_t seed) {
+    uint64_t state = seed;
+    for (size_t left = d->rows; left > 1; left--) {
+        const size_t other = (size_t)(random_uniform(&state) * (double)left);
+        swap_rows(d->x, d->dim, left - 1, other);
+        swap_rows(d->context, d->context_dim, left - 1, other);
+        swap_rows(d->weight, 1, left - 1, other);
+    }
+}
+
+static void jitter(train_data *d, const table *t, const choice *c, const train_options *o) {
+    if (!o->jitter)
+        return;
+    uint64_t state = ~o->seed;
+    size_t count = c->x_count, *all = strcmp(o->jitter, "all") == 0 ? NULL : find(t, o->jitter, &count);
+    for (size_t i = 0; i < count; i++) {
+        size_t column = 0;
+        while (column < c->x_count && c->x[column] != (all ? all[i] : c->x[i]))
+            column++;
+        if (column == c->x_count)
+            die("--jitter %s: one of them is no column that is modelled", o->jitter);
+        const double step = smallest_step(d->rows, d->x, d->dim, column);
+        for (size_t r = 0; r < d->rows; r++)
+            d->x[r * d->dim + column] += step * (random_uniform(&state) - 0.5);
+        note("jitter of %s: uniform, %g wide", d->names[column], step);
+    }
+    free(all);
+}
+
+/* ---- A Gaussian to compare with */
+
+/* Lower triangle of A = L L^T in place; false: A is not positive definite, as far as doubles can say. */
+static bool cholesky(size_t n, double *a) {
+    for (size_t j = 0; j < n; j++) {
+        const double before = a[j * n + j];
+        for (size_t k = 0; k < j; k++)
+            a[j * n + j] -= a[j * n + k] * a[j * n + k];
+        if (!(a[j * n + j] > 1e-12 * before))
+            return false;
+        a[j * n + j] = sqrt(a[j * n + j]);
+        for (size_t i = j + 1; i < n; i++) {
+            for (size_t k = 0; k < j; k++)
+                a[i * n + j] -= a[i * n + k] * a[j * n + k];
+            a[i * n + j] /= a[j * n + j];
+        }
+    }
+    return true;
+}
+
+static void covariance(size_t rows, const double *x, size_t dim, double *mean, double *a) {
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < dim; i++)
+            mean[i] += x[r * dim + i] / (double)rows;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < dim; i++)
+            for (size_t j = 0; j <= i; j++)
+                a[i * dim + j] += (x[r * dim + i] - mean[i]) * (x[r * dim + j] - mean[j]) / (double)rows;
+}
+
+double gaussian_nll(size_t rows, const double *x, size_t held_out_rows, const double *held_out, size_t dim) {
+    double *mean = allocate(dim, sizeof *mean), *a = allocate(dim * dim, sizeof *a), *y = allocate(dim, sizeof *y);
+    covariance(rows, x, dim, mean, a);
+    double sum = 0.5 * (double)dim * log(2.0 * acos(-1.0)), square = 0;
+    const bool good = rows > dim && cholesky(dim, a);
+    for (size_t i = 0; i < dim && good; i++)
+        sum += log(a[i * dim + i]);
+    for (size_t r = 0; r < held_out_rows && good; r++)
+        for (size_t i = 0; i < dim; i++) {
+            y[i] = held_out[r * dim + i] - mean[i];
+            for (size_t k = 0; k < i; k++)
+                y[i] -= a[i * dim + k] * y[k];
+            y[i] /= a[i * dim + i];
+            square += y[i] * y[i];
+        }
+    free(y);
+    free(a);
+    free(mean);
+    return good && held_out_rows > 0 ? sum + 0.5 * square / (double)held_out_rows : NAN;
+}
+
+/* ---- Reading */
+
+static void check_weights(const train_data *d, const char *path) {
+    double sum = 0;
+    for (size_t i = 0; d->weight && i < d->rows; i++) {
+        if (d->weight[i] < 0.0)
+            die("%s: a weight is %g; weights are not negative", path, d->weight[i]);
+        sum += d->weight[i];
+    }
+    if (d->weight && !(sum > 0.0))
+        die("%s: all weights are 0", path);
+}
+
+static void take_columns(train_data *d, table *t, const choice *c) {
+    d->names = names_of(t, c->x, c->x_count);
+    d->context_names = names_of(t, c->context, c->context_count);
+    d->rows = t->data.rows;
+    d->dim = c->x_count;
+    d->context_dim = c->context_count;
+    if (d->context_dim > 0)
+        d->context = table_take(t, c->context, c->context_count);
+    if (c->weight < t->data.columns)
+        d->weight = table_take(t, &c->weight, 1);
+    d->x = table_take(t, c->x, c->x_count); /* last: it may take the table's own values */
+    if (!d->x || (d->context_dim > 0 && !d->context) || (c->weight < t->data.columns && !d->weight))
+        die("%s: no memory for its rows", t->path);
+}
+
+static void split(train_data *d, const train_options *o) {
+    const double fraction = o->validation >= 0.0 ? o->validation : o->matching ? 0.0 : 0.1;
+    d->held_out = (size_t)(fraction * (double)d->rows);
+    d->training = d->rows - d->held_out;
+    if (d->training < FEWEST_ROWS / 2)
+        die("--validation %g leaves %zu rows to train on", fraction, d->training);
+    d->gaussian_nll = NAN;
+    if (d->context_dim == 0 && !d->weight && !o->matching)
+        d->gaussian_nll = gaussian_nll(d->training, d->x, d->held_out, d->x + d->training * d->dim, d->dim);
+    if (d->context_dim == 0 && !d->weight && d->held_out > 0 && !o->matching && !isfinite(d->gaussian_nll))
+        warn("some columns are linear functions of others, as far as can be seen, and a density of such has no bound: leave them out with --columns");
+}
+
+void train_read(train_data *d, const char *path, const train_options *o) {
+    table t;
+    char message[600];
+    if (!table_read(path, &t, message, sizeof message))
+        die("%s", message);
+    choice c = {.t = &t};
+    choose(&c, o);
+    const size_t dropped = o->drop_missing ? table_drop(&t, c.used, c.used_count) : 0;
+    if (dropped > 0)
+        note("%s: left out %zu rows with something that is not a number", t.path, dropped);
+    if (!table_check(&t, c.used, c.used_count, message, sizeof message))
+        die("%s", message);
+    if (t.data.rows < FEWEST_ROWS)
+        die("%s: it has %zu row%s, and a fit needs at least %d", t.path, t.data.rows, t.data.rows == 1 ? "" : "s", FEWEST_ROWS);
+    *d = (train_data){.source = strcmp(path, "-") == 0 ? t.path : strrchr(path, '/') ? strrchr(path, '/') + 1 : path};
+    take_columns(d, &t, &c);
+    refuse_constant_columns(d, t.path);
+    check_weights(d, t.path);
+    shuffle(d, o->seed);
+    if (!o->jitter)
+        say_few_values(d, t.path);
+    jitter(d, &t, &c, o);
+    train_scale_context(d);
+    split(d, o);
+    free(c.x);
+    free(c.context);
+    free(c.used);
+    table_free(&t);
+}
+
+static void free_names(char **names, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        free(names[i]);
+    free(names);
+}
+
+void train_free(train_data *d) {
+    free_names(d->names, d->dim);
+    free_names(d->context_names, d->context_dim);
+    free(d->x);
+    free(d->context);
+    free(d->weight);
+    free(d->context_mean);
+    free(d->context_sd);
+    *d = (train_data){0};
+}
