@@ -314,7 +314,7 @@ void model_read_rows(const model *m, const char *path, const rows_options *o, bo
     if (o->drop_missing) {
         const size_t dropped = table_drop(&t, index, columns);
         if (dropped > 0)
-            note("%s: left out %zu rows with something that is not a number", t.path, dropped);
+            note("%s: left out %zu row%s with something that is not a number", t.path, dropped, dropped == 1 ? "" : "s");
     } else if (!table_check(&t, index, columns, message, sizeof message)) {
         die("%s", message);
     }

@@ -25,8 +25,8 @@ static void on_interrupt(int signal_number) {
     (void)wrote;
 }
 
-void progress_begin(progress *p, progress_kind kind, bool standard_taken, bool losses_only) {
-    *p = (progress){.kind = kind, .terminal = isatty(STDERR_FILENO), .losses_only = losses_only, .standard_taken = standard_taken, .last = -1.0};
+void progress_begin(progress *p, progress_kind kind, bool standard_taken, bool losses_only, double offset) {
+    *p = (progress){.kind = kind, .terminal = isatty(STDERR_FILENO), .losses_only = losses_only, .standard_taken = standard_taken, .offset = offset, .last = -1.0};
     said_it = !tool_quiet && kind == PROGRESS_TEXT;
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
     sigaction(SIGINT, &action, NULL);
@@ -94,8 +94,12 @@ static bool log_now(progress *p, const nf_fit_progress *now) {
     return true;
 }
 
-int progress_show(void *user, const nf_fit_progress *now) {
+int progress_show(void *user, const nf_fit_progress *given) {
     progress *p = user;
+    nf_fit_progress shown = *given, *now = &shown;
+    shown.train_loss += p->offset;
+    shown.validation_loss += p->offset;
+    shown.best_loss += p->offset;
     remember(p, now);
     if (p->kind == PROGRESS_JSON) {
         put_json(p, now);

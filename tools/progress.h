@@ -21,6 +21,7 @@ typedef struct progress_epoch {
 typedef struct progress {
     progress_kind kind;
     bool terminal, losses_only; /* losses_only: they are not likelihoods */
+    double offset;              /* what is added to all losses */
     bool open;                  /* a line on the terminal is not ended */
     bool standard_taken;        /* the model goes to the standard output */
     double last;                /* seconds of the fit when it was last said */
@@ -31,7 +32,7 @@ typedef struct progress {
 } progress;
 
 /* From here on an interrupt asks the fit to stop, and a second one ends the program. */
-void progress_begin(progress *p, progress_kind kind, bool standard_taken, bool losses_only);
+void progress_begin(progress *p, progress_kind kind, bool standard_taken, bool losses_only, double offset);
 int progress_show(void *user, const nf_fit_progress *now); /* an nf_progress_fn */
 void progress_end(progress *p);
 void progress_free(progress *p);

@@ -112,16 +112,6 @@ static void put_result(const train_options *o, const train_data *d, const model 
         fprintf(stderr, "saved %s: %zu layers, %zu parameters\n", o->output, nf_flow_layer_count(m->flow), nf_parameter_count(m->flow));
 }
 
-/* Training may be in single precision; the model is saved in the one that was asked for, double unless said otherwise. */
-static void in_precision(nf_flow **flow, nf_precision precision) {
-    nf_flow *copy;
-    if (nf_flow_precision(*flow) == precision)
-        return;
-    must(nf_flow_convert(*flow, precision, &copy));
-    nf_flow_free(*flow);
-    *flow = copy;
-}
-
 static void save(const train_options *o, model *m) {
     char message[512];
     if (!model_save(m, o->output, message, sizeof message))
@@ -130,10 +120,11 @@ static void save(const train_options *o, model *m) {
 
 static int run(train_options *o, train_data *d) {
     nf_flow *flow = train_flow(o, d);
+    const double offset = d->whitened && !o->matching ? d->whitening.log_det : 0.0; /* of the likelihood of whitened rows */
     model m = {.flow = flow, .path = o->output, .dim = d->dim, .context_dim = d->context_dim, .names = d->names, .context_names = d->context_names,
                .named = true, .context_named = true};
     progress p;
-    progress_begin(&p, o->json ? PROGRESS_JSON : PROGRESS_TEXT, o->output_is_standard, o->matching);
+    progress_begin(&p, o->json ? PROGRESS_JSON : PROGRESS_TEXT, o->output_is_standard, o->matching, offset);
     char *checkpoint = o->resume ? new_text("%s.checkpoint", o->output) : NULL;
     nf_fit_config config;
     nf_optimizer_config optimizer;
@@ -149,6 +140,8 @@ static int run(train_options *o, train_data *d) {
     nf_fit_report report = {.struct_size = sizeof report};
     const nf_status status = nf_fit(flow, d->training, d->x, d->context, &config, &report);
     progress_end(&p);
+    report.train_loss += offset;
+    report.best_loss += offset;
     if (status == NF_ERR_MISMATCH && checkpoint)
         die("%s: it was begun with other data or options (%s); use those, or delete it to begin anew", checkpoint, nf_last_error());
     if (status == NF_ERR_DIVERGED)
@@ -157,8 +150,7 @@ static int run(train_options *o, train_data *d) {
         must(status);
     if (status != NF_OK && report.epochs_run == 0)
         die("not one epoch was done, so there is nothing to save");
-    in_precision(&flow, o->precision == PRECISION_SINGLE ? NF_SINGLE : NF_DOUBLE);
-    train_unscale_context(flow, d);
+    flow = train_finish(flow, o, d);
     m.flow = flow;
     m.training = training_record(o, d, &config, &report, &p);
     save(o, &m);
@@ -192,6 +184,7 @@ int nflow_train(int count, char **words) {
         {"rate", 'r', OPTION_NUMBER, &o.rate, "RATE", "learning rate at the beginning; default: the library's for this kind of flow"},
         {"patience", 'p', OPTION_COUNT, &o.patience, "N", "end after N epochs that did not get better; default: half of all"},
         {"noise", 0, OPTION_NUMBER, &o.noise, "SD", "Gaussian noise on the training rows, in standard deviations of a column, that shrinks with the rate; 0: none"},
+        {"no-whitening", 0, OPTION_FLAG, &o.no_whitening, NULL, "train on the columns as they are; else on rows made uncorrelated, and the map is put into the model"},
         {"matching", 0, OPTION_FLAG, &o.matching, NULL, "train a cnf by flow matching instead of by likelihood"},
         {"precision", 0, OPTION_CHOICE, &o.precision, TRAIN_PRECISIONS, "of training and of the saved model; default: trained in single, saved in double"},
         {"seed", 's', OPTION_INTEGER, &o.seed, "N", "of all that is random; default 1. The same command gives the same model"},

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "nflow.h"
+#include "whiten.h"
 
 #define TRAIN_FLOWS "realnvp|planar|radial|cnf"
 enum { FLOW_REALNVP, FLOW_PLANAR, FLOW_RADIAL, FLOW_CNF };
@@ -22,7 +23,7 @@ typedef struct train_options {
     size_t hidden_layers, hidden_width; /* of `hidden`; 0: the default */
     double validation, rate, noise;     /* negative: not given */
     uint64_t seed;
-    bool drop_missing, matching, resume, json, output_is_standard;
+    bool drop_missing, no_whitening, matching, resume, json, output_is_standard;
 } train_options;
 
 typedef struct train_data {
@@ -32,7 +33,9 @@ typedef struct train_data {
     double *x, *context, *weight; /* context and weight may be NULL */
     char **names, **context_names;
     double *context_mean, *context_sd; /* by which the context is scaled while training */
-    double gaussian_nll; /* mean over the held-out rows under a Gaussian with the training rows' mean and covariance; NaN: none, or not of this fit */
+    whitening whitening;               /* of the training rows */
+    bool whitened;                     /* x holds whitened rows */
+    double gaussian_nll;               /* mean over the held-out rows under the training rows' Gaussian; NaN: does not apply */
 } train_data;
 
 /* Ends the program when options do not go together; fills in what follows from them. */
@@ -47,12 +50,8 @@ nf_flow *train_flow(const train_options *o, const train_data *d);
 void train_config(const train_options *o, const train_data *d, nf_fit_config *config, nf_optimizer_config *optimizer);
 void train_announce(const train_options *o, const train_data *d, const nf_flow *flow, const nf_fit_config *config);
 
-/* Contexts to mean 0 and standard deviation 1; and the trained flow to contexts as they were. */
-void train_scale_context(train_data *d);
-void train_unscale_context(nf_flow *flow, const train_data *d);
-
-/* Mean NLL of rows under the Gaussian with mean and covariance of others; NaN when the covariance is singular. Tested by itself. */
-double gaussian_nll(size_t rows, const double *x, size_t held_out_rows, const double *held_out, size_t dim);
+/* The flow in the precision that it is saved in, with the maps of whitening and of the contexts in it. The old one is freed. */
+nf_flow *train_finish(nf_flow *flow, const train_options *o, const train_data *d);
 
 /* Smallest difference between two values of a column; 0 when there is one value. */
 double smallest_step(size_t rows, const double *x, size_t columns, size_t column);

@@ -6,7 +6,7 @@
 #include "evaluate.h"
 #include "train.h"
 
-enum { FEWEST_ROWS = 20, LOOKED_AT = 10000, FEW_VALUES = 10 /* percent */ };
+enum { FEWEST_ROWS = 20, LOOKED_AT = 10000, FEW_VALUES = 10 /* percent */, MOST_WHITENED = 256 /* columns: the cost grows with their square */ };
 
 typedef struct choice {
     const table *t;
@@ -194,55 +194,45 @@ static void jitter(train_data *d, const table *t, const choice *c, const train_o
     free(all);
 }
 
-/* ---- A Gaussian to compare with */
+/* ---- Units that a fit likes */
 
-/* Lower triangle of A = L L^T in place; false: A is not positive definite, as far as doubles can say. */
-static bool cholesky(size_t n, double *a) {
-    for (size_t j = 0; j < n; j++) {
-        const double before = a[j * n + j];
-        for (size_t k = 0; k < j; k++)
-            a[j * n + j] -= a[j * n + k] * a[j * n + k];
-        if (!(a[j * n + j] > 1e-12 * before))
-            return false;
-        a[j * n + j] = sqrt(a[j * n + j]);
-        for (size_t i = j + 1; i < n; i++) {
-            for (size_t k = 0; k < j; k++)
-                a[i * n + j] -= a[i * n + k] * a[j * n + k];
-            a[i * n + j] /= a[j * n + j];
-        }
+/* Nets learn from inputs of size 1; a context may be a year or a price. */
+static void scale_context(train_data *d) {
+    const size_t c = d->context_dim;
+    d->context_mean = allocate(c, sizeof(double));
+    d->context_sd = allocate(c, sizeof(double));
+    for (size_t i = 0; i < c; i++) {
+        double mean = 0, square = 0;
+        for (size_t r = 0; r < d->training; r++)
+            mean += d->context[r * c + i] / (double)d->training;
+        for (size_t r = 0; r < d->training; r++)
+            square += (d->context[r * c + i] - mean) * (d->context[r * c + i] - mean) / (double)d->training;
+        d->context_mean[i] = mean;
+        d->context_sd[i] = square > 0.0 ? sqrt(square) : 1.0;
+        for (size_t r = 0; r < d->rows; r++)
+            d->context[r * c + i] = (d->context[r * c + i] - mean) / d->context_sd[i];
     }
-    return true;
 }
 
-static void covariance(size_t rows, const double *x, size_t dim, double *mean, double *a) {
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < dim; i++)
-            mean[i] += x[r * dim + i] / (double)rows;
-    for (size_t r = 0; r < rows; r++)
-        for (size_t i = 0; i < dim; i++)
-            for (size_t j = 0; j <= i; j++)
-                a[i * dim + j] += (x[r * dim + i] - mean[i]) * (x[r * dim + j] - mean[j]) / (double)rows;
-}
-
-double gaussian_nll(size_t rows, const double *x, size_t held_out_rows, const double *held_out, size_t dim) {
-    double *mean = allocate(dim, sizeof *mean), *a = allocate(dim * dim, sizeof *a), *y = allocate(dim, sizeof *y);
-    covariance(rows, x, dim, mean, a);
-    double sum = 0.5 * (double)dim * log(2.0 * acos(-1.0)), square = 0;
-    const bool good = rows > dim && cholesky(dim, a);
-    for (size_t i = 0; i < dim && good; i++)
-        sum += log(a[i * dim + i]);
-    for (size_t r = 0; r < held_out_rows && good; r++)
-        for (size_t i = 0; i < dim; i++) {
-            y[i] = held_out[r * dim + i] - mean[i];
-            for (size_t k = 0; k < i; k++)
-                y[i] -= a[i * dim + k] * y[k];
-            y[i] /= a[i * dim + i];
-            square += y[i] * y[i];
-        }
-    free(y);
-    free(a);
-    free(mean);
-    return good && held_out_rows > 0 ? sum + 0.5 * square / (double)held_out_rows : NAN;
+static void whiten(train_data *d, const train_options *o) {
+    double *held_out = d->x + d->training * d->dim;
+    d->gaussian_nll = NAN;
+    if (d->dim > MOST_WHITENED)
+        return;
+    whiten_fit(&d->whitening, d->training, d->x, d->weight, d->dim);
+    if (d->whitening.singular)
+        warn("some columns are linear functions of others, as far as can be seen, and a density of such has no bound: leave them out with --columns");
+    d->whitened = !o->no_whitening && d->dim > 1;
+    double *z = d->whitened ? held_out : allocate(d->held_out * d->dim, sizeof *z);
+    if (!d->whitened)
+        memcpy(z, held_out, d->held_out * d->dim * sizeof *z);
+    whiten_rows(&d->whitening, d->held_out, z);
+    if (d->context_dim == 0 && !d->weight && !o->matching && !d->whitening.singular)
+        d->gaussian_nll = whiten_nll(&d->whitening, d->held_out, z);
+    if (d->whitened)
+        whiten_rows(&d->whitening, d->training, d->x);
+    else
+        free(z);
 }
 
 /* ---- Reading */
@@ -279,11 +269,6 @@ static void split(train_data *d, const train_options *o) {
     d->training = d->rows - d->held_out;
     if (d->training < FEWEST_ROWS / 2)
         die("--validation %g leaves %zu rows to train on", fraction, d->training);
-    d->gaussian_nll = NAN;
-    if (d->context_dim == 0 && !d->weight && !o->matching)
-        d->gaussian_nll = gaussian_nll(d->training, d->x, d->held_out, d->x + d->training * d->dim, d->dim);
-    if (d->context_dim == 0 && !d->weight && d->held_out > 0 && !o->matching && !isfinite(d->gaussian_nll))
-        warn("some columns are linear functions of others, as far as can be seen, and a density of such has no bound: leave them out with --columns");
 }
 
 void train_read(train_data *d, const char *path, const train_options *o) {
@@ -295,7 +280,7 @@ void train_read(train_data *d, const char *path, const train_options *o) {
     choose(&c, o);
     const size_t dropped = o->drop_missing ? table_drop(&t, c.used, c.used_count) : 0;
     if (dropped > 0)
-        note("%s: left out %zu rows with something that is not a number", t.path, dropped);
+        note("%s: left out %zu row%s with something that is not a number", t.path, dropped, dropped == 1 ? "" : "s");
     if (!table_check(&t, c.used, c.used_count, message, sizeof message))
         die("%s", message);
     if (t.data.rows < FEWEST_ROWS)
@@ -308,8 +293,9 @@ void train_read(train_data *d, const char *path, const train_options *o) {
     if (!o->jitter)
         say_few_values(d, t.path);
     jitter(d, &t, &c, o);
-    train_scale_context(d);
     split(d, o);
+    scale_context(d);
+    whiten(d, o);
     free(c.x);
     free(c.context);
     free(c.used);
@@ -330,5 +316,6 @@ void train_free(train_data *d) {
     free(d->weight);
     free(d->context_mean);
     free(d->context_sd);
+    whiten_free(&d->whitening);
     *d = (train_data){0};
 }

@@ -145,25 +145,7 @@ void train_announce(const train_options *o, const train_data *d, const nf_flow *
             config->batch_size, config->threads, config->threads == 1 ? "" : "s");
 }
 
-/* ---- Contexts */
-
-/* Nets learn from inputs of size 1; a context may be a year or a price. */
-void train_scale_context(train_data *d) {
-    const size_t c = d->context_dim;
-    d->context_mean = allocate(c, sizeof(double));
-    d->context_sd = allocate(c, sizeof(double));
-    for (size_t i = 0; i < c; i++) {
-        double mean = 0, square = 0;
-        for (size_t r = 0; r < d->rows; r++)
-            mean += d->context[r * c + i] / (double)d->rows;
-        for (size_t r = 0; r < d->rows; r++)
-            square += (d->context[r * c + i] - mean) * (d->context[r * c + i] - mean) / (double)d->rows;
-        d->context_mean[i] = mean;
-        d->context_sd[i] = square > 0.0 ? sqrt(square) : 1.0;
-        for (size_t r = 0; r < d->rows; r++)
-            d->context[r * c + i] = (d->context[r * c + i] - mean) / d->context_sd[i];
-    }
-}
+/* ---- The model */
 
 /* The first bias behind a first weight; the context is the last of a net's inputs. */
 static bool is_first_weight(const nf_tensor *t) {
@@ -173,7 +155,7 @@ static bool is_first_weight(const nf_tensor *t) {
 }
 
 /* W (c - mean) / sd + b = (W / sd) c + (b - W mean / sd): the saved flow takes contexts in their own units. */
-void train_unscale_context(nf_flow *flow, const train_data *d) {
+static void unscale_context(nf_flow *flow, const train_data *d) {
     const size_t c = d->context_dim;
     double *p = allocate(nf_parameter_count(flow), sizeof *p);
     must(nf_get_parameters(flow, p));
@@ -192,4 +174,22 @@ void train_unscale_context(nf_flow *flow, const train_data *d) {
     }
     must(nf_set_parameters(flow, p));
     free(p);
+}
+
+static nf_flow *convert(nf_flow *flow, nf_precision precision) {
+    nf_flow *copy;
+    if (nf_flow_precision(flow) == precision)
+        return flow;
+    must(nf_flow_convert(flow, precision, &copy));
+    nf_flow_free(flow);
+    return copy;
+}
+
+nf_flow *train_finish(nf_flow *flow, const train_options *o, const train_data *d) {
+    const nf_precision precision = o->precision == PRECISION_SINGLE ? NF_SINGLE : NF_DOUBLE;
+    flow = convert(flow, precision);
+    unscale_context(flow, d);
+    if (d->whitened)
+        append(flow, convert(whiten_flow(&d->whitening), precision));
+    return flow;
 }

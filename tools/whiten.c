@@ -1,0 +1,239 @@
+/*
+ * L = D U with a unit lower triangle U. In halves, U = [A 0; C B] is the shear z_b += B^-1 C z_a, and then A and B on their halves: so couplings of one kind, each
+ * shearing all blocks of a level at once, make up U in as many levels as it takes to halve dim down to 1.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <jansson.h>
+
+#include "tool.h"
+#include "whiten.h"
+
+static void covariance(const whitening *w, size_t rows, const double *x, const double *weight) {
+    const size_t dim = w->dim;
+    double sum = 0;
+    for (size_t r = 0; r < rows; r++)
+        sum += weight ? weight[r] : 1.0;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; i < dim; i++)
+            w->mean[i] += (weight ? weight[r] : 1.0) / sum * x[r * dim + i];
+    double *from_mean = allocate(dim, sizeof *from_mean);
+    for (size_t r = 0; r < rows; r++) {
+        const double share = (weight ? weight[r] : 1.0) / sum;
+        for (size_t i = 0; i < dim; i++)
+            from_mean[i] = x[r * dim + i] - w->mean[i];
+        for (size_t i = 0; i < dim; i++)
+            for (size_t j = 0; j <= i; j++)
+                w->factor[i * dim + j] += share * from_mean[i] * from_mean[j];
+    }
+    free(from_mean);
+}
+
+/* Lower triangle in place. What is left of a variance is at least 1e-12 of it: below, rounding is all there is. */
+static void cholesky(whitening *w) {
+    const size_t n = w->dim;
+    double *a = w->factor;
+    for (size_t j = 0; j < n; j++) {
+        const double variance = a[j * n + j];
+        for (size_t k = 0; k < j; k++)
+            a[j * n + j] -= a[j * n + k] * a[j * n + k];
+        if (!(a[j * n + j] > 1e-12 * variance)) {
+            w->singular = true;
+            a[j * n + j] = variance > 0.0 ? 1e-12 * variance : 1.0;
+        }
+        a[j * n + j] = sqrt(a[j * n + j]);
+        w->log_det += log(a[j * n + j]);
+        for (size_t i = j + 1; i < n; i++) {
+            for (size_t k = 0; k < j; k++)
+                a[i * n + j] -= a[i * n + k] * a[j * n + k];
+            a[i * n + j] /= a[j * n + j];
+        }
+    }
+}
+
+void whiten_fit(whitening *w, size_t rows, const double *x, const double *weight, size_t dim) {
+    *w = (whitening){.dim = dim, .mean = allocate(dim, sizeof(double)), .factor = allocate(dim * dim, sizeof(double))};
+    covariance(w, rows, x, weight);
+    cholesky(w);
+}
+
+void whiten_free(whitening *w) {
+    free(w->mean);
+    free(w->factor);
+    *w = (whitening){0};
+}
+
+void whiten_rows(const whitening *w, size_t rows, double *x) {
+    for (size_t r = 0; r < rows; r++) {
+        double *z = x + r * w->dim;
+        for (size_t i = 0; i < w->dim; i++) {
+            z[i] -= w->mean[i];
+            for (size_t k = 0; k < i; k++)
+                z[i] -= w->factor[i * w->dim + k] * z[k];
+            z[i] /= w->factor[i * w->dim + i];
+        }
+    }
+}
+
+double whiten_nll(const whitening *w, size_t rows, const double *z) {
+    double square = 0;
+    for (size_t i = 0; i < rows * w->dim; i++)
+        square += z[i] * z[i];
+    return rows > 0 ? w->log_det + 0.5 * (double)w->dim * log(2.0 * acos(-1.0)) + 0.5 * square / (double)rows : NAN;
+}
+
+/* ---- As a flow */
+
+/* Blocks of a level are begin[i] .. begin[i + 1]; each is halved, the larger half first. A target is a coordinate of a second half. */
+typedef struct level {
+    size_t blocks, *begin;
+    bool *target;
+    size_t targets;
+} level;
+
+static size_t middle(size_t from, size_t to) { return from + (to - from + 1) / 2; }
+
+static void find_targets(level *l) {
+    l->targets = 0;
+    for (size_t b = 0; b < l->blocks; b++)
+        for (size_t i = l->begin[b]; i < l->begin[b + 1]; i++) {
+            l->target[i] = i >= middle(l->begin[b], l->begin[b + 1]);
+            l->targets += l->target[i];
+        }
+}
+
+/* Every block of two or more becomes two. */
+static void halve(level *l, size_t dim) {
+    size_t *finer = allocate(dim + 1, sizeof *finer), count = 0;
+    for (size_t b = 0; b < l->blocks; b++) {
+        finer[count++] = l->begin[b];
+        if (l->begin[b + 1] - l->begin[b] > 1)
+            finer[count++] = middle(l->begin[b], l->begin[b + 1]);
+    }
+    finer[count] = dim;
+    free(l->begin);
+    l->begin = finer;
+    l->blocks = count;
+}
+
+static level first_level(size_t dim) {
+    level l = {.blocks = 1, .begin = allocate(dim + 1, sizeof *l.begin), .target = allocate(dim, sizeof *l.target)};
+    l.begin[1] = dim;
+    find_targets(&l);
+    return l;
+}
+
+static void free_level(level *l) {
+    free(l->begin);
+    free(l->target);
+}
+
+/*
+ * The weights of a level: t of the targets, in order, from the identity coordinates, in order. `w` holds 2 targets x (dim - targets): the log scales stay 0, and
+ * the shift of a target is its row of B^-1 C.
+ */
+static void put_weights(const whitening *u, const level *l, double *w) {
+    const size_t dim = u->dim, inputs = dim - l->targets;
+    double *solved = allocate(dim * dim, sizeof *solved);
+    for (size_t b = 0, row = l->targets, column = 0; b < l->blocks; b++) {
+        const size_t from = l->begin[b], to = l->begin[b + 1], half = middle(from, to);
+        for (size_t i = half; i < to; i++, row++)
+            for (size_t j = from; j < half; j++) {
+                double value = u->factor[i * dim + j] / u->factor[i * dim + i];
+                for (size_t k = half; k < i; k++)
+                    value -= u->factor[i * dim + k] / u->factor[i * dim + i] * solved[k * dim + j];
+                solved[i * dim + j] = value;
+                w[row * inputs + column + j - from] = value;
+            }
+        column += half - from;
+    }
+    free(solved);
+}
+
+static json_t *indices(const level *l, size_t dim, bool targets) {
+    json_t *array = json_array();
+    for (size_t i = 0; i < dim; i++)
+        if (l->target[i] == targets)
+            json_array_append_new(array, json_integer((json_int_t)i));
+    return array;
+}
+
+/* A tensor's entry in the header of a safetensors file; returns where the next one begins. */
+static size_t put_tensor(json_t *header, size_t layer, const char *name, size_t rows, size_t columns, size_t at) {
+    char key[64];
+    const size_t end = at + 8 * rows * (columns ? columns : 1);
+    snprintf(key, sizeof key, "layers.%zu.%s", layer, name);
+    json_object_set_new(header, key,
+                        columns ? json_pack("{s:s, s:[I,I], s:[I,I]}", "dtype", "F64", "shape", (json_int_t)rows, (json_int_t)columns, "data_offsets",
+                                            (json_int_t)at, (json_int_t)end)
+                                : json_pack("{s:s, s:[I], s:[I,I]}", "dtype", "F64", "shape", (json_int_t)rows, "data_offsets", (json_int_t)at, (json_int_t)end));
+    return end;
+}
+
+/* The header, and how many bytes of data it speaks of. */
+static char *describe(const whitening *w, size_t *data) {
+    json_t *header = json_object(), *layers = json_array();
+    level l = first_level(w->dim);
+    size_t layer = 0;
+    *data = 0;
+    for (; l.targets > 0; halve(&l, w->dim), find_targets(&l), layer++) {
+        json_array_append_new(layers, json_pack("{s:s, s:o, s:o, s:[], s:s, s:s}", "type", "coupling", "identity", indices(&l, w->dim, false), "transformed",
+                                                indices(&l, w->dim, true), "hidden", "activation", "gelu", "scale", "exp"));
+        *data = put_tensor(header, layer, "net.0.weight", 2 * l.targets, w->dim - l.targets, *data);
+        *data = put_tensor(header, layer, "net.0.bias", 2 * l.targets, 0, *data);
+    }
+    free_level(&l);
+    json_array_append_new(layers, json_pack("{s:s}", "type", "actnorm"));
+    *data = put_tensor(header, layer, "log_scale", w->dim, 0, *data);
+    *data = put_tensor(header, layer, "shift", w->dim, 0, *data);
+    json_t *flow = json_pack("{s:I, s:I, s:{s:s, s:f}, s:o}", "dim", (json_int_t)w->dim, "context", (json_int_t)0, "base", "type", "normal", "scale", 1.0,
+                             "layers", layers);
+    char *text = json_dumps(flow, JSON_COMPACT);
+    json_object_set_new(header, "__metadata__", json_pack("{s:s, s:s, s:s}", "format", "nflow", "version", "1", "flow", text ? text : ""));
+    char *line = json_dumps(header, JSON_COMPACT);
+    json_decref(flow);
+    json_decref(header);
+    free(text);
+    if (!line)
+        die("no memory for the whitening layers");
+    return line;
+}
+
+/* The parameters, in the order of the layers. */
+static double *parameters(const whitening *w, size_t count) {
+    double *all = allocate(count, sizeof *all), *next = all;
+    level l = first_level(w->dim);
+    for (; l.targets > 0; halve(&l, w->dim), find_targets(&l)) {
+        put_weights(w, &l, next);
+        next += 2 * l.targets * (w->dim - l.targets) + 2 * l.targets;
+    }
+    free_level(&l);
+    for (size_t i = 0; i < w->dim; i++) {
+        next[i] = log(w->factor[i * w->dim + i]);
+        next[w->dim + i] = w->mean[i];
+    }
+    return all;
+}
+
+nf_flow *whiten_flow(const whitening *w) {
+    size_t data;
+    char *header = describe(w, &data);
+    const size_t length = strlen(header), padded = (length + 7) / 8 * 8;
+    unsigned char *bytes = allocate(8 + padded + data, 1);
+    for (size_t i = 0; i < 8; i++)
+        bytes[i] = (unsigned char)((uint64_t)padded >> 8 * i);
+    memset(bytes + 8, ' ', padded);
+    memcpy(bytes + 8, header, length);
+    nf_flow *flow;
+    must(nf_flow_load_memory(bytes, 8 + padded + data, &flow));
+    double *all = parameters(w, nf_parameter_count(flow));
+    must(nf_set_parameters(flow, all));
+    free(all);
+    free(bytes);
+    free(header);
+    return flow;
+}
