@@ -20,6 +20,8 @@ static const subcommand subcommands[] = {
     {"logprob", "log density of rows", nflow_logprob},
     {"score", "gradient of the log density", nflow_score},
     {"transform", "rows to the latent space, and back", nflow_transform},
+    {"info", "what a model file holds", nflow_info},
+    {"diagnose", "check a flow, and check it against data", nflow_diagnose},
     {"data", "rows of a toy density", nflow_data},
 };
 

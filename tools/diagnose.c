@@ -1,0 +1,80 @@
+/* nflow diagnose: the report of nf_diagnose, and an exit status that says whether all checks passed. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "evaluate.h"
+
+typedef struct named_finding {
+    const char *name;
+    const nf_finding *finding;
+} named_finding;
+
+static void put_json(const nf_diagnose_report *r) {
+    static const char *const verdicts[] = {"passed", "failed", "skipped"};
+    const named_finding all[] = {
+        {"round_trip", &r->round_trip},       {"log_det_pair", &r->log_det_pair},   {"log_det", &r->log_det},         {"accuracy", &r->accuracy},
+        {"gradient", &r->gradient},           {"forward_vjp", &r->forward_vjp},     {"inverse_vjp", &r->inverse_vjp}, {"normalization", &r->normalization},
+        {"sampler", &r->sampler},             {"two_sample", &r->two_sample},       {"calibration", &r->calibration},
+    };
+    json_t *report = json_object();
+    json_object_set_new(report, "failed", json_integer((json_int_t)r->failed));
+    json_object_set_new(report, "skipped", json_integer((json_int_t)r->skipped));
+    for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
+        const nf_finding *f = all[i].finding;
+        json_object_set_new(report, all[i].name,
+                            json_pack("{s:o, s:o, s:s}", "value", isfinite(f->value) ? json_real(f->value) : json_null(), "threshold",
+                                      isfinite(f->threshold) ? json_real(f->threshold) : json_null(), "verdict", verdicts[f->verdict]));
+    }
+    json_dumpf(report, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
+    putchar('\n');
+    json_decref(report);
+}
+
+static void put_text(const nf_diagnose_report *report) {
+    const size_t size = nf_diagnose_text(report, NULL, 0) + 1;
+    char *text = allocate(size, 1);
+    nf_diagnose_text(report, text, size);
+    fputs(text, stdout);
+    free(text);
+}
+
+int nflow_diagnose(int count, char **words) {
+    evaluation e = {0};
+    bool json = false;
+    uint64_t seed = 1;
+    size_t rows = 0;
+    double significance = 0;
+    const option_entry entries[] = {
+        {"rows", 'n', OPTION_COUNT, &rows, "N", "most rows of data that the tests of the distribution look at; default 1000"},
+        {"significance", 0, OPTION_NUMBER, &significance, "P", "a test of the distribution fails below this p-value; default 0.001"},
+        {"seed", 's', OPTION_INTEGER, &seed, "N", "of the random numbers; default 1"},
+        {"json", 0, OPTION_FLAG, &json, NULL, "the report as JSON"},
+        OPTION_COLUMNS(&e.choice),
+        OPTION_DROP(&e.choice),
+        OPTION_THREADS(&e.threads),
+        OPTION_QUIET,
+    };
+    const option_set set = {"diagnose", "MODEL [DATA]",
+                            "Check that a flow is what it claims to be, and with data, preferably held-out rows, that it is what they are. The exit status is 0 when all checks "
+                            "pass, and 3 when one fails.",
+                            entries, sizeof entries / sizeof entries[0], 1, 2};
+    const size_t left = options_read(&set, count, words);
+    if (left == 2)
+        refuse_two_inputs(words[1], words[2]);
+    model_load(&e.m, words[1]);
+    if (left == 2)
+        evaluation_read(&e, words[2]);
+    else if (e.m.context_dim > 0)
+        die_usage("%s takes a context, so it needs data: nflow diagnose MODEL DATA", words[1]);
+    nf_diagnose_report report = {.struct_size = sizeof report};
+    must(nf_diagnose(e.m.flow, e.rows.rows, e.rows.x, e.rows.context,
+                     NF_CONFIG(nf_diagnose_config, .rows = rows, .threads = e.threads ? e.threads : processors(), .seed = seed, .significance = significance), &report));
+    if (json)
+        put_json(&report);
+    else if (!tool_quiet)
+        put_text(&report);
+    finish_output();
+    evaluation_end(&e);
+    return report.failed > 0 ? STATUS_NOT_PASSED : STATUS_DONE;
+}
