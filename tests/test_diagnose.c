@@ -80,6 +80,21 @@ static double *drawn_rows(const nf_flow *flow, size_t rows) {
     return x;
 }
 
+/* Columns far from 0 and narrow beside it, as a year or a price: the differences must not step over their width. */
+START_TEST(columns_far_from_zero_pass) {
+    nf_flow *flow = trained_like(NF_DOUBLE), *far;
+    double x[2 * 2] = {3999.9, -1e4, 4000.1, -1e4 + 5};
+    must(nf_affine_create(DIM, NF_DOUBLE, &far));
+    must(nf_affine_standardize(far, 2, x));
+    must(nf_flow_append(flow, far));
+    double *rows = drawn_rows(flow, ROWS);
+    const nf_diagnose_report report = diagnose(&sound, flow, ROWS, rows, NULL, NULL);
+    must_pass("a flow far from 0", &report);
+    free(rows);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* A test's p-value is uniform for a sound flow: of many seeds about as many fall below .2 as should. */
 START_TEST(p_values_are_honest) {
     enum { SEEDS = 200 };
@@ -504,6 +519,7 @@ int main(void) {
     tcase_set_timeout(pass, 300);
     tcase_set_timeout(fail, 120);
     tcase_set_timeout(call, 60);
+    tcase_add_test(pass, columns_far_from_zero_pass);
     tcase_add_loop_test(pass, sound_flows_pass, 0, 2 * (int)fixture_count);
     tcase_add_test(pass, p_values_are_honest);
     tcase_add_test(pass, weighs_samples_by_a_target);

@@ -251,12 +251,27 @@ static void move(double *to, const double *from, const double *way, double step,
         to[i] = from[i] + step * way[i];
 }
 
-/* Steps in proportion to the parameters' size, so that no layer leaves its straight part. */
+/* Whether a tensor is the shift of an affine layer: the log scales stand before it. */
+static bool is_shift(const nf_tensor *t) {
+    const char *end = strrchr(t->name, '.');
+    return end && strcmp(end, ".shift") == 0;
+}
+
+/*
+ * Steps in proportion to the size of each tensor, so that no layer leaves its straight part; those of a shift in proportion to the scale beside it: a
+ * column may lie far from 0 and be narrow.
+ */
 static void choose_way(nf_diagnosis *d, slope *s) {
-    const double size = d->parameters ? sqrt(dot(s->theta, s->theta, d->parameters) / (double)d->parameters) : 0;
     fill_normal(d, s->way, d->parameters);
-    for (size_t i = 0; i < d->parameters; i++)
-        s->way[i] *= fmax(size, 0.1);
+    for (size_t i = 0; i < nf_tensor_count(d->exact); i++) {
+        nf_tensor t = {.struct_size = sizeof t};
+        if (!nf_diagnosis_did(d, nf_tensor_info(d->exact, i, &t)))
+            return;
+        const size_t count = t.shape[0] * t.shape[1];
+        const double *theta = s->theta + t.offset, size = fmax(sqrt(dot(theta, theta, count) / (double)count), 0.1);
+        for (size_t k = 0; k < count; k++)
+            s->way[t.offset + k] *= is_shift(&t) ? exp(theta[k - count]) : size;
+    }
 }
 
 /* What a derivative along a random way is like: |gradient| |way| / sqrt(count). */
