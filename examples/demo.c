@@ -296,25 +296,6 @@ static double evaluate(const options *o, const rows *r, const nf_flow *flow) {
 
 /* ---- The picture: the first two columns */
 
-static int rising(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-/* The range of a column but for the outermost 0.2 % of the rows on either side, and some margin. */
-static void range_of(const rows *r, size_t column, double *low, double *high) {
-    const size_t count = r->training + r->held_out, cut = count / 500;
-    double *sorted = allocate(count, sizeof *sorted);
-    for (size_t i = 0; i < count; i++)
-        sorted[i] = r->values[i * r->dim + column];
-    qsort(sorted, count, sizeof *sorted, rising);
-    const double width = sorted[count - 1 - cut] - sorted[cut];
-    const double margin = width > 0.0 ? 0.14 * width : 0.07 * (sorted[count - 1] - sorted[0]);
-    *low = sorted[cut] - margin;
-    *high = sorted[count - 1 - cut] + margin;
-    free(sorted);
-}
-
 static double *first_two(size_t count, size_t dim, const double *x) {
     double *xy = allocate(2 * count, sizeof *xy);
     for (size_t i = 0; i < count; i++)
@@ -334,17 +315,6 @@ static void density_of_plane(const nf_flow *flow, const plot_grid *grid, double 
     for (size_t i = 0; i < GRID * GRID; i++)
         value[i] = exp(value[i]);
     free(points);
-}
-
-/* Of more than two columns only the joint density is known: the one of the first two is estimated with a Gaussian kernel of two cells from samples. */
-static void density_of_samples(size_t count, const double *xy, const plot_grid *grid, double *value) {
-    for (size_t i = 0; i < count; i++) {
-        const double at[2] = {(xy[2 * i] - grid->low[0]) / (grid->high[0] - grid->low[0]) * (GRID - 1),
-                              (xy[2 * i + 1] - grid->low[1]) / (grid->high[1] - grid->low[1]) * (GRID - 1)};
-        for (int y = (int)fmax(0.0, fmin(at[1] - 6.0, GRID)); y < GRID && y < at[1] + 6.0; y++)
-            for (int x = (int)fmax(0.0, fmin(at[0] - 6.0, GRID)); x < GRID && x < at[0] + 6.0; x++)
-                value[y * GRID + x] += exp(-((x - at[0]) * (x - at[0]) + (y - at[1]) * (y - at[1])) / 8.0);
-    }
 }
 
 /* ---- Files */
@@ -386,11 +356,12 @@ static void draw(const options *o, const rows *r, const nf_flow *flow, double he
     double *latent_xy = first_two(shown, r->dim, latent);
     plot_grid grid = {.nx = GRID, .ny = GRID, .value = value};
     for (size_t i = 0; i < 2; i++)
-        range_of(r, i, &grid.low[i], &grid.high[i]);
+        if (!plot_range(r->training + r->held_out, r->dim, r->values + i, &grid.low[i], &grid.high[i]))
+            die("no memory");
     if (r->dim == 2)
         density_of_plane(flow, &grid, value);
     else
-        density_of_samples(drawn, sample_xy, &grid, value);
+        plot_smooth(drawn, sample_xy, &grid, value); /* only the joint density is known */
 
     char title[300], message[400];
     const char *source = o->data && strrchr(o->data, '/') ? strrchr(o->data, '/') + 1 : o->data ? o->data : toy_name(o->set);

@@ -102,6 +102,41 @@ bool gnuplot_mass_levels(const plot_grid *grid, size_t count, const double *shar
     return true;
 }
 
+static int rising(const void *a, const void *b) { return falling(b, a); }
+
+bool plot_range(size_t count, size_t stride, const double *x, double *low, double *high) {
+    double *sorted = malloc((count + 1) * sizeof *sorted);
+    size_t finite = 0;
+    if (!sorted)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        if (isfinite(x[i * stride]))
+            sorted[finite++] = x[i * stride];
+    if (finite == 0)
+        sorted[finite++] = 0.0;
+    count = finite;
+    const size_t cut = count / 500;
+    qsort(sorted, count, sizeof *sorted, rising);
+    const double width = sorted[count - 1 - cut] - sorted[cut];
+    const double margin = width > 0.0 ? 0.14 * width : 0.07 * (sorted[count - 1] - sorted[0]);
+    *low = sorted[cut] - margin;
+    *high = sorted[count - 1 - cut] + margin;
+    free(sorted);
+    return true;
+}
+
+static double cell_of(double x, double low, double high, size_t cells) { return (x - low) / (high - low) * (double)(cells - 1); }
+
+void plot_smooth(size_t count, const double *xy, const plot_grid *grid, double *value) {
+    const int nx = (int)grid->nx, ny = (int)grid->ny;
+    for (size_t i = 0; i < count; i++) {
+        const double u = cell_of(xy[2 * i], grid->low[0], grid->high[0], grid->nx), v = cell_of(xy[2 * i + 1], grid->low[1], grid->high[1], grid->ny);
+        for (int y = (int)fmax(0.0, fmin(v - 6.0, ny)); y < ny && y < v + 6.0; y++)
+            for (int x = (int)fmax(0.0, fmin(u - 6.0, nx)); x < nx && x < u + 6.0; x++)
+                value[y * nx + x] += exp(-((x - u) * (x - u) + (y - v) * (y - v)) / 8.0);
+    }
+}
+
 void gnuplot_style(const gnuplot *g, FILE *file) {
     fputs("directory = ", file);
     gnuplot_quote(file, g->directory);

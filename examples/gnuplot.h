@@ -20,6 +20,12 @@ typedef struct plot_grid {
     const double *value;
 } plot_grid;
 
+/* The range of `count` numbers, `stride` apart, but for the outermost 0.2 % on either side, with some margin. False without memory. */
+bool plot_range(size_t count, size_t stride, const double *x, double *low, double *high);
+
+/* Adds a Gaussian kernel of two cells for each point to value[ny][nx]: the density of samples, but for a factor. */
+void plot_smooth(size_t count, const double *xy, const plot_grid *grid, double *value);
+
 typedef enum plot_result { PLOT_DRAWN, PLOT_NO_GNUPLOT, PLOT_FAILED } plot_result;
 
 #define GNUPLOT_PATH 4016

@@ -22,6 +22,7 @@ static const subcommand subcommands[] = {
     {"transform", "rows to the latent space, and back", nflow_transform},
     {"info", "what a model file holds", nflow_info},
     {"diagnose", "check a flow, and check it against data", nflow_diagnose},
+    {"plot", "draw a flow and its data, as a file or in the terminal", nflow_plot},
     {"data", "rows of a toy density", nflow_data},
 };
 
