@@ -1,0 +1,182 @@
+/*
+ * What is C++'s own in nflow.hpp: ownership, exceptions and their passage through C, sizes of views, builders.
+ * usage: test_nflow
+ */
+#include <array>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <nflow.hpp>
+
+#define MUST(condition) must((condition), #condition, __LINE__)
+
+static void must(bool holds, const char *condition, int line) {
+    if (!holds) {
+        std::fprintf(stderr, "test_nflow.cpp:%d: %s\n", line, condition);
+        std::exit(1);
+    }
+}
+
+/* The status of what a call throws, and whether the message has the words. */
+template <class Call> static nf_status thrown_by(Call &&call, const char *words) {
+    try {
+        call();
+    } catch (const nflow::error &error) {
+        if (std::string(error.what()).find(words) == std::string::npos)
+            std::fprintf(stderr, "\"%s\" is not in \"%s\"\n", words, error.what());
+        MUST(std::string(error.what()).find(words) != std::string::npos);
+        return error.status();
+    }
+    return NF_OK;
+}
+
+static_assert(!std::is_copy_constructible_v<nflow::flow> && std::is_nothrow_move_constructible_v<nflow::flow>);
+static_assert(!std::is_copy_constructible_v<nflow::workspace> && std::is_nothrow_move_constructible_v<nflow::workspace>);
+static_assert(!std::is_copy_constructible_v<nflow::gradient> && std::is_nothrow_move_constructible_v<nflow::gradient>);
+static_assert(!std::is_copy_constructible_v<nflow::optimizer> && std::is_nothrow_move_constructible_v<nflow::optimizer>);
+static_assert(!std::is_copy_constructible_v<nflow::mlp> && std::is_nothrow_move_constructible_v<nflow::mlp>);
+static_assert(!std::is_constructible_v<nflow::results, const std::vector<double> &>, "a const vector takes no results");
+
+static void ownership() {
+    nflow::flow a(nflow::planar_config(2).seed(1));
+    nf_flow *const handle = a.get();
+    nflow::flow b(std::move(a));
+    MUST(!a.get() && b.get() == handle && a.dim() == 0);
+    const std::array<std::size_t, 2> swap{1, 0};
+    b.append(nflow::flow::permutation(swap)).invert();
+    MUST(b.layer_count() == 2);
+    nflow::flow other(nflow::planar_config(3));
+    MUST(thrown_by([&] { b.append(std::move(other)); }, "dim") == NF_ERR_MISMATCH);
+    MUST(other.get() && other.dim() == 3);
+    nf_flow_free(other.release());
+    nflow::flow taken(b.clone().release());
+    MUST(taken.parameters() == b.parameters());
+}
+
+static void statuses() {
+    MUST(thrown_by([] { nflow::flow(nflow::realnvp_config(0)); }, "dim") == NF_ERR_ARGUMENT);
+    MUST(thrown_by([] { nflow::flow::load("/nonexistent/model"); }, "/nonexistent/model") == NF_ERR_IO);
+    MUST(thrown_by([] { nflow::flow::load("nothing", 7); }, "") == NF_ERR_FORMAT);
+    MUST(thrown_by([] { nflow::flow(nflow::cnf_config(2).activation(NF_RELU)); }, "relu") == NF_ERR_ARGUMENT);
+}
+
+static void sizes() {
+    const nflow::flow flow(nflow::realnvp_config(2).context_dim(1).couplings(2).hidden_layers(NF_NONE));
+    const double x[] = {.5, -.25, 1.5, .75}, context[] = {.25, -1};
+    double three[3];
+    MUST(flow.log_prob(x, context).size() == 2);
+    MUST(thrown_by([&] { flow.log_prob({x, 3}, context); }, "x has 3 numbers, no multiple of 2") == NF_ERR_ARGUMENT);
+    MUST(thrown_by([&] { flow.log_prob(x); }, "context has 0 numbers, expected 2") == NF_ERR_ARGUMENT);
+    MUST(thrown_by([&] { flow.log_prob(x, context, three); }, "log_prob has 3 numbers, expected 2") == NF_ERR_ARGUMENT);
+    MUST(thrown_by([&] { flow.forward(x, context, three); }, "x has 3 numbers, expected 4") == NF_ERR_ARGUMENT);
+    double log_det[2];
+    flow.inverse(x, context, {}, log_det);
+    MUST(flow.inverse(x, context).log_det[1] == log_det[1]);
+}
+
+static void bad_rows() {
+    const nflow::flow flow(nflow::planar_config(2).layers(3).seed(4));
+    const double x[] = {.5, .25, std::nan(""), 1, -1, 2};
+    double log_prob[3];
+    MUST(thrown_by([&] { flow.log_prob(x, {}, log_prob); }, "x[1][0] is nan") == NF_ERR_ROWS);
+    MUST(std::isnan(log_prob[1]) && log_prob[2] == flow.log_prob({x + 4, 2})[0] && log_prob[0] == flow.log_prob({x, 2})[0]);
+}
+
+struct refusal {};
+
+static void callbacks() {
+    nflow::flow flow(nflow::planar_config(2).layers(2).seed(1));
+    nf_rng rng{3, 0, 0};
+    std::vector<double> x = flow.sample(rng, 100).x;
+    const auto caught = [](auto &&call) {
+        try {
+            call();
+        } catch (const refusal &) {
+            return true;
+        }
+        return false;
+    };
+    MUST(flow.fit(x, nflow::fit_config().epochs(9).progress([](const nf_fit_progress &p) { return p.epoch < 3; })).epochs_run ==
+         3);
+    MUST(caught([&] {
+        flow.fit(x, nflow::fit_config().epochs(9).progress([](const nf_fit_progress &) -> bool { throw refusal(); }));
+    }));
+    const std::vector<double> before = flow.parameters();
+    const auto refuse = [](nflow::numbers, nflow::results, nflow::results) { throw refusal(); };
+    nflow::gradient gradient(flow);
+    MUST(caught([&] { flow.fit_reverse_kl(refuse); }));
+    MUST(caught([&] { flow.grad_reverse_kl(rng, 10, refuse, gradient); }));
+    MUST(caught([&] { flow.diagnose_with(refuse); }));
+    MUST(flow.parameters() == before);
+    x[1] = std::nan("");
+    MUST(flow.fit(x, nflow::fit_config().epochs(1)).bad_rows == 1);
+}
+
+/* Steps of one's own, for a flow and for a net; the gradients are those of the vjps. */
+static void training_by_hand() {
+    nflow::flow flow(nflow::realnvp_config(2).couplings(2).hidden_width(8).seed(3));
+    nflow::workspace ws(flow);
+    nflow::gradient gradient(flow), again(flow);
+    nflow::optimizer optimizer(flow, nflow::optimizer_config().learning_rate(1e-2));
+    nf_rng rng{7, 0, 0};
+    std::vector<double> x = nflow::flow::identity(2).sample(rng, 64).x;
+    for (double &number : x)
+        number *= 3;
+    const double first = flow.grad_nll(x, gradient, {}, {}, &ws);
+    std::vector<double> z = flow.inverse(x).values, grad_log_det(64, -1. / 64), grad_x(x.size());
+    for (double &number : z)
+        number /= 64;
+    flow.inverse_vjp(x, {}, z, grad_log_det, grad_x, {}, &again);
+    for (std::size_t i = 0; i < flow.parameter_count(); i++)
+        MUST(std::fabs(gradient.values()[i] - again.values()[i]) < 1e-10);
+    for (int step = 0; step < 30; step++) {
+        gradient.zero();
+        flow.grad_nll(x, gradient, {}, {}, &ws);
+        optimizer.step(flow, gradient);
+    }
+    MUST(flow.grad_nll(x, gradient) < first);
+    nflow::mlp net(nflow::mlp_config(2, 1).hidden_width(4).seed(2));
+    nflow::gradient by(net);
+    nflow::optimizer descent(net);
+    net.vjp(x, grad_log_det, grad_x, &by);
+    descent.step(net, by);
+    MUST(net.parameters().size() == net.parameter_count() && std::isfinite(net.forward(x)[0]));
+}
+
+static void continuous() {
+    nflow::flow flow(nflow::cnf_config(2).hidden_width(8).seed(2));
+    const double z[] = {.5, -.25}, t[] = {0, .5, 1};
+    const std::vector<double> path = flow.trajectory(z, t), end = flow.forward(z).values;
+    MUST(path.size() == 6 && path[4] == end[0] && path[5] == end[1]);
+    std::vector<double> y{1}, along(1);
+    const double half[] = {.5};
+    const nf_stats stats = nflow::ode_solve(
+        [](nflow::view<const std::size_t>, nflow::numbers, nflow::numbers state, nflow::results dydt) { dydt[0] = -state[0]; },
+        1, 0, 1, y, nflow::ode_config().rtol(1e-10), half, along);
+    MUST(std::fabs(y[0] - std::exp(-1.)) < 1e-8 && std::fabs(along[0] - std::exp(-.5)) < 1e-6 && stats.steps_accepted > 0);
+}
+
+static void files_and_tensors() {
+    nflow::flow flow(nflow::radial_config(3).layers(2).seed(5));
+    const std::vector<unsigned char> bytes = flow.save();
+    MUST(nflow::flow::load(bytes.data(), bytes.size()).parameters() == flow.parameters());
+    std::size_t count = 0;
+    for (const nflow::tensor &tensor : flow.tensors())
+        count += tensor.size;
+    MUST(count == flow.parameter_count() && flow.tensors()[0].name == "layers.0.center");
+    const nf_diagnose_report report = flow.diagnose({}, {}, nflow::diagnose_config().samples(500));
+    MUST(report.log_det.verdict == NF_PASSED && nflow::diagnosis_text(report).find("round trip") != std::string::npos);
+}
+
+int main() {
+    ownership();
+    statuses();
+    sizes();
+    bad_rows();
+    callbacks();
+    training_by_hand();
+    continuous();
+    files_and_tensors();
+    std::printf("test_nflow.cpp: passed with libnflow %s\n", nflow::version());
+}
