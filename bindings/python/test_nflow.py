@@ -1,0 +1,297 @@
+"""What is Python's own in nflow.py: arrays, errors, callbacks, handles; and its tables against the header and the C compiler.
+
+usage: test_nflow.py HEADER LAYOUT   the header, and the output of the program that bindings/tests/header.py writes in C
+"""
+import ctypes
+import gc
+import os
+import sys
+import tempfile
+import unittest
+import warnings
+
+import numpy as np
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "tests"))
+import nflow  # noqa: E402
+from header import Header  # noqa: E402
+
+HEADER, LAYOUT = sys.argv[1:3]
+
+
+def camel(name):
+    return "".join(word.capitalize() for word in name.split("_")[1:])
+
+
+class Tables(unittest.TestCase):
+    header = Header(HEADER)
+
+    def test_structs(self):
+        lines = []
+        for name, members in self.header.structs.items():
+            struct = getattr(nflow, camel(name))
+            lines.append("%s %d" % (name, ctypes.sizeof(struct)))
+            self.assertEqual([member for member, _, _ in members], [member for member, _ in struct._fields_])
+            for member, _ in struct._fields_:
+                at = getattr(struct, member)
+                lines.append("%s.%s %d %d" % (name, member, at.offset, at.size))
+        with open(LAYOUT, encoding="ascii") as layout:
+            expected = [line for line in layout.read().splitlines() if line.startswith("nf_")]
+        self.assertEqual(lines, expected)
+
+    def test_enums(self):
+        for name, values in self.header.enums.items():
+            members = getattr(nflow, camel(name))
+            self.assertEqual(len(members), len(values))
+            for member, (key, value) in zip(members, values):
+                self.assertTrue(key.endswith("_" + member.name), key)
+                self.assertEqual(member.value, value)
+
+    def kind(self, c_type):
+        plain = c_type.replace("const ", "")
+        if "*" in plain or plain in self.header.callbacks:
+            return nflow.P
+        if plain in self.header.enums or plain == "int":
+            return nflow.I
+        return {"size_t": nflow.Z, "uint64_t": nflow.U, "double": nflow.D}[plain]
+
+    def test_functions(self):
+        self.assertEqual(set(nflow.SIGNATURES), set(self.header.functions))
+        for name, (result, parameters) in self.header.functions.items():
+            self.assertEqual(nflow.SIGNATURES[name], tuple(self.kind(c_type) for _, c_type in parameters), name)
+            expected = {"void": None, "const char *": ctypes.c_char_p}.get(result, False)
+            self.assertEqual(nflow.RESULTS.get(name, nflow.I), self.kind(result) if expected is False else expected, name)
+
+
+class Arrays(unittest.TestCase):
+    def setUp(self):
+        self.flow = nflow.Flow.realnvp(dim=3, couplings=2, seed=5)
+        self.x, _ = self.flow.sample(50, nflow.Rng(seed=1))
+        self.log_prob = self.flow.log_prob(self.x)
+
+    def test_contiguous_arrays_are_not_copied(self):
+        self.assertIs(nflow._array(self.x, "x", None, 3), self.x)
+        part = self.x[10:20]
+        self.assertEqual(nflow._array(part, "x", None, 3).ctypes.data, part.ctypes.data)
+
+    def test_other_arrays_are_copied(self):
+        for other in (np.asfortranarray(self.x), np.repeat(self.x, 2, axis=0)[::2], self.x.tolist()):
+            np.testing.assert_array_equal(self.flow.log_prob(other), self.log_prob)
+        single = self.flow.log_prob(self.x.astype(np.float32))
+        np.testing.assert_array_equal(single, self.flow.log_prob(self.x.astype(np.float32).astype(float)))
+
+    def test_shapes_are_checked(self):
+        for wrong in (self.x[:, :2], self.x[0], self.x[None]):
+            with self.assertRaisesRegex(ValueError, "x has shape"):
+                self.flow.log_prob(wrong)
+        with self.assertRaisesRegex(ValueError, "parameters"):
+            self.flow.parameters = np.zeros(3)
+        with self.assertRaisesRegex(ValueError, "weight"):
+            self.flow.fit(self.x, weight=np.ones(3))
+
+    def test_a_column(self):
+        flow = nflow.Flow.planar(dim=1, layers=2)
+        self.assertEqual(flow.log_prob(np.zeros(4)).shape, (4,))
+
+    def test_context(self):
+        flow = nflow.Flow.realnvp(dim=2, context_dim=1, couplings=2, seed=1)
+        x = np.array([[.3, -.4], [1.2, .7]])
+        self.assertTrue(np.all(np.isfinite(flow.log_prob(x, context=[.5, -.25]))))
+        with self.assertRaisesRegex(ValueError, "context"):
+            flow.log_prob(x)
+        with self.assertRaisesRegex(ValueError, "context"):
+            flow.log_prob(x, context=np.zeros((3, 1)))
+
+    def test_round_trip_and_derivatives(self):
+        z, inverse = self.flow.inverse(self.x)
+        x, forward = self.flow.forward(z)
+        np.testing.assert_allclose(x, self.x, rtol=0, atol=1e-12)
+        np.testing.assert_allclose(forward, -inverse, rtol=0, atol=1e-12)
+        _, score = self.flow.score(self.x)
+        base, _ = self.flow.inverse_vjp(self.x, -z, np.ones(len(z)))  # d(-|z|^2 / 2 + log_det) / dx
+        np.testing.assert_allclose(base, score, rtol=0, atol=1e-12)
+
+    def test_tensors_are_views(self):
+        parameters = self.flow.parameters
+        tensors = self.flow.tensors(parameters)
+        self.assertEqual(sum(tensor.size for tensor in tensors.values()), self.flow.parameter_count)
+        for tensor in tensors.values():
+            tensor += .125
+        self.flow.parameters = parameters
+        np.testing.assert_array_equal(self.flow.parameters, parameters)
+        self.assertFalse(np.array_equal(self.flow.log_prob(self.x), self.log_prob))
+
+
+class Errors(unittest.TestCase):
+    def test_kinds(self):
+        with self.assertRaisesRegex(nflow.ArgumentError, "dim") as raised:
+            nflow.Flow.realnvp(dim=0)
+        self.assertEqual(raised.exception.status, nflow.Status.ERR_ARGUMENT)
+        self.assertIsInstance(raised.exception, ValueError)
+        with self.assertRaises(nflow.FileError):
+            nflow.Flow.load("/nonexistent/model")
+        with self.assertRaises(nflow.FormatError):
+            nflow.Flow.loads(b"nothing")
+        flow, other = nflow.Flow.planar(dim=2), nflow.Flow.planar(dim=3)
+        with nflow.Workspace(other) as workspace, self.assertRaises(nflow.MismatchError):
+            flow.log_prob([[1., 2.]], workspace=workspace)
+        with self.assertRaises(nflow.MismatchError):
+            flow.append(other)
+        self.assertEqual(other.dim, 3)
+
+    def test_configs(self):
+        with self.assertRaisesRegex(TypeError, "no member 'layer'"):
+            nflow.Flow.planar(dim=2, layer=1)
+        with self.assertRaisesRegex(ValueError, "tanh"):
+            nflow.Flow.realnvp(dim=2, activation="tangent")
+        with self.assertRaisesRegex(ValueError, "couplings"):
+            nflow.Flow.realnvp(dim=2, couplings=-1)
+        with self.assertRaisesRegex(ValueError, "threads"):
+            nflow.Workspace(nflow.Flow.planar(dim=2), threads=-1)
+        with self.assertRaisesRegex(ValueError, "source"):
+            nflow.Flow.permutation([1, -1])
+        linear = nflow.Flow.realnvp(dim=2, couplings=1, hidden_layers=None, actnorm=-1)
+        self.assertEqual(linear.parameter_count, 4)
+        self.assertEqual(nflow.Flow.realnvp(dim=2, precision="single").precision, nflow.Precision.SINGLE)
+
+    def test_bad_rows(self):
+        flow = nflow.Flow.planar(dim=2, layers=3, seed=4)
+        x = np.array([[.5, .25], [np.nan, 1.], [-1., 2.]])
+        with self.assertRaisesRegex(nflow.RowsError, "x.1..0. is nan") as raised:
+            flow.log_prob(x)
+        np.testing.assert_array_equal(raised.exception.result[[0, 2]], flow.log_prob(x[[0, 2]]))
+        self.assertTrue(np.isnan(raised.exception.result[1]))
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            report = flow.fit(np.vstack([x] * 10), epochs=1)
+        self.assertEqual(report.bad_rows, 10)
+        self.assertEqual([warning.category for warning in caught], [nflow.RowsWarning])
+
+
+class Handles(unittest.TestCase):
+    def test_closing(self):
+        with nflow.Flow.planar(dim=2) as flow:
+            self.assertEqual(flow.layer_count, 1)
+        flow.close()
+        with self.assertRaisesRegex(ValueError, "closed"):
+            flow.log_prob([[1., 2.]])
+
+    def test_append_takes_the_part(self):
+        flow, part = nflow.Flow.planar(dim=2), nflow.Flow.permutation([1, 0])
+        flow.append(part)
+        self.assertEqual(flow.layer_count, 2)
+        with self.assertRaisesRegex(ValueError, "closed"):
+            self.assertIsNone(part.dim)
+
+    def test_any_order(self):
+        flow = nflow.Flow.cnf(dim=2, hidden_width=8)
+        workspace, gradient, optimizer = nflow.Workspace(flow), nflow.Gradient(flow), nflow.Optimizer(flow, kind="sgd", learning_rate=.1)
+        flow.close()
+        del flow
+        gc.collect()
+        for handle in (optimizer, workspace, gradient):
+            handle.close()
+
+    def test_bytes(self):
+        flow = nflow.Flow.radial(dim=2, layers=2, seed=8)
+        data = flow.dumps()
+        np.testing.assert_array_equal(nflow.Flow.loads(data).parameters, flow.parameters)
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "m.safetensors")
+            flow.save(path)
+            with open(path, "rb") as model:
+                self.assertEqual(model.read(), data)
+
+    def test_kinds_of_handles(self):
+        flow = nflow.Flow.planar(dim=2)
+        with self.assertRaisesRegex(TypeError, "workspace: a Workspace"):
+            flow.log_prob([[1., 2.]], workspace=flow)
+        with nflow.Workspace(flow) as workspace:
+            for make in (nflow.Workspace, nflow.Gradient, nflow.Optimizer):
+                with self.assertRaisesRegex(TypeError, "of: a Flow"):
+                    make(workspace)
+
+
+class Stop(Exception):
+    pass
+
+
+def stop(*_):
+    raise Stop
+
+
+class Callbacks(unittest.TestCase):
+    x = np.random.default_rng(7).normal(size=(200, 2))
+
+    def test_progress(self):
+        flow = nflow.Flow.planar(dim=2, layers=2, seed=1)
+        report = flow.fit(self.x, epochs=20, progress=lambda progress: progress.epoch == 3)
+        self.assertEqual((report.epochs_run, report.stop_reason), (3, nflow.StopReason.CALLBACK))
+        with self.assertRaises(Stop):
+            flow.fit(self.x, epochs=2, progress=stop)
+        with self.assertRaises(Stop):
+            flow.fit_reverse_kl(lambda x: (-.5 * (x * x).sum(1), -x), progress=stop, steps=10)
+
+    def test_exceptions_of_targets(self):
+        flow = nflow.Flow.planar(dim=2, layers=2, seed=1)
+        before = flow.parameters
+        with self.assertRaises(Stop):
+            flow.fit_reverse_kl(stop, steps=10)
+        with nflow.Gradient(flow) as gradient, self.assertRaises(Stop):
+            flow.grad_reverse_kl(10, nflow.Rng(1), stop, gradient)
+        with self.assertRaises(Stop):
+            nflow.ode_solve(stop, [[1.]], 0, 1)
+        with self.assertRaisesRegex(ValueError, "broadcast"):
+            flow.fit_reverse_kl(lambda x: (np.zeros(3), -x), steps=10)
+        np.testing.assert_array_equal(flow.parameters, before)
+
+    def test_training_by_hand(self):
+        flow = nflow.Flow.realnvp(dim=2, couplings=2, hidden_width=8, seed=3)
+        with nflow.Gradient(flow) as gradient, nflow.Workspace(flow) as workspace, \
+                nflow.Optimizer(flow, kind="adam", learning_rate=1e-2) as optimizer:
+            losses = []
+            for _ in range(30):
+                gradient.zero()
+                losses.append(flow.grad_nll(self.x * 3, gradient, workspace=workspace))
+                optimizer.step(flow, gradient)
+            self.assertLess(losses[-1], losses[0])
+            gradient.values = np.full(flow.parameter_count, np.nan)
+            with self.assertRaises(nflow.DivergedError):
+                optimizer.step(flow, gradient)
+
+    def test_net_by_hand(self):
+        net = nflow.Mlp(2, 1, hidden_width=8, seed=1)
+        with nflow.Gradient(net) as gradient, nflow.Optimizer(net, learning_rate=1e-2) as optimizer:
+            for step in range(200):
+                gradient.zero()
+                error = net.forward(self.x) - self.x[:, :1] * self.x[:, 1:]
+                if step == 0:
+                    first = np.mean(error ** 2)
+                net.vjp(self.x, error / len(error), gradient)
+                optimizer.step(net, gradient)
+        self.assertLess(np.mean(error ** 2), first / 2)
+
+    def test_continuous(self):
+        flow = nflow.Flow.cnf(dim=2, hidden_width=8, seed=2, rtol=1e-8, atol=1e-8)
+        path = flow.trajectory(self.x[:5], [0, .5, 1])
+        self.assertEqual(path.shape, (3, 5, 2))
+        np.testing.assert_array_equal(path[2], flow.forward(self.x[:5])[0])
+        with nflow.Gradient(flow) as gradient:
+            self.assertGreater(flow.grad_flow_matching(self.x, nflow.Rng(3), gradient, pairing="optimal"), 0)
+            self.assertGreater(np.abs(gradient.values).max(), 0)
+
+    def test_equations(self):
+        y, path = nflow.ode_solve(lambda t, y, row: np.stack([y[:, 1], -y[:, 0]], 1), [[1., 0.]], 0, 1, times=[.25, 1.], rtol=1e-10)
+        np.testing.assert_allclose(y, [[np.cos(1), -np.sin(1)]], rtol=0, atol=1e-8)
+        np.testing.assert_allclose(path[0], [[np.cos(.25), -np.sin(.25)]], rtol=0, atol=1e-6)
+
+    def test_diagnosis(self):
+        flow = nflow.Flow.planar(dim=2, layers=2, seed=6)
+        report = flow.diagnose(target=lambda x: -.5 * (x * x).sum(1), samples=500)
+        self.assertEqual(report.log_det.verdict, nflow.Verdict.PASSED)
+        self.assertGreater(report.effective_sample_size.value, 0)
+        self.assertIn("round trip", nflow.diagnosis_text(report))
+
+
+if __name__ == "__main__":
+    unittest.main(argv=[sys.argv[0]])
