@@ -64,7 +64,7 @@ SHARED := $(BUILD)/libnflow.so.$(VERSION)
 all: $(STATIC) $(SHARED) $(BUILD)/libnflow.pc ## build the libraries
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' Makefile | expand -t 18
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 # ---- the library
 
@@ -357,6 +357,8 @@ $(BENCH_QUALITY): $(BUILD)/bench/%: bench/%.c bench/held_out.c bench/held_out.h 
 $(BUILD)/bench/%: bench/%.c bench/measure.c $(BUILD)/examples/toy.o $(STATIC)
 	@mkdir -p $(@D)
 	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) -Iexamples $(TEST_CFLAGS) $< bench/measure.c $(BUILD)/examples/toy.o $(STATIC) $(TEST_LIBS) -o $@
+
+include bindings/bindings.mk
 
 docs: ## the reference of the header, with Doxygen
 	@mkdir -p $(BUILD)/docs

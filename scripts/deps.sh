@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the build and the tests need beside a compiler and make: says nothing and does nothing when all is there, installs what is missing
 # with apt-get as root or with sudo, and otherwise prints the command and fails.
-# usage: deps.sh [build|demo|check]...   (all of them without arguments)
+# usage: deps.sh [build|demo|check|bindings]...   (all of them without arguments)
 set -u
 
 missing=
@@ -33,6 +33,12 @@ look() {
             module openblas libopenblas-dev openblas-devel openblas openblas
             echo '#include <Random123/philox.h>' | "${CC:-cc}" -E - >/dev/null 2>&1 ||
                 need librandom123-dev Random123-devel random123 random123
+            ;;
+        bindings)
+            have cmake || need cmake cmake cmake cmake
+            have gfortran || need gfortran gcc-gfortran gcc-fortran gcc
+            have g++ || need g++ gcc-c++ gcc gcc
+            sh scripts/python.sh numpy >/dev/null || need python3-numpy python3-numpy python-numpy numpy
             ;;
         esac
     done
