@@ -104,8 +104,17 @@ typedef enum nf_activation {
     NF_SOFTPLUS = 5
 } nf_activation;
 
-/* Scale of an affine coupling: exp(S) with S = clamp tanh(s / clamp), or S = s. */
-typedef enum nf_scale { NF_SCALE_TANH = 0, NF_SCALE_EXP = 1 } nf_scale;
+/*
+ * Scale exp(S) of an affine coupling, from the output s of its net. The first two are for training; the others are those of other libraries, so that
+ * what was trained there can be gone on with: sigmoid of nflows, inverse sigmoid of Glow (Kingma & Dhariwal 2018), softclip of zuko.
+ */
+typedef enum nf_scale {
+    NF_SCALE_TANH = 0,           /* S = clamp tanh(s / clamp) */
+    NF_SCALE_EXP = 1,            /* S = s */
+    NF_SCALE_SIGMOID = 2,        /* exp(S) = sigmoid(s + 2) + 1e-3 (the floor, which a file may set) */
+    NF_SCALE_SOFTCLIP = 3,       /* S = s / (1 + |s| / clamp) */
+    NF_SCALE_INVERSE_SIGMOID = 4 /* exp(S) = 1 / sigmoid(s + 2) */
+} nf_scale;
 
 /* Which coordinates a coupling leaves alone: the first half, every other one, or a random half; they swap from one coupling to the next. */
 typedef enum nf_mask { NF_MASK_HALVES = 0, NF_MASK_CHECKERBOARD = 1, NF_MASK_RANDOM = 2 } nf_mask;
@@ -221,7 +230,7 @@ typedef struct nf_realnvp_config {
     size_t hidden_layers, hidden_width; /* of each coupling's net; defaults 2 and 64; NF_NONE hidden layers: a linear map */
     nf_scale scale;
     nf_mask mask;
-    double scale_clamp; /* default 3; only for NF_SCALE_TANH */
+    double scale_clamp; /* default 3; for NF_SCALE_TANH and NF_SCALE_SOFTCLIP */
     int actnorm;        /* 0: one elementwise affine layer at the data end, which nf_fit standardises; 1: one after every
                            coupling as well; negative: none */
     int reserved;       /* 0 */

@@ -36,7 +36,8 @@ module nflow
     end enum
     ! nf_scale
     enum, bind(C)
-        enumerator :: NF_SCALE_TANH = 0, NF_SCALE_EXP = 1
+        enumerator :: NF_SCALE_TANH = 0, NF_SCALE_EXP = 1, NF_SCALE_SIGMOID = 2, NF_SCALE_SOFTCLIP = 3, &
+            NF_SCALE_INVERSE_SIGMOID = 4
     end enum
     ! nf_mask
     enum, bind(C)

@@ -11,7 +11,8 @@
 
 static const nf_enum_name activation_names[] = {{"gelu", NF_GELU},         {"tanh", NF_TANH}, {"relu", NF_RELU}, {"silu", NF_SILU},
                                                 {"softplus", NF_SOFTPLUS}, {NULL, 0}};
-static const nf_enum_name scale_names[] = {{"exp", NF_SCALE_EXP}, {"tanh", NF_SCALE_TANH}, {NULL, 0}};
+static const nf_enum_name scale_names[] = {{"exp", NF_SCALE_EXP}, {"tanh", NF_SCALE_TANH}, {"sigmoid", NF_SCALE_SIGMOID},
+                                           {"softclip", NF_SCALE_SOFTCLIP}, {"inverse_sigmoid", NF_SCALE_INVERSE_SIGMOID}, {NULL, 0}};
 static const nf_enum_name dynamics_names[] = {{"mlp", NF_DYNAMICS_MLP}, {"hyper", NF_DYNAMICS_HYPER}, {NULL, 0}};
 static const nf_enum_name method_names[] = {{"dopri5", NF_DOPRI5}, {"tsit5", NF_TSIT5}, {"dop853", NF_DOP853}, {"bosh3", NF_BOSH3},
                                             {"rk4", NF_RK4},       {"midpoint", NF_MIDPOINT}, {"euler", NF_EULER}, {NULL, 0}};
@@ -23,7 +24,8 @@ static const nf_enum_name gradient_names[] = {{"discrete", NF_ODE_DISCRETE}, {"a
 #define FIELDS_END {NULL, NF_FIELD_SIZE, 0, false, NULL, NULL}
 
 static bool has_net(const nf_layer *layer) { return layer->context_dim > 0; }
-static bool scale_is_tanh(const nf_layer *layer) { return layer->scale == NF_SCALE_TANH; }
+static bool scale_is_clamped(const nf_layer *layer) { return layer->scale == NF_SCALE_TANH || layer->scale == NF_SCALE_SOFTCLIP; }
+static bool scale_is_sigmoid(const nf_layer *layer) { return layer->scale == NF_SCALE_SIGMOID; }
 static bool is_mlp(const nf_layer *layer) { return layer->cnf.dynamics == NF_DYNAMICS_MLP; }
 static bool is_hyper(const nf_layer *layer) { return layer->cnf.dynamics == NF_DYNAMICS_HYPER; }
 
@@ -95,6 +97,7 @@ static void coupling_defaults(nf_layer *layer) {
     layer->net.activation = NF_GELU;
     layer->scale = NF_SCALE_EXP;
     layer->clamp = 3.0;
+    layer->floor = 1e-3;
 }
 
 static nf_status check_indices(const nf_layer *layer, const char *name, const nf_size_list *list) {
@@ -142,10 +145,12 @@ static nf_status coupling_complete(nf_layer *layer) {
                        identity->count, transformed->count, layer->dim);
     if (!is_partition(layer, identity, transformed, &index))
         return nf_fail(NF_ERR_ARGUMENT, NULL, "coupling: index %zu stands twice in identity and transformed", index);
-    if (layer->scale != NF_SCALE_TANH && layer->scale != NF_SCALE_EXP)
+    if (layer->scale < NF_SCALE_TANH || layer->scale > NF_SCALE_INVERSE_SIGMOID)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "coupling: scale is %d, which is none", (int)layer->scale);
     if (!(layer->clamp > 0.0) || !isfinite(layer->clamp))
         return nf_fail(NF_ERR_ARGUMENT, NULL, "coupling: clamp is %g, must be positive", layer->clamp);
+    if (!(layer->floor >= 0.0) || !isfinite(layer->floor))
+        return nf_fail(NF_ERR_ARGUMENT, NULL, "coupling: floor is %g, must be finite and not negative", layer->floor);
     if (!nf_size_add(identity->count, layer->context_dim, &layer->net.inputs))
         return nf_fail(NF_ERR_ARGUMENT, NULL, "coupling: context %zu is too large", layer->context_dim);
     layer->net.outputs = 2 * transformed->count; /* cannot wrap: the list itself is in memory */
@@ -160,7 +165,8 @@ static const nf_field coupling_fields[] = {
     FIELD("hidden", NF_FIELD_HIDDEN, net.hidden, true, NULL, NULL),
     FIELD("activation", NF_FIELD_ENUM, net.activation, true, activation_names, NULL),
     FIELD("scale", NF_FIELD_ENUM, scale, true, scale_names, NULL),
-    FIELD("clamp", NF_FIELD_REAL, clamp, true, NULL, scale_is_tanh),
+    FIELD("clamp", NF_FIELD_REAL, clamp, true, NULL, scale_is_clamped),
+    FIELD("floor", NF_FIELD_REAL, floor, true, NULL, scale_is_sigmoid),
     FIELDS_END,
 };
 

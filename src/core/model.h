@@ -49,7 +49,7 @@ typedef struct nf_cnf_spec {
 
 /*
  * One layer. A layer is one block of memory: the lists stand behind the struct. Which members mean something follows
- * from the kind: coupling {identity, transformed, scale, clamp, net}, permutation {source}, cnf {cnf, net},
+ * from the kind: coupling {identity, transformed, scale, clamp, floor, net}, permutation {source}, cnf {cnf, net},
  * planar and radial {net when context_dim > 0}.
  */
 typedef struct nf_layer {
@@ -59,7 +59,7 @@ typedef struct nf_layer {
     nf_net net;
     nf_size_list identity, transformed, source;
     nf_scale scale;
-    double clamp;
+    double clamp, floor;
     nf_cnf_spec cnf;
     size_t parameter_offset, parameter_count; /* its slice of the flow's parameter vector */
 } nf_layer;

@@ -66,7 +66,7 @@ static nf_status make_realnvp(world *w, nf_flow **out) {
     c.hidden_layers = take(w) % 4 == 3 ? NF_NONE : take(w) % 3;
     c.precision = (nf_precision)(take(w) % 2);
     c.activation = (nf_activation)(take(w) % 7);
-    c.scale = (nf_scale)(take(w) % 3);
+    c.scale = (nf_scale)(take(w) % 6);
     c.mask = (nf_mask)(take(w) % 4);
     c.scale_clamp = take(w) % 4 ? 0 : take_number(w);
     c.actnorm = (int)(take(w) % 3) - 1;

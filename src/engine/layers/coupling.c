@@ -1,7 +1,8 @@
 /*
  * Affine coupling (Dinh, Sohl-Dickstein & Bengio 2017, "Density estimation using Real NVP", equations 4 to 8):
  *     x_a = z_a,   x_b = z_b exp(S) + t,   [s, t] = net([z_a, context]),   log_det = sum S,
- * with S = s, or S = clamp tanh(s / clamp), which keeps one step of training from blowing the flow up.
+ * with S = s, or S = clamp tanh(s / clamp), which keeps one step of training from blowing the flow up, or one of the bounded scales of other libraries
+ * (enum nf_scale).
  */
 #include <string.h>
 
@@ -54,14 +55,9 @@ static void gather_input(const nf_layer *layer, const tile *t, real *input) {
     }
 }
 
-/* S in place of s; its slope where a record is kept. */
-static void scale_exponents(const nf_layer *layer, size_t count, real *restrict s, real *restrict slope) {
-    const real clamp = (real)layer->clamp, unit = (real)(1.0 / layer->clamp);
-    if (layer->scale == NF_SCALE_EXP) {
-        for (size_t i = 0; slope && i < count; i++)
-            slope[i] = 1;
-        return;
-    }
+/* ---- S in place of s; its slope where a record is kept. A loop for each kind, so that each is a vector loop. */
+
+static void tanh_exponents(real clamp, real unit, size_t count, real *restrict s, real *restrict slope) {
     if (!slope) {
         for (size_t i = 0; i < count; i++)
             s[i] = clamp * vm_tanh(s[i] * unit);
@@ -72,6 +68,61 @@ static void scale_exponents(const nf_layer *layer, size_t count, real *restrict 
         vm_tanh_grad(s[i] * unit, &value, &derivative);
         s[i] = clamp * value;
         slope[i] = derivative;
+    }
+}
+
+static void softclip_exponents(real unit, size_t count, real *restrict s, real *restrict slope) {
+    for (size_t i = 0; i < count; i++) {
+        const real factor = 1 / madd(vm_abs(s[i]), unit, 1);
+        s[i] *= factor;
+        if (slope)
+            slope[i] = factor * factor;
+    }
+}
+
+/* log(sigmoid(s + 2) + floor), with slope sigmoid (1 - sigmoid) / (sigmoid + floor). */
+static void sigmoid_exponents(real floor, size_t count, real *restrict s, real *restrict slope) {
+    for (size_t i = 0; i < count; i++) {
+        const real a = s[i] + 2, sigmoid = vm_sigmoid(a), scale = sigmoid + floor;
+        if (slope)
+            slope[i] = sigmoid * vm_sigmoid(-a) / scale;
+        s[i] = vm_log(scale);
+    }
+}
+
+/* sign log(sigmoid(s + 2)) = -sign softplus(-s - 2): right where the sigmoid underflows. */
+static void log_sigmoid_exponents(real sign, size_t count, real *restrict s, real *restrict slope) {
+    for (size_t i = 0; i < count; i++) {
+        real value, derivative;
+        vm_softplus_grad(-s[i] - 2, &value, &derivative);
+        s[i] = -sign * value;
+        if (slope)
+            slope[i] = sign * derivative;
+    }
+}
+
+static void scale_exponents(const nf_layer *layer, size_t count, real *s, real *slope) {
+    const real clamp = (real)layer->clamp, unit = (real)(1.0 / layer->clamp), floor = (real)layer->floor;
+    switch (layer->scale) {
+    case NF_SCALE_EXP:
+        for (size_t i = 0; slope && i < count; i++)
+            slope[i] = 1;
+        return;
+    case NF_SCALE_TANH:
+        tanh_exponents(clamp, unit, count, s, slope);
+        return;
+    case NF_SCALE_SOFTCLIP:
+        softclip_exponents(unit, count, s, slope);
+        return;
+    case NF_SCALE_SIGMOID:
+        if (floor > 0)
+            sigmoid_exponents(floor, count, s, slope);
+        else
+            log_sigmoid_exponents(1, count, s, slope);
+        return;
+    case NF_SCALE_INVERSE_SIGMOID:
+        log_sigmoid_exponents(-1, count, s, slope);
+        return;
     }
 }
 
