@@ -142,8 +142,9 @@ ifneq (,$(findstring gcc,$(notdir $(CC)))$(filter cc,$(CC)))
 $(BUILD)/tests/test_embedding $(BUILD)/tests/test_embedding.o: EXTRA += -fopenmp
 endif
 
-# The shared library, for the suite that loads it.
+# The shared library, for the suite that loads it, and the command, for those that run it.
 export NFLOW_LIBRARY = $(abspath $(SHARED))
+export NFLOW_PROGRAM = $(abspath $(BUILD))/nflow
 
 # Targets for fuzzing, whose seeds and findings run in every check: prerequisites are read where they stand, so these come first.
 FUZZ := model csv calls
@@ -151,6 +152,7 @@ FUZZ_SECONDS ?= 60
 FUZZ_FILES := $(FUZZ:%=$(BUILD)/tests/fuzz/files_%)
 
 tests: $(TEST_PROGRAMS)
+$(BUILD)/tests/test_import: | $(BUILD)/nflow
 
 deps: ## install what is missing to build, show the demo and run the tests
 	@CC='$(CC)' sh scripts/deps.sh demo check

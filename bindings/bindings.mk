@@ -16,13 +16,13 @@ uninstall: uninstall-bindings
 install-bindings:
 	$(INSTALL) -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(CMAKEDIR) $(DESTDIR)$(DATADIR)/nflow
 	$(INSTALL) -m 644 bindings/cpp/nflow.hpp $(DESTDIR)$(INCLUDEDIR)/nflow.hpp
-	$(INSTALL) -m 644 bindings/fortran/nflow.f90 bindings/python/nflow.py $(DESTDIR)$(DATADIR)/nflow
+	$(INSTALL) -m 644 bindings/fortran/nflow.f90 bindings/python/nflow.py tools/import/export_torch.py $(DESTDIR)$(DATADIR)/nflow
 	$(call config,nflow-config.cmake) > $(DESTDIR)$(CMAKEDIR)/nflow-config.cmake
 	$(call config,nflow-config-version.cmake) > $(DESTDIR)$(CMAKEDIR)/nflow-config-version.cmake
 
 uninstall-bindings:
 	rm -f $(DESTDIR)$(INCLUDEDIR)/nflow.hpp $(DESTDIR)$(CMAKEDIR)/nflow-config.cmake $(DESTDIR)$(CMAKEDIR)/nflow-config-version.cmake \
-	    $(DESTDIR)$(DATADIR)/nflow/nflow.f90 $(DESTDIR)$(DATADIR)/nflow/nflow.py
+	    $(DESTDIR)$(DATADIR)/nflow/nflow.f90 $(DESTDIR)$(DATADIR)/nflow/nflow.py $(DESTDIR)$(DATADIR)/nflow/export_torch.py
 
 check-bindings: all ## install what is missing; CMake, C++, Fortran and Python against the library and docs/bindings.md
 	@CC='$(CC)' sh scripts/deps.sh bindings

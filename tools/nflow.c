@@ -24,6 +24,7 @@ static const subcommand subcommands[] = {
     {"diagnose", "check a flow, and check it against data", nflow_diagnose},
     {"plot", "draw a flow and its data, as a file or in the terminal", nflow_plot},
     {"data", "rows of a toy density", nflow_data},
+    {"import", "make a model of a flow from PyTorch", nflow_import},
 };
 
 enum { SUBCOMMANDS = sizeof subcommands / sizeof subcommands[0] };

@@ -30,6 +30,7 @@ int nflow_info(int count, char **words);
 int nflow_diagnose(int count, char **words);
 int nflow_plot(int count, char **words);
 int nflow_data(int count, char **words);
+int nflow_import(int count, char **words);
 
 extern const char *tool_command; /* the subcommand that runs; NULL: none */
 extern bool tool_quiet;          /* -q: no notes, no progress */
