@@ -93,12 +93,15 @@ static void check_values(const char *name, nf_flow *flow, const char *values) {
     free(density);
 }
 
+/* Before the command where the processor is emulated. */
+static const char *wrapper(void) { return getenv("WRAP") ? getenv("WRAP") : ""; }
+
 /* From `source` into a model in `folder`. */
 static nf_flow *import(const char *source, const char *folder, const char *name, const char *options) {
     char command[1200], model[500];
     nf_flow *flow = NULL;
     snprintf(model, sizeof model, "%s/%s.model", folder, name);
-    snprintf(command, sizeof command, "'%s' import -q '%s/%s.safetensors' -o '%s' %s", program(), source, name, model, options);
+    snprintf(command, sizeof command, "%s '%s' import -q '%s/%s.safetensors' -o '%s' %s", wrapper(), program(), source, name, model, options);
     ck_assert_msg(system(command) == 0, "%s failed", command);
     must(nf_flow_load(model, &flow));
     return flow;
@@ -261,7 +264,7 @@ static void write_module(const char *path, const char *structure, const char *co
 static void must_refuse(const char *folder, const char *file, const char *says) {
     char command[1200], said[1000] = "", model[300];
     snprintf(model, sizeof model, "%s/model", folder);
-    snprintf(command, sizeof command, "'%s' import '%s' -o '%s' 2>&1", program(), file, model);
+    snprintf(command, sizeof command, "%s '%s' import '%s' -o '%s' 2>&1", wrapper(), program(), file, model);
     FILE *pipe = popen(command, "r");
     ck_assert_ptr_nonnull(pipe);
     const size_t length = fread(said, 1, sizeof said - 1, pipe);

@@ -4,17 +4,21 @@
     from export_torch import export
     export(flow, "flow.safetensors")          # a torch.nn.Module, in eval mode
 
-    python3 export_torch.py flow.pt flow.safetensors    # what torch.save wrote: a module (its library must be installed), or a state dict
+    python3 export_torch.py checkpoint.pt flow.safetensors         # what torch.save wrote: a state dict, alone or in a checkpoint
+    python3 export_torch.py --trust flow.pt flow.safetensors       # or a whole module, whose library must be installed
 
-The file is safetensors: every tensor of the state dict under its name, and in the metadata the structure as JSON: for each module its class, its plain
-attributes (numbers, strings, names of functions) and its children. Nothing here knows a library of flows; `nflow import` knows, and
-refuses what it does not know by its name.
+A file with a whole module is a program that loading runs: --trust is for files of your own.
 
-It needs torch alone. MIT licence.
+The file is safetensors: every tensor of the state dict under its name, and in the metadata the structure as JSON: for each module its
+class, its plain attributes (numbers, strings, names of functions) and its children. Nothing here knows a library of flows; `nflow import`
+knows, and refuses what it does not know by its name.
+
+It needs torch alone, 1.13 or later. MIT licence.
 """
 import functools
 import inspect
 import json
+import pickle
 import struct
 import sys
 
@@ -85,9 +89,14 @@ def export(module, path):
 
 
 def main(arguments):
+    trust = "--trust" in arguments
+    arguments = [one for one in arguments if one != "--trust"]
     if len(arguments) != 2:
         sys.exit(__doc__)
-    loaded = torch.load(arguments[0], map_location="cpu")
+    try:
+        loaded = torch.load(arguments[0], map_location="cpu", weights_only=not trust)
+    except pickle.UnpicklingError:
+        sys.exit("%s holds more than tensors. If it is yours, say --trust: loading it runs what it holds" % arguments[0])
     if isinstance(loaded, dict):
         inner = [value for key, value in loaded.items() if key.endswith("state_dict") and isinstance(value, dict) and "optim" not in key]
         loaded = inner[0] if len(inner) == 1 else loaded
