@@ -171,6 +171,7 @@ check-once: all tests examples $(FUZZ_FILES)
 	@sh scripts/run-tests.sh $(TEST_PROGRAMS)
 	@for t in $(FUZZ); do $(BUILD)/tests/fuzz/files_$$t tests/fuzz/seeds/$$t tests/fuzz/findings/$$t || exit 1; done
 	@sh scripts/run-examples.sh $(CURDIR)/$(BUILD)/examples
+	@$(MAKE) --no-print-directory check-nflow
 
 # ---- examples
 

@@ -42,14 +42,28 @@ case $(readelf -d "$prefix/lib/libnflow.so" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/
 libnflow.so.0) ;;
 *) echo "the soname is wrong"; exit 1 ;;
 esac
-if grep -rlF "$PWD" "$prefix/include" "$prefix/lib"; then # debug information and run paths too
+# The command, its pages and its completion.
+nflow=$prefix/bin/nflow
+"$nflow" data two_moons -n 200 | "$nflow" train - -q --epochs 2 -o "$prefix/m.safetensors"
+[ "$("$nflow" sample "$prefix/m.safetensors" -n 3 | wc -l)" -eq 4 ]
+for command in '' $("$nflow" --help | sed -n 's/^  \([a-z]*\)  .*/-\1/p'); do
+    [ -s "$prefix/share/man/man1/nflow$command.1" ] || { echo "nflow$command.1 is not installed"; exit 1; }
+done
+if command -v bash >/dev/null; then
+    bash -c '. "$1/share/bash-completion/completions/nflow"
+        COMP_WORDS=("$1/bin/nflow" train --fl) COMP_CWORD=2; _nflow; [ "${COMPREPLY[*]}" = --flow ] || exit 1
+        COMP_WORDS=("$1/bin/nflow" dia) COMP_CWORD=1; _nflow; [ "${COMPREPLY[*]}" = diagnose ] || exit 1
+        COMP_WORDS=("$1/bin/nflow" train --flow r) COMP_CWORD=3; _nflow; [ "${COMPREPLY[*]}" = "realnvp radial" ]' sh "$prefix" ||
+        { echo "bash completion does not complete"; exit 1; }
+fi
+if grep -rlF "$PWD" "$prefix/include" "$prefix/lib" "$prefix/bin" "$prefix/share"; then # debug information and run paths too
     echo "an installed file names the build tree"
     exit 1
 fi
 make --no-print-directory BUILD="$1" PREFIX="$prefix" uninstall >/dev/null
-left=$(find "$prefix/include" "$prefix/lib" -type f -o -type l)
+left=$(find "$prefix/include" "$prefix/lib" "$prefix/bin" "$prefix/share" -type f -o -type l)
 if [ -n "$left" ]; then
     echo "uninstall left: $left"
     exit 1
 fi
-echo "install: shared and static programs build and run; uninstall leaves nothing"
+echo "install: shared and static programs and nflow run; uninstall leaves nothing"

@@ -142,7 +142,7 @@ static void put_overview_of_one(const job *j) {
     begin_panels(j, 1, data ? 2 : 1);
     put_range(j, 'x', j->s->names[0], j->s->low[0], j->s->high[0]);
     fprintf(j->script, "set ylabel 'density' offset 1,0\nset yrange [0:*]\nset key top right\nset style fill solid 0.35 noborder\nset title '%s'\nplot ",
-            data ? "data, samples and density" : "samples and density");
+            data && j->s->line ? "data, samples and density" : data ? "data and samples" : "samples");
     if (data)
         fputs("directory . '/hist-0.txt' using 1:2 with boxes lc rgb '" DATA_COLOUR "' title 'data', ", j->script);
     fputs("directory . '/hist-0.txt' using 1:3 with histeps lc rgb '" SAMPLE_COLOUR "' title 'samples'", j->script);
@@ -252,8 +252,8 @@ static bool write_all(const job *j) {
     static const scene_points none = {0};
     const scene *s = j->s;
     const double range = scene_latent_range(s);
-    bool good = write_points(j, "data.txt", &s->data, SCENE_SHOWN) && write_points(j, "samples.txt", &s->samples, SCENE_SHOWN) &&
-                write_points(j, "latent.txt", &s->latent, SCENE_SHOWN) && write_line(j) && write_curve(j) && write_density(j);
+    const size_t shown = s->dim > 4 ? SCENE_SHOWN / 2 : SCENE_SHOWN;
+    bool good = write_points(j, "data.txt", &s->data, shown) && write_points(j, "samples.txt", &s->samples, shown) && write_points(j, "latent.txt", &s->latent, shown) && write_line(j) && write_curve(j) && write_density(j);
     for (size_t i = 0; good && i < s->dim; i++) {
         char hist[32], latent[32];
         snprintf(hist, sizeof hist, "hist-%zu.txt", i);

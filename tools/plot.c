@@ -218,7 +218,8 @@ static void make_title(gathered *g, const plot_options *o, const char *data) {
     if (o->title)
         snprintf(g->title, sizeof g->title, "%s", o->title);
     else
-        snprintf(g->title, sizeof g->title, "%.60s%s%.60s%s", name, source ? " on " : "", source ? strcmp(source, "-") == 0 ? "standard input" : source : "", likelihood);
+        snprintf(g->title, sizeof g->title, "%.60s%s%.40s%s%.30s%s", name, source ? " on " : "", source ? strcmp(source, "-") == 0 ? "standard input" : source : "",
+                 o->context.values ? " given " : "", o->context.values ? o->context.values : "", likelihood);
     g->s.title = g->title;
 }
 

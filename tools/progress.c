@@ -28,6 +28,9 @@ static void on_interrupt(int signal_number) {
 void progress_begin(progress *p, progress_kind kind, bool standard_taken, bool losses_only, double offset) {
     *p = (progress){.kind = kind, .terminal = isatty(STDERR_FILENO), .losses_only = losses_only, .standard_taken = standard_taken, .offset = offset, .last = -1.0};
     said_it = !tool_quiet && kind == PROGRESS_TEXT;
+    p->open = said_it && p->terminal;
+    if (p->open)
+        fputs("the first epoch runs, and then the time that is left is known", stderr);
     struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGTERM, &action, NULL);

@@ -123,8 +123,8 @@ static int run(train_options *o, train_data *d) {
     const double offset = d->whitened && !o->matching ? d->whitening.log_det : 0.0; /* of the likelihood of whitened rows */
     model m = {.flow = flow, .path = o->output, .dim = d->dim, .context_dim = d->context_dim, .names = d->names, .context_names = d->context_names,
                .named = true, .context_named = true};
-    progress p;
-    progress_begin(&p, o->json ? PROGRESS_JSON : PROGRESS_TEXT, o->output_is_standard, o->matching, offset);
+    progress p = {0};
+    bool recall = false;
     char *checkpoint = o->resume ? new_text("%s.checkpoint", o->output) : NULL;
     nf_fit_config config;
     nf_optimizer_config optimizer;
@@ -134,9 +134,12 @@ static int run(train_options *o, train_data *d) {
     config.progress_user = &p;
     if (checkpoint && access(checkpoint, F_OK) == 0) {
         note("taking up the fit of %s", checkpoint);
-        recall_curve(o->output, &p);
+        recall = true;
     }
     train_announce(o, d, flow, &config);
+    progress_begin(&p, o->json ? PROGRESS_JSON : PROGRESS_TEXT, o->output_is_standard, o->matching, offset);
+    if (recall)
+        recall_curve(o->output, &p);
     nf_fit_report report = {.struct_size = sizeof report};
     const nf_status status = nf_fit(flow, d->training, d->x, d->context, &config, &report);
     progress_end(&p);
@@ -179,8 +182,8 @@ int nflow_train(int count, char **words) {
         {"drop-missing", 0, OPTION_FLAG, &o.drop_missing, NULL, "leave out rows in which a column that is used is no number"},
         {"jitter", 'j', OPTION_TEXT, &o.jitter, "LIST", "add uniform noise to these columns, as wide as the smallest step between their values: for whole numbers and rounded ones; 'all' for all"},
         {"validation", 'v', OPTION_NUMBER, &o.validation, "FRACTION", "of the rows, drawn at random, held out to find the best epoch; default 0.1"},
-        {"epochs", 'e', OPTION_COUNT, &o.epochs, "N", "passes over the data; default: from 20 to 300, fewer for more rows"},
-        {"batch", 'b', OPTION_COUNT, &o.batch, "N", "rows a step; default 64, and 256 or more for many rows"},
+        {"epochs", 'e', OPTION_COUNT, &o.epochs, "N", "passes over the data; default: from 5 to 300, fewer for more rows"},
+        {"batch", 'b', OPTION_COUNT, &o.batch, "N", "rows a step; default 64, from 4000 rows on 256, from 100000 on 1024"},
         {"rate", 'r', OPTION_NUMBER, &o.rate, "RATE", "learning rate at the beginning; default: the library's for this kind of flow"},
         {"patience", 'p', OPTION_COUNT, &o.patience, "N", "end after N epochs that did not get better; default: half of all"},
         {"noise", 0, OPTION_NUMBER, &o.noise, "SD", "Gaussian noise on the training rows, in standard deviations of a column, that shrinks with the rate; 0: none"},

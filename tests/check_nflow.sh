@@ -1,0 +1,216 @@
+#!/bin/sh
+# The built nflow as a user has it: arguments, exit statuses, messages, pipes, interrupts. Its words go to a file where there is no terminal.
+# usage: check_nflow.sh PROGRAM
+set -u
+nflow=$1
+pages=$(cd "$(dirname "$0")/../tools/man" && pwd)
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cd "$scratch" || exit 1
+passed=0
+failed=0
+fail() {
+    failed=$((failed + 1))
+    printf 'FAILED: %s\n' "$*"
+    sed 's/^/    /' output errors 2>/dev/null | head -n 20
+}
+pass() { passed=$((passed + 1)); }
+
+# status STATUS WORDS [-- TEXT]: nflow with these words ends with this status, and says TEXT on the standard error (or, for 0, anywhere).
+status() {
+    wanted=$1
+    shift
+    line=" $*"
+    text=
+    case $line in *' :: '*) text=${line##* :: } ;; esac
+    count=0
+    for word; do [ "$word" = :: ] && break; count=$((count + 1)); done
+    set -- "$@" end
+    i=0
+    all=$#
+    while [ $i -lt "$all" ]; do # the words before :: alone
+        word=$1
+        shift
+        [ $i -lt $count ] && [ "$word" != end ] && set -- "$@" "$word"
+        i=$((i + 1))
+    done
+    "$nflow" "$@" >output 2>errors </dev/null
+    got=$?
+    if [ $got -ne "$wanted" ]; then
+        fail "nflow $line: status $got, not $wanted"
+    elif [ -n "$text" ] && ! grep -qF -- "$text" output errors; then
+        fail "nflow $line: it does not say \"$text\""
+    else
+        pass
+    fi
+}
+lines() { # NUMBER FILE
+    if [ "$(wc -l <"$2")" -eq "$1" ]; then pass; else fail "$2 has $(wc -l <"$2") lines, not $1"; fi
+}
+
+# ---- help
+status 2 :: usage:
+status 0 --help :: train
+status 0 --version :: nflow
+status 0 help train :: --context-columns
+status 2 trian :: there is no such command
+commands=$("$nflow" --help | sed -n 's/^  \([a-z]*\)  .*/\1/p')
+for command in $commands; do
+    status 0 "$command" --help :: usage: nflow "$command"
+    if [ "$(awk 'length > 80' output | wc -l)" -ne 0 ]; then fail "nflow $command --help is wider than 80 columns"; else pass; fi
+    # Help and manual page have the same options.
+    sed -n 's/^  \(-., \|    \)\(--[a-z-]*\).*/\2/p' output | sort >in-help
+    sed -n 's/^\(\\fB.*, \)\{0,1\}\\fB\\-\\-\([a-z\\-]*\)\\fR.*/--\2/p' "$pages/nflow-$command.1" | sed 's/\\//g' | sort >in-page
+    if cmp -s in-help in-page && [ -s in-help ]; then pass; else diff in-help in-page >output; fail "nflow-$command.1 and --help have other options"; fi
+    status 2 "$command" --nonsense :: there is no such option
+done
+
+# ---- data
+status 0 data --list :: two_moons
+status 2 data :: which set
+status 2 data nothing :: there is no such set
+status 0 data two_moons -n 400 -o moons.csv
+lines 401 moons.csv
+status 0 data two_moons -n 400 -o moons.npy
+status 1 data two_moons -o missing/moons.csv :: No such file or directory
+
+# ---- train: what is refused
+status 2 train moons.csv :: -o MODEL is missing
+status 2 train -o m.safetensors :: something is missing
+status 1 train missing.csv -o m.safetensors :: missing.csv: No such file or directory
+status 1 train moons.csv -o missing/m.safetensors :: make the folder first
+status 2 train moons.csv -o m.safetensors --flow glow :: one of realnvp
+status 2 train moons.csv -o m.safetensors --matching :: --flow cnf
+status 2 train moons.csv -o m.safetensors --hidden 64x :: a width
+status 2 train moons.csv -o m.safetensors -F cnf -l 3 :: a cnf has one layer
+status 1 train moons.csv -o m.safetensors --columns x3 :: it has x1, x2
+status 1 train moons.csv -o m.safetensors --context-columns x1 --columns 1,2 :: is a context
+: >empty.csv
+status 1 train empty.csv -o m.safetensors :: it has no rows
+printf 'a,b\n1,2\n' >one.csv
+status 1 train one.csv -o m.safetensors :: it has 1 row, and a fit needs at least 20
+awk -F, 'NR == 1 { print $0 ",kind" } NR > 1 { print $0 "," (NR % 2 ? "even" : "odd") }' moons.csv >kinds.csv
+status 0 train kinds.csv -o kinds.safetensors --epochs 1 :: left out, because they hold no numbers: kind
+status 1 train kinds.csv -o m.safetensors --columns x1,kind :: 'column 3 (kind) is "odd"'
+sed '30s/.*/0.5,oops/' moons.csv >bad.csv
+status 1 train bad.csv -o m.safetensors :: 'bad.csv: line 30, column 2 (x2) is "oops", not a number'
+status 0 train bad.csv -o m.safetensors --epochs 1 --drop-missing :: left out 1 row with
+awk -F, '{ print $0 "," (NR == 1 ? "same" : 7) }' moons.csv >same.csv
+status 1 train same.csv -o m.safetensors :: the column same is 7 in every row
+awk -F, '{ print $0 "," (NR == 1 ? "sum" : $1 + $2) }' CONVFMT=%.17g moons.csv >sum.csv
+status 0 train sum.csv -o m.safetensors --epochs 1 :: linear functions of others
+if [ -e m.safetensors ]; then pass; else fail "no model was saved"; fi
+printf '\223NUMPY\1\0\20\0{"shape": (9,9)} ' >lies.npy
+status 1 train lies.npy -o m.safetensors :: NPY header
+
+# ---- train and use, for each kind of flow, from a file and from a pipe
+for flow in realnvp planar radial cnf; do
+    status 0 train moons.csv -o $flow.safetensors --flow $flow --epochs 2 -s 3 :: held-out NLL
+    status 0 info $flow.safetensors :: $flow on moons.csv, 400 rows, 40 held out
+    "$nflow" sample $flow.safetensors -n 50 | "$nflow" logprob $flow.safetensors - >output 2>errors
+    lines 51 output
+done
+status 0 train moons.csv -o again.safetensors --epochs 2 -s 3 -q -t 1
+if [ -s errors ]; then fail "-q is not quiet"; else pass; fi
+if cmp -s again.safetensors realnvp.safetensors; then pass; else fail "the same command gives another model"; fi
+"$nflow" train - -o - -q --epochs 2 -s 3 <moons.csv 2>errors | "$nflow" info - >output 2>>errors
+if grep -q 'standard input' output; then pass; else fail "train - -o - | info -"; fi
+status 0 train moons.npy -o npy.safetensors --epochs 2 -q -F cnf --matching
+"$nflow" train moons.csv -o m.safetensors --epochs 3 --json >output 2>errors
+if [ "$(grep -c '"event": *"epoch"' output)" -eq 3 ] && tail -n 1 output | grep -q '"event": *"done"' && [ ! -s errors ]; then pass; else fail "train --json"; fi
+
+# The held-out likelihood that train tells is that of logprob: whitening and contexts are in the model.
+awk -F, 'NR == 1 { print "a,price,given" } NR > 1 { printf "%.17g,%.17g,%.17g\n", $1, 1000 * $1 + 30 * $2 + 5000, 1990 + 10 * $2 }' moons.csv >units.csv
+status 0 train units.csv -o units.safetensors -c given --epochs 5 -v 0.9 --json
+told=$(tail -n 1 output | sed 's/.*"held_out_nll":\([-0-9.e]*\).*/\1/')
+status 0 logprob units.safetensors units.csv --mean --json
+found=$(sed 's/.*"mean_nll": \([-0-9.e]*\).*/\1/' output)
+if awk -v a="$told" -v b="$found" 'BEGIN { exit !(a - b < 0.3 && b - a < 0.3) }'; then pass; else fail "train tells an NLL of $told, logprob of $found"; fi
+awk -F, 'NR > 1 { print $2 ";" $3 ";" $1 } NR == 1 { print "price;given;a" }' units.csv >turned.csv
+"$nflow" logprob units.safetensors turned.csv >turned.txt
+"$nflow" logprob units.safetensors units.csv >straight.txt
+if cmp -s turned.txt straight.txt; then pass; else fail "columns are not found by name"; fi
+status 2 sample units.safetensors :: takes a context of 1 number '(given)'
+status 0 sample units.safetensors -n 3 -c 1995 :: a,price,given
+status 2 sample units.safetensors -n 3 -c 1,2 :: takes 1
+status 0 sample units.safetensors -n 2 -C units.csv -o many.csv
+lines 801 many.csv
+status 2 sample realnvp.safetensors -c 1 :: takes no context
+awk -F, '{ print (NR == 1 ? "w" : 1 + NR % 3) "," $0 }' moons.csv >weights.csv
+status 0 train weights.csv -o m.safetensors -w w --epochs 1 :: 2 columns
+awk -F, 'NR == 1 { print } NR > 1 { printf "%.1f,%.1f\n", $1, $2 }' moons.csv >rounded.csv
+status 0 train rounded.csv -o m.safetensors --epochs 1 :: repeat few values
+status 0 train rounded.csv -o m.safetensors --epochs 1 --jitter all :: uniform, 0.1 wide
+
+# ---- evaluating
+status 1 logprob moons.csv realnvp.safetensors :: this is not a model file
+status 1 logprob realnvp.safetensors one.csv :: there is no column '"x1"'
+status 1 logprob realnvp.safetensors bad.csv :: line 30
+status 2 logprob - - :: only one of the files
+status 2 logprob realnvp.safetensors :: something is missing
+status 0 transform realnvp.safetensors moons.csv -o z.csv
+status 0 transform realnvp.safetensors z.csv --to data -o back.npy
+status 0 logprob realnvp.safetensors back.npy --mean --json
+cp output one.txt
+status 0 logprob realnvp.safetensors moons.csv --mean --json
+if [ "$(sed 's/\(nll": [-0-9.]\{10\}\).*/\1/' one.txt)" = "$(sed 's/\(nll": [-0-9.]\{10\}\).*/\1/' output)" ]; then pass; else fail "transform and back"; fi
+status 0 transform realnvp.safetensors moons.csv --append --log-det :: x1,x2,z1,z2,log_det
+status 0 score realnvp.safetensors moons.csv --append :: x1,x2,score_x1,score_x2
+status 0 logprob realnvp.safetensors moons.csv --json :: '"columns": ["log_prob"]'
+status 0 info realnvp.safetensors --json :: '"columns"'
+status 0 info realnvp.safetensors --tensors :: layers.0.net.0.weight
+status 1 info moons.csv :: not a model file
+status 0 diagnose realnvp.safetensors :: checks failed
+awk -F, 'NR == 1 { print } NR > 1 { print $1 + 3 "," $2 }' moons.csv >moved.csv
+status 3 diagnose realnvp.safetensors moved.csv :: FAILED
+status 2 diagnose units.safetensors :: needs data
+if [ -w /dev/full ]; then
+    "$nflow" data two_moons >/dev/full 2>errors
+    if [ $? -eq 1 ] && grep -q 'No space left' errors; then pass; else fail "a full disk is not noticed"; fi
+fi
+
+# ---- pictures
+status 0 plot realnvp.safetensors moons.csv -T --ascii :: samples of the flow
+if [ "$(awk 'length > 80' output | wc -l)" -eq 0 ]; then pass; else fail "the view is wider than 80 columns"; fi
+LC_ALL=C.UTF-8 "$nflow" plot realnvp.safetensors moons.csv -T -W latent >output 2>errors
+if grep -q '│' output; then pass; else fail "no frame in UTF-8"; fi
+status 0 plot realnvp.safetensors -T --ascii -W curve :: held-out loss
+status 0 plot realnvp.safetensors moons.csv -T --ascii --columns x2 :: x2
+status 2 plot realnvp.safetensors moons.csv -o picture.gif :: .png, .svg or .pdf
+status 1 plot realnvp.safetensors moons.csv --columns x3 :: it has x1, x2
+status 2 plot realnvp.safetensors -W latent -T :: this needs data
+if command -v gnuplot >/dev/null; then
+    status 0 plot realnvp.safetensors moons.csv :: drew realnvp.png
+    for what in overview density latent pairs curve; do
+        status 0 plot realnvp.safetensors moons.csv -W $what -o $what.svg
+        if grep -q '</svg>' $what.svg; then pass; else fail "$what.svg is no picture"; fi
+    done
+    status 0 plot units.safetensors units.csv -c 1995 -o units.pdf
+    if head -c 5 units.pdf | grep -q %PDF-; then pass; else fail "units.pdf is no picture"; fi
+    status 1 plot realnvp.safetensors -o missing/a.png :: missing/a.png
+fi
+
+# ---- interrupts: the best model so far is saved, and --resume ends with the bits of a fit that was never stopped
+status 0 train moons.csv -o whole.safetensors --epochs 60 -q
+"$nflow" train moons.csv -o stopped.safetensors --epochs 60 --resume >output 2>errors &
+job=$!
+tries=0
+while ! grep -q 'epoch  *[23]/' errors && [ $tries -lt 600 ]; do
+    tries=$((tries + 1))
+    sleep 0.05
+done
+kill -TERM $job
+wait $job
+got=$?
+if [ $got -eq 130 ]; then
+    if [ -s stopped.safetensors ] && [ -s stopped.safetensors.checkpoint ]; then pass; else fail "an interrupted fit is not saved"; fi
+    status 0 info stopped.safetensors
+    status 1 train moons.csv -o stopped.safetensors --epochs 61 --resume :: begun with other data or options
+elif [ $got -ne 0 ]; then # 0: it was over before the signal came
+    fail "an interrupted fit ends with $got"
+fi
+status 0 train moons.csv -o stopped.safetensors --epochs 60 --resume
+if cmp -s stopped.safetensors whole.safetensors && [ ! -e stopped.safetensors.checkpoint ]; then pass; else fail "a fit that was taken up differs"; fi
+
+printf 'nflow: %d of %d checks passed\n' $passed $((passed + failed))
+[ $failed -eq 0 ]

@@ -1,0 +1,173 @@
+/* Tables as the command reads them: columns by name and number, text columns, rows that are left out, pieces of a long file. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "support.h"
+#include "table.h"
+
+static char path[64], message[600];
+static table t;
+
+static void setup(void) {
+    strcpy(path, "/tmp/nflow-table-XXXXXX");
+    const int file = mkstemp(path);
+    ck_assert_int_ge(file, 0);
+    close(file);
+}
+
+static void teardown(void) { unlink(path); }
+
+static void put(const char *text) {
+    FILE *file = fopen(path, "wb");
+    ck_assert_ptr_nonnull(file);
+    fputs(text, file);
+    ck_assert_int_eq(fclose(file), 0);
+    ck_assert_msg(table_read(path, &t, message, sizeof message), "%s", message);
+}
+
+static void must_find(const char *list, size_t wanted, const size_t *columns) {
+    size_t *index, count;
+    ck_assert_msg(table_find(&t, list, &index, &count, message, sizeof message), "%s: %s", list, message);
+    ck_assert_uint_eq(count, wanted);
+    for (size_t i = 0; i < count; i++)
+        ck_assert_uint_eq(index[i], columns[i]);
+    free(index);
+}
+
+static void must_not_find(const char *list, const char *said) {
+    size_t *index, count;
+    ck_assert(!table_find(&t, list, &index, &count, message, sizeof message));
+    ck_assert_ptr_null(index);
+    ck_assert_msg(strstr(message, said), "%s: \"%s\"", list, message);
+}
+
+START_TEST(finds_columns) {
+    put("a,b,c,2\n1,2,3,4\n");
+    ck_assert_uint_eq(t.data.rows, 2); /* a name that is a number makes the line a row: no names */
+    must_not_find("a", "there is no column \"a\"; it has 4 without names, so say 1 to 4");
+    table_free(&t);
+    put("a,b,c d,e\n1,2,3,4\n");
+    must_find("a,e", 2, (const size_t[]){0, 3});
+    must_find("c d,1", 2, (const size_t[]){2, 0});
+    must_find("2-4", 3, (const size_t[]){1, 2, 3});
+    must_not_find("a,1", "asked for twice");
+    must_not_find("0", "there is no column \"0\"; it has a, b, c d, e");
+    must_not_find("5", "there is no column \"5\"");
+    must_not_find("3-2", "there is no column \"3-2\"");
+    must_not_find("", "there is no column \"\"");
+    must_not_find("A", "there is no column \"A\"");
+    table_free(&t);
+}
+END_TEST
+
+START_TEST(text_matters_only_where_it_is_used) {
+    const size_t numbers[] = {0, 2}, text[] = {1}, part[] = {3};
+    put("a,cut,c,d\n1,Ideal,3,4\n5,Good,6,oops\n7,,8,9\n");
+    ck_assert(table_check(&t, numbers, 2, message, sizeof message));
+    ck_assert(!table_check(&t, text, 1, message, sizeof message));
+    ck_assert_msg(strstr(message, ": line 2, column 2 (cut) is \"Ideal\", not a number: leave the column out with --columns, or such rows with --drop-missing"),
+                  "%s", message);
+    ck_assert_uint_eq(t.data.faults[1].count, 3);
+    ck_assert(!table_check(&t, part, 1, message, sizeof message));
+    ck_assert_ptr_nonnull(strstr(message, "line 3, column 4 (d) is \"oops\""));
+    ck_assert_uint_eq(table_drop(&t, part, 1), 1);
+    ck_assert_uint_eq(t.data.rows, 2);
+    ck_assert(table_check(&t, part, 1, message, sizeof message));
+    double *taken = table_take(&t, (const size_t[]){3, 0}, 2);
+    const double wanted[] = {4, 1, 9, 7};
+    same_bits("rows that are left", taken, wanted, 4);
+    free(taken);
+    table_free(&t);
+}
+END_TEST
+
+START_TEST(takes_the_whole_table_without_a_copy) {
+    put("1,2\n3,4\n");
+    const double *before = t.data.values;
+    double *taken = table_take(&t, (const size_t[]){0, 1}, 2);
+    ck_assert_ptr_eq(taken, before);
+    free(taken);
+    table_free(&t);
+}
+END_TEST
+
+/* Lines of all lengths lie across the ends of the reader's pieces, with each kind of line end. */
+START_TEST(long_files_come_in_pieces) {
+    static const char *const ends[] = {"\n", "\r\n", "\r"};
+    enum { ROWS = 40000 };
+    FILE *file = fopen(path, "wb");
+    ck_assert_ptr_nonnull(file);
+    fputs("row,square", file);
+    fputs(ends[_i], file);
+    for (int i = 0; i < ROWS; i++)
+        fprintf(file, "%d,%*d%s", i, i % 13, i % 1000 * 7, ends[_i]);
+    ck_assert_int_eq(fclose(file), 0);
+    ck_assert_msg(table_read(path, &t, message, sizeof message), "%s", message);
+    ck_assert_uint_eq(t.data.rows, ROWS);
+    for (int i = 0; i < ROWS; i++) {
+        ck_assert_double_eq(t.data.values[2 * i], i);
+        ck_assert_double_eq(t.data.values[2 * i + 1], i % 1000 * 7);
+    }
+    table_free(&t);
+}
+END_TEST
+
+START_TEST(names_the_file_that_is_missing) {
+    ck_assert(!table_read("/nonexistent/a.csv", &t, message, sizeof message));
+    ck_assert_str_eq(message, "/nonexistent/a.csv: No such file or directory");
+    put("1\n");
+    table_free(&t);
+    FILE *file = fopen(path, "wb");
+    ck_assert_ptr_nonnull(file);
+    fclose(file);
+    ck_assert(!table_read(path, &t, message, sizeof message));
+    ck_assert_ptr_nonnull(strstr(message, "it has no rows"));
+}
+END_TEST
+
+START_TEST(writes_what_it_reads) {
+    const double values[] = {2.385, 1.0 / 3.0, -1e-300, 1e300};
+    const char *const names[] = {"a, b", "c"};
+    for (int format = TABLE_CSV; format <= TABLE_NPY; format++) {
+        const table_output output = {.path = path, .format = format};
+        table_write(&output, 2, 2, values, names);
+        ck_assert_msg(table_read(path, &t, message, sizeof message), "%s", message);
+        ck_assert_int_eq(t.npy, format == TABLE_NPY);
+        ck_assert_uint_eq(t.data.rows, 2);
+        same_bits("values", t.data.values, values, 4);
+        if (format == TABLE_CSV)
+            ck_assert_str_eq(t.data.names[0], "a, b");
+        table_free(&t);
+    }
+    const table_output output = {.path = path, .format = -1, .json = true, .digits = 4};
+    const double holes[] = {2.385, NAN};
+    char line[200] = "";
+    table_write(&output, 1, 2, holes, names);
+    FILE *file = fopen(path, "r");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_uint_gt(fread(line, 1, sizeof line - 1, file), 0);
+    fclose(file);
+    ck_assert_str_eq(line, "{\"columns\": [\"a, b\", \"c\"], \"rows\": [\n[2.385, null]\n]}\n");
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("nflow: table");
+    TCase *tests = tcase_create("table");
+    tcase_add_checked_fixture(tests, setup, teardown);
+    tcase_add_test(tests, finds_columns);
+    tcase_add_test(tests, text_matters_only_where_it_is_used);
+    tcase_add_test(tests, takes_the_whole_table_without_a_copy);
+    tcase_add_loop_test(tests, long_files_come_in_pieces, 0, 3);
+    tcase_add_test(tests, names_the_file_that_is_missing);
+    tcase_add_test(tests, writes_what_it_reads);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}

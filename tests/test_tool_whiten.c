@@ -1,0 +1,116 @@
+/* Whitening: the flow is the map that the rows were taken through, for every dimension's halves; and a Gaussian's likelihood. */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "support.h"
+#include "train.h"
+#include "whiten.h"
+
+enum { ROWS = 300 };
+
+/* Rows with every column a mixture of all. */
+static double *mixed_rows(size_t dim) {
+    random_source random = random_begin(dim);
+    double *z = new_normals(&random, ROWS * dim, 1.0), *mix = new_normals(&random, dim * dim, 1.0), *x = new_numbers(ROWS * dim);
+    for (size_t r = 0; r < ROWS; r++)
+        for (size_t i = 0; i < dim; i++) {
+            x[r * dim + i] = 100.0 * (double)i;
+            for (size_t k = 0; k < dim; k++)
+                x[r * dim + i] += (double)(i + 1) * (mix[i * dim + k] + 2.0 * (i == k)) * z[r * dim + k];
+        }
+    free(mix);
+    free(z);
+    return x;
+}
+
+START_TEST(flow_is_the_map) {
+    const size_t dim = (size_t)_i;
+    double *x = mixed_rows(dim), *z = new_copy(x, ROWS * dim), *back = new_numbers(ROWS * dim), *log_det = new_numbers(ROWS);
+    whitening w;
+    whiten_fit(&w, ROWS, x, NULL, dim);
+    ck_assert(!w.singular);
+    whiten_rows(&w, ROWS, z);
+    for (size_t i = 0; i < dim; i++)
+        for (size_t j = 0; j <= i; j++) { /* the z have covariance I, exactly that of these rows */
+            double sum = 0;
+            for (size_t r = 0; r < ROWS; r++)
+                sum += z[r * dim + i] * z[r * dim + j] / ROWS;
+            must_agree("covariance", fabs(sum - (i == j)), 1e-8);
+        }
+    nf_flow *flow = whiten_flow(&w);
+    must(nf_forward(flow, NULL, ROWS, z, NULL, back, log_det));
+    must_agree("forward", whole_error(back, x, ROWS * dim), 1e-10);
+    must_agree("log_det", fabs(log_det[7] - w.log_det), 1e-11 * (1 + fabs(w.log_det)));
+    must(nf_inverse(flow, NULL, ROWS, x, NULL, back, NULL));
+    must_agree("inverse", whole_error(back, z, ROWS * dim), 1e-7);
+    double *log_prob = new_numbers(ROWS), mean = 0;
+    must(nf_log_prob(flow, NULL, ROWS, x, NULL, log_prob));
+    for (size_t r = 0; r < ROWS; r++)
+        mean -= log_prob[r] / ROWS;
+    must_agree("NLL", fabs(mean - whiten_nll(&w, ROWS, z)), 1e-9 * fabs(mean));
+    free(log_prob);
+    nf_flow_free(flow);
+    whiten_free(&w);
+    free(log_det);
+    free(back);
+    free(z);
+    free(x);
+}
+END_TEST
+
+START_TEST(weights_count_rows) {
+    double *x = mixed_rows(3), weight[ROWS] = {0};
+    double twice[20 * 3];
+    whitening a, b;
+    for (size_t r = 0; r < 20; r++) {
+        weight[r % 10] += 1.5;
+        for (size_t i = 0; i < 3; i++)
+            twice[3 * r + i] = x[3 * (r % 10) + i];
+    }
+    whiten_fit(&a, ROWS, x, weight, 3);
+    whiten_fit(&b, 20, twice, NULL, 3);
+    must_agree("factor", whole_error(a.factor, b.factor, 9), 1e-10);
+    must_agree("mean", whole_error(a.mean, b.mean, 3), 1e-12);
+    whiten_free(&a);
+    whiten_free(&b);
+    free(x);
+}
+END_TEST
+
+START_TEST(a_column_that_is_a_sum_is_noticed) {
+    double *x = mixed_rows(3);
+    for (size_t r = 0; r < ROWS; r++)
+        x[3 * r + 2] = x[3 * r] + x[3 * r + 1];
+    whitening w;
+    whiten_fit(&w, ROWS, x, NULL, 3);
+    ck_assert(w.singular);
+    whiten_rows(&w, ROWS, x);
+    for (size_t i = 0; i < ROWS * 3; i++)
+        ck_assert(isfinite(x[i]));
+    whiten_free(&w);
+    free(x);
+}
+END_TEST
+
+START_TEST(steps_between_values) {
+    const double x[] = {0.1 + 0.2, 5, 0.3, 5, 0.7, 5, 0.5, 5, 1.5, 5};
+    ck_assert_double_eq_tol(smallest_step(5, x, 2, 0), 0.2, 1e-12);
+    ck_assert_double_eq(smallest_step(5, x, 2, 1), 0.0);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("nflow: whitening");
+    TCase *tests = tcase_create("whitening");
+    tcase_add_loop_test(tests, flow_is_the_map, 1, 18);
+    tcase_add_test(tests, weights_count_rows);
+    tcase_add_test(tests, a_column_that_is_a_sum_is_noticed);
+    tcase_add_test(tests, steps_between_values);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
