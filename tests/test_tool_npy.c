@@ -170,7 +170,7 @@ START_TEST(refuses_a_header_that_is_too_long) {
 END_TEST
 
 START_TEST(reads_what_it_writes) {
-    enum { ROWS = 30000, COLUMNS = 7 };
+    enum { ROWS = 3000, COLUMNS = 7 };
     random_source random = random_begin(1);
     double *values = new_normals(&random, ROWS * COLUMNS, 1e3);
     FILE *file = tmpfile();

@@ -241,7 +241,7 @@ static void put_curve(const job *j) {
     fputs("set title ", j->script);
     put_title(j);
     fprintf(j->script,
-            "set key top right\nset grid lc rgb '#dddddd'\nset xlabel 'epoch'\nset ylabel 'loss (NLL, nats a row)' offset 1,0\nset yrange [%.8g:%.8g]\n"
+            "set key top right\nset grid lc rgb '#dddddd'\nset xlabel 'epoch'\nset ylabel 'loss' offset 1,0\nset yrange [%.8g:%.8g]\n"
             "set arrow from %zu,graph 0 to %zu,graph 1 nohead dt 2 lc rgb '#808080'\n"
             "plot directory . '/curve.txt' using 1:2 with lines lw 1.6 lc rgb '" DATA_COLOUR "' title 'train', "
             "directory . '/curve.txt' using 1:3 with lines lw 1.6 lc rgb '" SAMPLE_COLOUR "' title 'held out'\n",

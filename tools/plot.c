@@ -213,7 +213,7 @@ static void make_title(gathered *g, const plot_options *o, const char *data) {
     const char *name = strrchr(g->e.m.path, '/') ? strrchr(g->e.m.path, '/') + 1 : g->e.m.path;
     const char *source = data && strrchr(data, '/') ? strrchr(data, '/') + 1 : data;
     char likelihood[60] = "";
-    if (json_is_number(nll) && !json_is_true(json_object_get(g->e.m.training, "matching")))
+    if (json_is_number(nll))
         snprintf(likelihood, sizeof likelihood, ": held-out NLL %.3f nats", json_number_value(nll));
     if (o->title)
         snprintf(g->title, sizeof g->title, "%s", o->title);

@@ -25,8 +25,8 @@ static void on_interrupt(int signal_number) {
     (void)wrote;
 }
 
-void progress_begin(progress *p, progress_kind kind, bool standard_taken, bool losses_only, double offset) {
-    *p = (progress){.kind = kind, .terminal = isatty(STDERR_FILENO), .losses_only = losses_only, .standard_taken = standard_taken, .offset = offset, .last = -1.0};
+void progress_begin(progress *p, progress_kind kind, bool standard_taken, double offset) {
+    *p = (progress){.kind = kind, .terminal = isatty(STDERR_FILENO), .standard_taken = standard_taken, .offset = offset, .last = -1.0};
     said_it = !tool_quiet && kind == PROGRESS_TEXT;
     p->open = said_it && p->terminal;
     if (p->open)
@@ -37,11 +37,13 @@ void progress_begin(progress *p, progress_kind kind, bool standard_taken, bool l
 }
 
 void progress_duration(double seconds, char *text, size_t size) {
-    const unsigned long whole = seconds < 1e9 ? (unsigned long)lrint(fmax(seconds, 0.0)) : 1000000000ul;
+    const unsigned long whole = (unsigned long)lrint(fmin(fmax(seconds, 0.0), 1e9)); /* NaN: 0 */
     if (whole >= 3600)
         snprintf(text, size, "%lu h %02lu min", whole / 3600, whole / 60 % 60);
+    else if (whole >= 600)
+        snprintf(text, size, "%lu min", whole / 60);
     else if (whole >= 60)
-        snprintf(text, size, "%lu min %02lu s", whole / 60, whole % 60);
+        snprintf(text, size, "%lu:%02lu min", whole / 60, whole % 60);
     else
         snprintf(text, size, "%lu s", whole);
 }
@@ -77,15 +79,19 @@ static void put_json(const progress *p, const nf_fit_progress *now) {
     fflush(stdout);
 }
 
+/* Four decimals while that is short. */
+static void put_loss(const char *name, double loss, char *text, size_t size) {
+    snprintf(text, size, fabs(loss) < 100.0 ? "%s %.4f" : "%s %.5g", name, loss);
+}
+
 /* 79 letters at most: a line that wraps cannot be rewritten. */
-static void put_line(const progress *p, const nf_fit_progress *now, const char *end) {
-    char left[32], losses[64];
+static void put_line(const nf_fit_progress *now, const char *end) {
+    char left[32], train[40], held_out[40] = "";
     progress_duration(now->seconds_left, left, sizeof left);
+    put_loss("train", now->train_loss, train, sizeof train);
     if (isfinite(now->validation_loss))
-        snprintf(losses, sizeof losses, "train %.4f  held-out %.4f%s", now->train_loss, now->validation_loss, p->losses_only ? "" : " nats");
-    else
-        snprintf(losses, sizeof losses, "train %.4f%s", now->train_loss, p->losses_only ? "" : " nats");
-    fprintf(stderr, "epoch %*zu/%zu  %s  rate %.1e  %s left%s", now->epochs > 99 ? 3 : 2, now->epoch, now->epochs, losses, now->learning_rate, left, end);
+        put_loss("  held-out", now->validation_loss, held_out, sizeof held_out);
+    fprintf(stderr, "epoch %*zu/%zu  %s%s  rate %.1e  %s left%s", now->epochs > 99 ? 3 : 2, now->epoch, now->epochs, train, held_out, now->learning_rate, left, end);
 }
 
 /* A log gets a line after the first epochs, then after longer and longer, and after the last. */
@@ -109,12 +115,12 @@ int progress_show(void *user, const nf_fit_progress *given) {
     } else if (!tool_quiet && p->terminal) {
         if (now->seconds - p->last > 0.1 || now->epoch == now->epochs || interrupted) {
             fputs("\r\033[K", stderr);
-            put_line(p, now, "");
+            put_line(now, "");
             p->open = true;
             p->last = now->seconds;
         }
     } else if (!tool_quiet && log_now(p, now)) {
-        put_line(p, now, "\n");
+        put_line(now, "\n");
     }
     return interrupted != 0;
 }

@@ -20,7 +20,7 @@ typedef struct progress_epoch {
 
 typedef struct progress {
     progress_kind kind;
-    bool terminal, losses_only; /* losses_only: they are not likelihoods */
+    bool terminal;
     double offset;              /* what is added to all losses */
     bool open;                  /* a line on the terminal is not ended */
     bool standard_taken;        /* the model goes to the standard output */
@@ -32,7 +32,7 @@ typedef struct progress {
 } progress;
 
 /* From here on an interrupt asks the fit to stop, and a second one ends the program. */
-void progress_begin(progress *p, progress_kind kind, bool standard_taken, bool losses_only, double offset);
+void progress_begin(progress *p, progress_kind kind, bool standard_taken, double offset);
 int progress_show(void *user, const nf_fit_progress *now); /* an nf_progress_fn */
 void progress_end(progress *p);
 void progress_free(progress *p);
@@ -42,7 +42,7 @@ json_t *progress_curve(const progress *p);
 /* Epochs of such an object, before the first of this fit. */
 void progress_recall(progress *p, const json_t *curve);
 
-/* "1 h 02 min", "3 min 20 s", "12 s" */
+/* "1 h 02 min", "12 min", "3:20 min", "12 s" */
 void progress_duration(double seconds, char *text, size_t size);
 
 #endif

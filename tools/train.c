@@ -40,8 +40,10 @@ static json_t *training_record(const train_options *o, const train_data *d, cons
     add_count(t, "epochs", config->epochs);
     add_count(t, "epochs_run", report->epochs_run);
     add_count(t, "best_epoch", report->best_epoch);
-    add_number(t, "train_nll", report->train_loss);
-    add_number(t, "held_out_nll", report->best_loss);
+    add_text(t, "objective", o->matching ? "flow matching" : "likelihood");
+    add_number(t, "train_loss", report->train_loss);
+    add_number(t, "held_out_loss", report->best_loss);
+    add_number(t, "held_out_nll", o->matching ? NAN : report->best_loss);
     add_number(t, "gaussian_nll", d->gaussian_nll);
     if (json_object_set_new(t, "curve", progress_curve(p)) != 0)
         die("no memory for the model's header");
@@ -137,7 +139,7 @@ static int run(train_options *o, train_data *d) {
         recall = true;
     }
     train_announce(o, d, flow, &config);
-    progress_begin(&p, o->json ? PROGRESS_JSON : PROGRESS_TEXT, o->output_is_standard, o->matching, offset);
+    progress_begin(&p, o->json ? PROGRESS_JSON : PROGRESS_TEXT, o->output_is_standard, offset);
     if (recall)
         recall_curve(o->output, &p);
     nf_fit_report report = {.struct_size = sizeof report};

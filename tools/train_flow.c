@@ -8,7 +8,7 @@
 #include "evaluate.h"
 #include "train.h"
 
-enum { MANY_ROWS = 4000, VERY_MANY_ROWS = 100000, STEPS = 4000, FEWEST_EPOCHS = 20, FEWEST_OF_VERY_MANY = 5, MOST_EPOCHS = 300, POINT_LAYERS = 32 };
+enum { MANY_ROWS = 4000, VERY_MANY_ROWS = 100000, STEPS = 4000, MATCHING_STEPS = 20000, FEWEST_EPOCHS = 20, FEWEST_OF_VERY_MANY = 5, MOST_EPOCHS = 300, POINT_LAYERS = 32 };
 
 const char *train_flow_name(const train_options *o) {
     static const char *const names[] = {"realnvp", "planar", "radial", "cnf"};
@@ -103,13 +103,13 @@ nf_flow *train_flow(const train_options *o, const train_data *d) {
 
 /*
  * The library's defaults suit some hundred rows. Many go in larger batches, so that a fit does not take long, with less noise, because they need less of it, and for as
- * many epochs as make about STEPS steps.
+ * many epochs as make about STEPS steps. A step of flow matching costs little, and says little.
  */
 void train_config(const train_options *o, const train_data *d, nf_fit_config *config, nf_optimizer_config *optimizer) {
     const bool many = d->training >= MANY_ROWS, very_many = d->training >= VERY_MANY_ROWS;
     const size_t fewest = very_many ? FEWEST_OF_VERY_MANY : FEWEST_EPOCHS, batch = o->batch ? o->batch : very_many ? 1024 : many ? 256 : 64, used = batch < d->training ? batch : d->training;
-    const size_t wanted = (size_t)((double)STEPS * (double)used / (double)d->training);
-    const size_t epochs = !many || wanted > MOST_EPOCHS ? MOST_EPOCHS : wanted < fewest ? fewest : wanted;
+    const size_t wanted = (size_t)((o->matching ? MATCHING_STEPS : STEPS) * (double)used / (double)d->training);
+    const size_t epochs = wanted < fewest ? fewest : o->matching ? wanted : !many || wanted > MOST_EPOCHS ? MOST_EPOCHS : wanted;
     *config = (nf_fit_config){.struct_size = sizeof *config,
                               .batch_size = used,
                               .epochs = o->epochs ? o->epochs : epochs,

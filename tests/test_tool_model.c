@@ -1,0 +1,100 @@
+/* Model files with names: the library reads them, and what is put beside the structure comes back. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "model.h"
+#include "support.h"
+
+static char path[64], message[600];
+
+static void setup(void) {
+    strcpy(path, "/tmp/nflow-model-XXXXXX");
+    const int file = mkstemp(path);
+    ck_assert_int_ge(file, 0);
+    close(file);
+}
+
+static void teardown(void) { unlink(path); }
+
+static nf_flow *conditional_flow(void) {
+    nf_flow *flow;
+    must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2, .context_dim = 1, .couplings = 2, .seed = 5), &flow));
+    return flow;
+}
+
+START_TEST(names_and_training_come_back) {
+    char *names[] = {"price, \"net\"", "x\xc3\xa9"}, *context[] = {"year"};
+    model m = {.flow = conditional_flow(), .dim = 2, .context_dim = 1, .names = names, .context_names = context, .named = true, .context_named = true,
+               .training = json_pack("{s:i, s:[f,n]}", "epochs", 7, "curve", 2.385)};
+    ck_assert_msg(model_save(&m, path, message, sizeof message), "%s", message);
+    nf_flow *flow;
+    must(nf_flow_load(path, &flow)); /* the library takes it */
+    const double x[2] = {0.25, -1.5}, c = 0.5;
+    double a, b;
+    must(nf_log_prob(flow, NULL, 1, x, &c, &a));
+    must(nf_log_prob(m.flow, NULL, 1, x, &c, &b));
+    ck_assert_double_eq(a, b);
+    nf_flow_free(flow);
+    model back;
+    model_load(&back, path);
+    ck_assert(back.named && back.context_named);
+    ck_assert_str_eq(back.names[0], names[0]);
+    ck_assert_str_eq(back.names[1], names[1]);
+    ck_assert_str_eq(back.context_names[0], "year");
+    ck_assert_int_eq(json_integer_value(json_object_get(back.training, "epochs")), 7);
+    ck_assert_uint_eq(json_array_size(json_object_get(back.structure, "layers")), nf_flow_layer_count(m.flow));
+    model_free(&back);
+    json_decref(m.training);
+    nf_flow_free(m.flow);
+}
+END_TEST
+
+START_TEST(files_of_the_library_have_default_names) {
+    nf_flow *flow = conditional_flow();
+    must(nf_flow_save(flow, path));
+    model m;
+    model_load(&m, path);
+    ck_assert(!m.named && !m.context_named);
+    ck_assert_str_eq(m.names[1], "x2");
+    ck_assert_str_eq(m.context_names[0], "c1");
+    ck_assert_ptr_null(m.training);
+    model_free(&m);
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* The old file stays, with its mode, when the new one cannot be written. */
+START_TEST(saving_keeps_the_mode_and_says_why_not) {
+    model m = {.flow = conditional_flow(), .dim = 2, .context_dim = 1};
+    struct stat s;
+    ck_assert_int_eq(chmod(path, 0640), 0);
+    ck_assert(model_save(&m, path, message, sizeof message));
+    ck_assert_int_eq(stat(path, &s), 0);
+    ck_assert_int_eq(s.st_mode & 0777, 0640);
+    ck_assert(!model_save(&m, "/nonexistent/m.safetensors", message, sizeof message));
+    ck_assert_str_eq(message, "/nonexistent/m.safetensors: No such file or directory");
+    if (access("/dev/full", W_OK) == 0) {
+        ck_assert(!model_save(&m, "/dev/full", message, sizeof message));
+        ck_assert_str_eq(message, "/dev/full: No space left on device");
+    }
+    nf_flow_free(m.flow);
+}
+END_TEST
+
+int main(void) {
+    Suite *suite = suite_create("nflow: model files");
+    TCase *tests = tcase_create("model files");
+    tcase_add_checked_fixture(tests, setup, teardown);
+    tcase_add_test(tests, names_and_training_come_back);
+    tcase_add_test(tests, files_of_the_library_have_default_names);
+    tcase_add_test(tests, saving_keeps_the_mode_and_says_why_not);
+    suite_add_tcase(suite, tests);
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
