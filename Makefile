@@ -147,7 +147,7 @@ export NFLOW_LIBRARY = $(abspath $(SHARED))
 export NFLOW_PROGRAM = $(abspath $(BUILD))/nflow
 
 # Targets for fuzzing, whose seeds and findings run in every check: prerequisites are read where they stand, so these come first.
-FUZZ := model csv calls
+FUZZ := model csv calls npy
 FUZZ_SECONDS ?= 60
 FUZZ_FILES := $(FUZZ:%=$(BUILD)/tests/fuzz/files_%)
 
@@ -192,9 +192,9 @@ demo: ## install what is missing, build, train, draw; DATA=file.csv for data of 
 
 $(BUILD)/tests/fuzz/%.o: tests/fuzz/%.c
 	@mkdir -p $(@D)
-	$(CC) $(BASE_FLAGS) $(OPTIMIZE) -Iexamples -c $< -o $@
+	$(CC) $(BASE_FLAGS) $(OPTIMIZE) -Iexamples -Itools -c $< -o $@
 
-$(BUILD)/tests/fuzz/files_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/run_files.o $(BUILD)/examples/csv.o $(STATIC)
+$(BUILD)/tests/fuzz/files_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/tests/fuzz/run_files.o $(BUILD)/examples/csv.o $(BUILD)/tools/npy.o $(STATIC)
 	$(CC) $(EXTRA) $(LDFLAGS) $^ $(JANSSON_LIBS) -lpthread -lm -o $@
 
 # Everything is instrumented, jansson is not. `fuzzer-no-link` instruments; only the link of a target brings libFuzzer's main.
@@ -207,7 +207,7 @@ fuzz: ## look for new inputs for FUZZ_SECONDS a target (60), with clang and libF
 fuzz-now: $(FUZZ:%=$(BUILD)/tests/fuzz/fuzz_%)
 	@for t in $(FUZZ); do sh scripts/fuzz.sh $$t $(BUILD)/tests/fuzz/fuzz_$$t $(FUZZ_SECONDS) || exit 1; done
 
-$(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/examples/csv.o $(STATIC)
+$(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/examples/csv.o $(BUILD)/tools/npy.o $(STATIC)
 	$(CC) $(EXTRA) -fsanitize=fuzzer $(LDFLAGS) $^ $(JANSSON_LIBS) -lpthread -lm -o $@
 
 # ---- slower gates
