@@ -130,7 +130,8 @@ static double cell_of(double x, double low, double high, size_t cells) { return 
 void plot_smooth(size_t count, const double *xy, const plot_grid *grid, double *value) {
     const int nx = (int)grid->nx, ny = (int)grid->ny;
     for (size_t i = 0; i < count; i++) {
-        const double u = cell_of(xy[2 * i], grid->low[0], grid->high[0], grid->nx), v = cell_of(xy[2 * i + 1], grid->low[1], grid->high[1], grid->ny);
+        const double u = cell_of(xy[2 * i], grid->low[0], grid->high[0], grid->nx),
+                     v = cell_of(xy[2 * i + 1], grid->low[1], grid->high[1], grid->ny);
         for (int y = (int)fmax(0.0, fmin(v - 6.0, ny)); y < ny && y < v + 6.0; y++)
             for (int x = (int)fmax(0.0, fmin(u - 6.0, nx)); x < nx && x < u + 6.0; x++)
                 value[y * nx + x] += exp(-((x - u) * (x - u) + (y - v) * (y - v)) / 8.0);
@@ -150,7 +151,8 @@ void gnuplot_contours(FILE *file, size_t count, const double *level, const char 
     fputs("set contour base\nunset surface\nset cntrparam levels discrete ", file);
     for (size_t i = 0; i < count; i++)
         fprintf(file, "%s%.8g", i ? "," : "", level[i]);
-    fprintf(file, "\nset table directory . '/%s'\nsplot directory . '/%s' with lines\nunset table\nunset contour\nset surface\n", contours, density);
+    fprintf(file, "\nset table directory . '/%s'\nsplot directory . '/%s' with lines\nunset table\nunset contour\nset surface\n", contours,
+            density);
 }
 
 void gnuplot_terminal(FILE *file, const char *format, unsigned width, unsigned height) {

@@ -27,7 +27,13 @@ static nf_flow *conditional_flow(void) {
 
 START_TEST(names_and_training_come_back) {
     char *names[] = {"price, \"net\"", "x\xc3\xa9"}, *context[] = {"year"};
-    model m = {.flow = conditional_flow(), .dim = 2, .context_dim = 1, .names = names, .context_names = context, .named = true, .context_named = true,
+    model m = {.flow = conditional_flow(),
+               .dim = 2,
+               .context_dim = 1,
+               .names = names,
+               .context_names = context,
+               .named = true,
+               .context_named = true,
                .training = json_pack("{s:i, s:[f,n]}", "epochs", 7, "curve", 2.385)};
     ck_assert_msg(model_save(&m, path, message, sizeof message), "%s", message);
     nf_flow *flow;

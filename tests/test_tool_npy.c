@@ -61,7 +61,8 @@ START_TEST(reads_every_type) {
         for (int fortran = 0; fortran < 2; fortran++) {
             char header[128];
             csv_table t;
-            snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': %s, 'shape': (2, 3), }   \n", types[_i].type, fortran ? "True" : "False");
+            snprintf(header, sizeof header, "{'descr': '%s', 'fortran_order': %s, 'shape': (2, 3), }   \n", types[_i].type,
+                     fortran ? "True" : "False");
             ck_assert_msg(reads(npy_file(version, header, types[_i].bytes, 6 * width), &t), "%s", message);
             ck_assert_uint_eq(t.rows, 2);
             ck_assert_uint_eq(t.columns, 3);

@@ -13,12 +13,9 @@ static uint64_t seed;
 static double number;
 static int choice;
 static const option_entry entries[] = {
-    {"flag", 'f', OPTION_FLAG, &flag, NULL, "a flag"},
-    {"text", 't', OPTION_TEXT, &text, "TEXT", "some text"},
-    {"count", 'n', OPTION_COUNT, &count, "N", "a count"},
-    {"seed", 0, OPTION_INTEGER, &seed, "N", "a seed"},
-    {"number", 'x', OPTION_NUMBER, &number, "X", "a number"},
-    {"choice", 'c', OPTION_CHOICE, &choice, "one|two|three", "a choice"},
+    {"flag", 'f', OPTION_FLAG, &flag, NULL, "a flag"},        {"text", 't', OPTION_TEXT, &text, "TEXT", "some text"},
+    {"count", 'n', OPTION_COUNT, &count, "N", "a count"},     {"seed", 0, OPTION_INTEGER, &seed, "N", "a seed"},
+    {"number", 'x', OPTION_NUMBER, &number, "X", "a number"}, {"choice", 'c', OPTION_CHOICE, &choice, "one|two|three", "a choice"},
 };
 static const option_set set = {"verb", "A [B]", "About.", entries, sizeof entries / sizeof entries[0], 1, 2};
 

@@ -68,8 +68,11 @@ START_TEST(text_matters_only_where_it_is_used) {
     put("a,cut,c,d\n1,Ideal,3,4\n5,Good,6,oops\n7,,8,9\n");
     ck_assert(table_check(&t, numbers, 2, message, sizeof message));
     ck_assert(!table_check(&t, text, 1, message, sizeof message));
-    ck_assert_msg(strstr(message, ": line 2, column 2 (cut) is \"Ideal\", not a number: leave the column out with --columns, or such rows with --drop-missing"),
-                  "%s", message);
+    ck_assert_msg(
+        strstr(
+            message,
+            ": line 2, column 2 (cut) is \"Ideal\", not a number: leave the column out with --columns, or such rows with --drop-missing"),
+        "%s", message);
     ck_assert_uint_eq(t.data.faults[1].count, 3);
     ck_assert(!table_check(&t, part, 1, message, sizeof message));
     ck_assert_ptr_nonnull(strstr(message, "line 3, column 4 (d) is \"oops\""));

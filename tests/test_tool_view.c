@@ -32,9 +32,9 @@ START_TEST(dots_are_braille) {
     canvas c;
     char text[64];
     canvas_begin(&c, 2, 1, false);
-    canvas_dot(&c, 0.0, 0.0);       /* lower left: dot 7 */
-    canvas_dot(&c, 0.999, 0.999);   /* upper right of the second: dot 4 */
-    canvas_dot(&c, 1.0, 0.5);       /* outside */
+    canvas_dot(&c, 0.0, 0.0);     /* lower left: dot 7 */
+    canvas_dot(&c, 0.999, 0.999); /* upper right of the second: dot 4 */
+    canvas_dot(&c, 1.0, 0.5);     /* outside */
     canvas_dot(&c, -0.01, NAN);
     row_of(&c, 0, text, sizeof text);
     ck_assert_str_eq(text, "\xe2\xa1\x80\xe2\xa0\x88");

@@ -30,7 +30,9 @@ void canvas_dot(canvas *c, double u, double v) {
         *cell = (unsigned short)(*cell | braille[y % 4][x % 2]);
 }
 
-void canvas_shade(canvas *c, size_t column, size_t row, unsigned shade) { c->cells[row * c->width + column] = (unsigned short)(SHADED | shade); }
+void canvas_shade(canvas *c, size_t column, size_t row, unsigned shade) {
+    c->cells[row * c->width + column] = (unsigned short)(SHADED | shade);
+}
 
 static void put_cell(const canvas *c, unsigned cell) {
     static const char *const shades[] = {" ", "\xe2\x96\x91", "\xe2\x96\x92", "\xe2\x96\x93", "\xe2\x96\x88"};

@@ -30,7 +30,9 @@ int nflow_data(int count, char **words) {
         OPTION_DIGITS(&output),
         OPTION_QUIET,
     };
-    const option_set set = {"data", "SET | --list", "Rows of a toy density in the plane, columns x1 and x2.", entries, sizeof entries / sizeof entries[0], 0, 1};
+    const option_set set = {
+        "data", "SET | --list", "Rows of a toy density in the plane, columns x1 and x2.", entries, sizeof entries / sizeof entries[0], 0,
+        1};
     const size_t left = options_read(&set, count, words);
     if (list) {
         list_sets();

@@ -13,9 +13,10 @@ typedef struct named_finding {
 static void put_json(const nf_diagnose_report *r) {
     static const char *const verdicts[] = {"passed", "failed", "skipped"};
     const named_finding all[] = {
-        {"round_trip", &r->round_trip},       {"log_det_pair", &r->log_det_pair},   {"log_det", &r->log_det},         {"accuracy", &r->accuracy},
-        {"gradient", &r->gradient},           {"forward_vjp", &r->forward_vjp},     {"inverse_vjp", &r->inverse_vjp}, {"normalization", &r->normalization},
-        {"sampler", &r->sampler},             {"two_sample", &r->two_sample},       {"calibration", &r->calibration},
+        {"round_trip", &r->round_trip},   {"log_det_pair", &r->log_det_pair},   {"log_det", &r->log_det},
+        {"accuracy", &r->accuracy},       {"gradient", &r->gradient},           {"forward_vjp", &r->forward_vjp},
+        {"inverse_vjp", &r->inverse_vjp}, {"normalization", &r->normalization}, {"sampler", &r->sampler},
+        {"two_sample", &r->two_sample},   {"calibration", &r->calibration},
     };
     json_t *report = json_object();
     json_object_set_new(report, "failed", json_integer((json_int_t)r->failed));
@@ -55,10 +56,15 @@ int nflow_diagnose(int count, char **words) {
         OPTION_THREADS(&e.threads),
         OPTION_QUIET,
     };
-    const option_set set = {"diagnose", "MODEL [DATA]",
-                            "Check that a flow is what it claims to be, and with data, preferably held-out rows, that it is what they are. The exit status is 0 when all checks "
+    const option_set set = {"diagnose",
+                            "MODEL [DATA]",
+                            "Check that a flow is what it claims to be, and with data, preferably held-out rows, that it is what they are. "
+                            "The exit status is 0 when all checks "
                             "pass, and 3 when one fails.",
-                            entries, sizeof entries / sizeof entries[0], 1, 2};
+                            entries,
+                            sizeof entries / sizeof entries[0],
+                            1,
+                            2};
     const size_t left = options_read(&set, count, words);
     if (left == 2)
         refuse_two_inputs(words[1], words[2]);
@@ -69,7 +75,9 @@ int nflow_diagnose(int count, char **words) {
         die_usage("%s takes a context, so it needs data: nflow diagnose MODEL DATA", words[1]);
     nf_diagnose_report report = {.struct_size = sizeof report};
     must(nf_diagnose(e.m.flow, e.rows.rows, e.rows.x, e.rows.context,
-                     NF_CONFIG(nf_diagnose_config, .rows = rows, .threads = e.threads ? e.threads : processors(), .seed = seed, .significance = significance), &report));
+                     NF_CONFIG(nf_diagnose_config, .rows = rows, .threads = e.threads ? e.threads : processors(), .seed = seed,
+                               .significance = significance),
+                     &report));
     if (json)
         put_json(&report);
     else if (!tool_quiet)

@@ -23,8 +23,8 @@ int evaluation_status(const evaluation *e, nf_status status) {
     }
     nf_stats stats = {.struct_size = sizeof stats};
     must(nf_workspace_stats(e->workspace, &stats));
-    warn("%zu of %zu rows are out of the flow's reach and have nan, first row %zu: they are far from all that it was trained on", stats.bad_rows,
-         e->rows.rows, stats.first_bad_row + 1);
+    warn("%zu of %zu rows are out of the flow's reach and have nan, first row %zu: they are far from all that it was trained on",
+         stats.bad_rows, e->rows.rows, stats.first_bad_row + 1);
     return STATUS_FAILED;
 }
 

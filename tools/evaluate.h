@@ -19,11 +19,12 @@ typedef struct evaluation {
     bool append; /* the input's columns before the results */
 } evaluation;
 
-#define EVALUATION_OPTIONS(e)                                                                                                             \
+#define EVALUATION_OPTIONS(e)                                                                                                              \
     OPTION_COLUMNS(&(e)->choice), OPTION_DROP(&(e)->choice), OPTION_OUTPUT(&(e)->output), OPTION_FORMAT(&(e)->output),                     \
         OPTION_JSON(&(e)->output), OPTION_DIGITS(&(e)->output), OPTION_THREADS(&(e)->threads), OPTION_QUIET
 
-#define OPTION_APPEND(e) {"append", 'a', OPTION_FLAG, &(e)->append, NULL, "write the table's columns too, before the results"}
+#define OPTION_APPEND(e)                                                                                                                   \
+    { "append", 'a', OPTION_FLAG, &(e)->append, NULL, "write the table's columns too, before the results" }
 
 void evaluation_begin(evaluation *e, const char *model_path);
 void evaluation_read(evaluation *e, const char *data_path);

@@ -34,7 +34,8 @@ static void describe_layer(const json_t *layer, char *text, size_t size) {
     if (json_is_array(hidden) && json_array_size(hidden) == 0)
         used += (size_t)snprintf(text + used, size - used, ", linear");
     for (size_t i = 0; i < json_array_size(hidden) && used + 24 < size; i++)
-        used += (size_t)snprintf(text + used, size - used, "%s%lld", i ? "x" : ", net ", (long long)json_integer_value(json_array_get(hidden, i)));
+        used += (size_t)snprintf(text + used, size - used, "%s%lld", i ? "x" : ", net ",
+                                 (long long)json_integer_value(json_array_get(hidden, i)));
     if (json_array_size(hidden) > 0 && json_is_string(activation) && used + 24 < size)
         used += (size_t)snprintf(text + used, size - used, " %.20s", json_string_value(activation));
     if (json_is_true(json_object_get(layer, "inverted")) && used + 12 < size)
@@ -64,7 +65,8 @@ static void put_training(const json_t *t) {
     const char *data = json_string_value(json_object_get(t, "data")), *flow = json_string_value(json_object_get(t, "flow"));
     const json_t *nll = json_object_get(t, "held_out_nll"), *gaussian = json_object_get(t, "gaussian_nll");
     if (data)
-        printf("%-12s%s on %s, %lld rows, %lld held out\n", "trained", flow ? flow : "?", data, (long long)json_integer_value(json_object_get(t, "rows")),
+        printf("%-12s%s on %s, %lld rows, %lld held out\n", "trained", flow ? flow : "?", data,
+               (long long)json_integer_value(json_object_get(t, "rows")),
                (long long)json_integer_value(json_object_get(t, "held_out_rows")));
     if (json_is_integer(json_object_get(t, "epochs_run")))
         printf("%-12s%lld epochs, the best was %lld\n", "", (long long)json_integer_value(json_object_get(t, "epochs_run")),
@@ -119,7 +121,13 @@ int nflow_info(int count, char **words) {
         {"tensors", 0, OPTION_FLAG, &tensors, NULL, "list the parameters' names and shapes"},
         {"json", 0, OPTION_FLAG, &json, NULL, "everything as JSON, the training curve too"},
     };
-    const option_set set = {"info", "MODEL", "What a model file holds: columns, layers, sizes, how it was trained.", entries, sizeof entries / sizeof entries[0], 1, 1};
+    const option_set set = {"info",
+                            "MODEL",
+                            "What a model file holds: columns, layers, sizes, how it was trained.",
+                            entries,
+                            sizeof entries / sizeof entries[0],
+                            1,
+                            1};
     options_read(&set, count, words);
     model m;
     model_load(&m, words[1]);
@@ -130,7 +138,8 @@ int nflow_info(int count, char **words) {
         put_list("columns", m.names, m.dim, m.named);
         if (m.context_dim > 0)
             put_list("given", m.context_names, m.context_dim, m.context_named);
-        printf("%-12s%zu, %s precision\n", "parameters", nf_parameter_count(m.flow), nf_flow_precision(m.flow) == NF_SINGLE ? "single" : "double");
+        printf("%-12s%zu, %s precision\n", "parameters", nf_parameter_count(m.flow),
+               nf_flow_precision(m.flow) == NF_SINGLE ? "single" : "double");
         put_layers(m.structure);
         put_training(m.training);
         if (tensors)

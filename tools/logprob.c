@@ -22,7 +22,8 @@ static void put_mean(const evaluation *e, const double *log_prob) {
             square += (log_prob[i] - mean) * (log_prob[i] - mean);
     const double error = sqrt(square / (double)good / (double)good);
     if (e->output.json)
-        printf("{\"rows\": %zu, \"bad_rows\": %zu, \"mean_nll\": %.17g, \"standard_error\": %.9g}\n", good, e->rows.rows - good, -mean, error);
+        printf("{\"rows\": %zu, \"bad_rows\": %zu, \"mean_nll\": %.17g, \"standard_error\": %.9g}\n", good, e->rows.rows - good, -mean,
+               error);
     else
         printf("mean negative log-likelihood %.6f +- %.6f nats, %zu rows\n", -mean, error, good);
     finish_output();
@@ -36,8 +37,13 @@ int nflow_logprob(int count, char **words) {
         OPTION_APPEND(&e),
         EVALUATION_OPTIONS(&e),
     };
-    const option_set set = {"logprob", "MODEL DATA", "Log density of each row of a table under a model, in nats, as a column log_prob.", entries,
-                            sizeof entries / sizeof entries[0], 2, 2};
+    const option_set set = {"logprob",
+                            "MODEL DATA",
+                            "Log density of each row of a table under a model, in nats, as a column log_prob.",
+                            entries,
+                            sizeof entries / sizeof entries[0],
+                            2,
+                            2};
     options_read(&set, count, words);
     refuse_two_inputs(words[1], words[2]);
     evaluation_begin(&e, words[1]);

@@ -272,7 +272,8 @@ static _Noreturn void refuse_columns(const model *m, const table *t, bool named,
         die("%s: there is no column \"%s\", which %s was trained on; say which columns to take with --columns", t->path, missing, m->path);
     if (m->context_dim > 0)
         die("%s: it has %zu columns, and %s takes %zu and %zu of context", t->path, t->data.columns, m->path, m->dim, m->context_dim);
-    die("%s: it has %zu column%s, and %s takes %zu; say which with --columns", t->path, t->data.columns, t->data.columns == 1 ? "" : "s", m->path, m->dim);
+    die("%s: it has %zu column%s, and %s takes %zu; say which with --columns", t->path, t->data.columns, t->data.columns == 1 ? "" : "s",
+        m->path, m->dim);
 }
 
 /* Columns by name where both sides have names, else by place: x first, then the context. */

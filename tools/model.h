@@ -1,8 +1,9 @@
 /*
  * model.h - model files as nflow writes them: a flow, and beside its structure the names of its columns and how it was trained
  *
- * The library keeps no metadata but its own; it ignores other keys of a file's __metadata__, as safetensors' readers do. So the names are put into the header of what
- * nf_flow_save_memory gives, as JSON in strings: "columns" and "context_columns" (arrays of strings), "training" (an object).
+ * The library keeps no metadata but its own; it ignores other keys of a file's __metadata__, as safetensors' readers do. So the names are
+ * put into the header of what nf_flow_save_memory gives, as JSON in strings: "columns" and "context_columns" (arrays of strings),
+ * "training" (an object).
  */
 #ifndef MODEL_H
 #define MODEL_H
@@ -37,8 +38,9 @@ bool model_save(const model *m, const char *path, char *message, size_t size);
 char **model_default_names(char letter, size_t count);
 
 /*
- * The model's columns, in its order, of a table: by name when both have names, else by place. Rows are complete then: a field that is no number ends the program, or
- * is left out with `drop_missing`. `x` and `context` are for free(); context is NULL for a model without. `with_x` false: the context's columns alone.
+ * The model's columns, in its order, of a table: by name when both have names, else by place. Rows are complete then: a field that is no
+ * number ends the program, or is left out with `drop_missing`. `x` and `context` are for free(); context is NULL for a model without.
+ * `with_x` false: the context's columns alone.
  */
 typedef struct model_rows {
     size_t rows;
@@ -46,14 +48,19 @@ typedef struct model_rows {
 } model_rows;
 
 typedef struct rows_options {
-    const char *columns;    /* --columns: the data columns, over the names */
+    const char *columns; /* --columns: the data columns, over the names */
     bool drop_missing;
 } rows_options;
 
 void model_read_rows(const model *m, const char *path, const rows_options *options, bool with_x, model_rows *rows);
 void model_free_rows(model_rows *rows);
 
-#define OPTION_COLUMNS(o) {"columns", 0, OPTION_TEXT, &(o)->columns, "LIST", "the model's columns in the table, as names or numbers: a,b or 1,3-5; default: by their names"}
-#define OPTION_DROP(o) {"drop-missing", 0, OPTION_FLAG, &(o)->drop_missing, NULL, "leave out rows in which one of these columns is no number"}
+#define OPTION_COLUMNS(o)                                                                                                                  \
+    {                                                                                                                                      \
+        "columns", 0, OPTION_TEXT, &(o)->columns, "LIST",                                                                                  \
+            "the model's columns in the table, as names or numbers: a,b or 1,3-5; default: by their names"                                 \
+    }
+#define OPTION_DROP(o)                                                                                                                     \
+    { "drop-missing", 0, OPTION_FLAG, &(o)->drop_missing, NULL, "leave out rows in which one of these columns is no number" }
 
 #endif

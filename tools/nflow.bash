@@ -16,7 +16,7 @@ _nflow() {
     case $previous in
     -*) # the words of a choice: "--flow realnvp|planar"
         choices=$("$program" "$command" --help 2>/dev/null | sed -n "s/^ *\(-., \)\{0,1\}\(--[a-z-]*\) \([a-z]*|[a-z|]*\).*/\1\2 \3/p" |
-            grep -e "$previous[ ,]" | sed 's/.* //' | tr '|' ' ')
+            grep -e "${previous}[ ,]" | sed 's/.* //' | tr '|' ' ')
         if [ -n "$choices" ]; then
             mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$current")
             return

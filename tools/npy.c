@@ -15,11 +15,11 @@ typedef struct array {
     const char *path;
     char *message;
     size_t message_size;
-    char kind;                 /* f, i, u or b */
-    size_t width;              /* bytes of an element */
+    char kind;    /* f, i, u or b */
+    size_t width; /* bytes of an element */
     bool big_endian, fortran;
     size_t axes, shape[2];
-    const char *next;          /* in the header */
+    const char *next; /* in the header */
 } array;
 
 __attribute__((format(printf, 2, 3))) static bool fail(const array *a, const char *format, ...) {
@@ -71,8 +71,8 @@ static bool take_type(array *a) {
     const char *order = strchr("<>|=", text[0]);
     char *end;
     const unsigned long width = text[0] && text[1] ? strtoul(text + 2, &end, 10) : 0;
-    if (!order || width == 0 || *end || !strchr("fiub", text[1]) || width > WIDEST || (width & (width - 1)) != 0 || (text[1] == 'f' && width < 4) ||
-        (text[1] == 'b' && width != 1))
+    if (!order || width == 0 || *end || !strchr("fiub", text[1]) || width > WIDEST || (width & (width - 1)) != 0 ||
+        (text[1] == 'f' && width < 4) || (text[1] == 'b' && width != 1))
         return fail(a, "NPY header: elements of type '%s' are not read: save the array as float64, with .astype(float)", text);
     const uint16_t one = 1;
     unsigned char first;

@@ -130,7 +130,8 @@ static void unknown(const option_set *set, const char *word, char *message, size
             nearest = set->entries[i].name;
         }
     }
-    snprintf(message, size, "%s: there is no such option%s%s%s", word, nearest ? "; is it --" : "", nearest ? nearest : "", nearest ? " that you mean?" : "");
+    snprintf(message, size, "%s: there is no such option%s%s%s", word, nearest ? "; is it --" : "", nearest ? nearest : "",
+             nearest ? " that you mean?" : "");
 }
 
 /* Names for getopt: a long option returns 256 + its index. */

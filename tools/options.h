@@ -35,8 +35,8 @@ typedef struct option_set {
 } option_set;
 
 /*
- * Reads the words after words[0] (the command's name). The words that are no options come first in words[1] .. after the call, and *left says how many. False, and one line in
- * message, when something is wrong. *help: --help was met, the rest is not looked at.
+ * Reads the words after words[0] (the command's name). The words that are no options come first in words[1] .. after the call, and *left
+ * says how many. False, and one line in message, when something is wrong. *help: --help was met, the rest is not looked at.
  */
 bool options_parse(const option_set *set, int count, char **words, size_t *left, bool *help, char *message, size_t size);
 
@@ -45,7 +45,8 @@ size_t options_read(const option_set *set, int count, char **words);
 
 void options_help(const option_set *set);
 
-/* Words of a list, "a,b,c", into an array of strings that is one block to free; *count says how many. Nothing is trimmed; "" is one empty word. */
+/* Words of a list, "a,b,c", into an array of strings that is one block to free; *count says how many. Nothing is trimmed; "" is one empty
+ * word. */
 char **split_list(const char *list, size_t *count);
 
 /* A number from a whole string. */
@@ -53,7 +54,9 @@ bool read_number(const char *text, double *value);
 bool read_whole(const char *text, uint64_t *value); /* 0 .. 2^64 - 1; 1e6 too, up to 2^53 */
 
 /* Entries that most subcommands have. */
-#define OPTION_QUIET {"quiet", 'q', OPTION_FLAG, &tool_quiet, NULL, "say nothing but errors"}
-#define OPTION_THREADS(target) {"threads", 't', OPTION_COUNT, target, "N", "threads; default: the processors. The results do not depend on it"}
+#define OPTION_QUIET                                                                                                                       \
+    { "quiet", 'q', OPTION_FLAG, &tool_quiet, NULL, "say nothing but errors" }
+#define OPTION_THREADS(target)                                                                                                             \
+    { "threads", 't', OPTION_COUNT, target, "N", "threads; default: the processors. The results do not depend on it" }
 
 #endif

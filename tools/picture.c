@@ -32,7 +32,8 @@ static bool write_points(const job *j, const char *name, const scene_points *p, 
 }
 
 /* Bins as lines of: middle, density of the first kind of points, of the second. */
-static bool write_histogram(const job *j, const char *name, size_t column, const scene_points *a, const scene_points *b, double low, double high) {
+static bool write_histogram(const job *j, const char *name, size_t column, const scene_points *a, const scene_points *b, double low,
+                            double high) {
     double of_a[BINS], of_b[BINS];
     scene_histogram(a, j->s->dim, column, low, high, BINS, of_a);
     scene_histogram(b, j->s->dim, column, low, high, BINS, of_b);
@@ -50,7 +51,8 @@ static bool write_line(const job *j) {
     if (!file)
         return false;
     for (size_t i = 0; s->line && i < SCENE_LINE; i++)
-        fprintf(file, "%.7g %.6g\n", s->low[0] + (s->high[0] - s->low[0]) * (double)i / (SCENE_LINE - 1), isfinite(s->line[i]) ? s->line[i] : 0.0);
+        fprintf(file, "%.7g %.6g\n", s->low[0] + (s->high[0] - s->low[0]) * (double)i / (SCENE_LINE - 1),
+                isfinite(s->line[i]) ? s->line[i] : 0.0);
     return gnuplot_finish(&j->g, file, "line.txt");
 }
 
@@ -108,7 +110,8 @@ static void put_latent(const job *j) {
     put_range(j, 'y', j->s->latent_names[1], -range, range);
     fputs("set title 'data in the latent space, and where N(0, I) is'\nset parametric\nset trange [0:2*pi]\nset samples 200\n"
           "plot directory . '/latent.txt' using 1:2 with points pt 7 ps dot lc rgb '" LATENT_COLOUR "', "
-          "for [s in '0.5 0.9 0.99'] sqrt(-2*log(1-s))*cos(t), sqrt(-2*log(1-s))*sin(t) with lines lw 0.9 lc rgb '#303030'\nunset parametric\n",
+          "for [s in '0.5 0.9 0.99'] sqrt(-2*log(1-s))*cos(t), sqrt(-2*log(1-s))*sin(t) with lines lw 0.9 lc rgb '#303030'\nunset "
+          "parametric\n",
           j->script);
 }
 
@@ -118,7 +121,8 @@ static void put_title(const job *j) {
 }
 
 static void begin_panels(const job *j, size_t rows, size_t columns) {
-    fprintf(j->script, "set multiplot layout %zu,%zu margins char 8,char 2,char 3.5,char 4.5 spacing char 9,char 5.5 title ", rows, columns);
+    fprintf(j->script, "set multiplot layout %zu,%zu margins char 8,char 2,char 3.5,char 4.5 spacing char 9,char 5.5 title ", rows,
+            columns);
     put_title(j);
 }
 
@@ -141,8 +145,12 @@ static void put_overview_of_one(const job *j) {
     const bool data = j->s->data.rows > 0;
     begin_panels(j, 1, data ? 2 : 1);
     put_range(j, 'x', j->s->names[0], j->s->low[0], j->s->high[0]);
-    fprintf(j->script, "set ylabel 'density' offset 1,0\nset yrange [0:*]\nset key top right\nset style fill solid 0.35 noborder\nset title '%s'\nplot ",
-            data && j->s->line ? "data, samples and density" : data ? "data and samples" : "samples");
+    fprintf(
+        j->script,
+        "set ylabel 'density' offset 1,0\nset yrange [0:*]\nset key top right\nset style fill solid 0.35 noborder\nset title '%s'\nplot ",
+        data && j->s->line ? "data, samples and density"
+        : data             ? "data and samples"
+                           : "samples");
     if (data)
         fputs("directory . '/hist-0.txt' using 1:2 with boxes lc rgb '" DATA_COLOUR "' title 'data', ", j->script);
     fputs("directory . '/hist-0.txt' using 1:3 with histeps lc rgb '" SAMPLE_COLOUR "' title 'samples'", j->script);
@@ -152,7 +160,8 @@ static void put_overview_of_one(const job *j) {
     if (data) {
         const double range = scene_latent_range(j->s);
         put_range(j, 'x', j->s->latent_names[0], -range, range);
-        fputs("set title 'data in the latent space'\nplot directory . '/latent-0.txt' using 1:2 with boxes lc rgb '" LATENT_COLOUR "' title 'data', "
+        fputs("set title 'data in the latent space'\nplot directory . '/latent-0.txt' using 1:2 with boxes lc rgb '" LATENT_COLOUR
+              "' title 'data', "
               "exp(-x*x/2)/sqrt(2*pi) with lines lw 1.6 lc rgb '#303030' title 'N(0, 1)'\n",
               j->script);
     }
@@ -189,12 +198,13 @@ static void put_cell_names(const job *j, const char *below, const char *beside) 
 }
 
 static void put_cell_axis(const job *j, char axis, double low, double high, bool numbers) {
-    fprintf(j->script, "set %crange [%.7g:%.7g]\nset %ctics %.3g\nset format %c '%s'\n", axis, low, high, axis, tic_step(high - low), axis, numbers ? "%.5g" : "");
+    fprintf(j->script, "set %crange [%.7g:%.7g]\nset %ctics %.3g\nset format %c '%s'\n", axis, low, high, axis, tic_step(high - low), axis,
+            numbers ? "%.5g" : "");
 }
 
 /*
- * A cell of the grid of pairs. On the diagonal the marginals of data (filled) and samples; below it data, above it samples. In the latent space below and above are
- * both data, and the diagonal has the normal density.
+ * A cell of the grid of pairs. On the diagonal the marginals of data (filled) and samples; below it data, above it samples. In the latent
+ * space below and above are both data, and the diagonal has the normal density.
  */
 static void put_cell(const job *j, size_t row, size_t column, bool latent) {
     const scene *s = j->s;
@@ -206,23 +216,32 @@ static void put_cell(const job *j, size_t row, size_t column, bool latent) {
     if (row != column) {
         put_cell_axis(j, 'y', latent ? -range : s->low[row], latent ? range : s->high[row], left);
         const bool data = row > column && s->data.rows > 0;
-        fprintf(j->script, "plot directory . '/%s.txt' using %zu:%zu with points pt 7 ps dot lc rgb '%s'\n", latent ? "latent" : data ? "data" : "samples", column + 1,
-                row + 1, latent ? LATENT_COLOUR : data ? DATA_COLOUR : SAMPLE_COLOUR);
+        fprintf(j->script, "plot directory . '/%s.txt' using %zu:%zu with points pt 7 ps dot lc rgb '%s'\n",
+                latent ? "latent"
+                : data ? "data"
+                       : "samples",
+                column + 1, row + 1,
+                latent ? LATENT_COLOUR
+                : data ? DATA_COLOUR
+                       : SAMPLE_COLOUR);
         return;
     }
     fprintf(j->script, "set yrange [0:*]\nunset ytics\nfile = directory . '/%s-%zu.txt'\n", latent ? "latent" : "hist", row);
     if (latent)
         fputs("plot file using 1:2 with boxes lc rgb '" LATENT_COLOUR "', exp(-x*x/2)/sqrt(2*pi) with lines lc rgb '#303030'\n", j->script);
     else if (s->data.rows > 0)
-        fputs("plot file using 1:2 with boxes lc rgb '" DATA_COLOUR "', file using 1:3 with histeps lw 1.3 lc rgb '" SAMPLE_COLOUR "'\n", j->script);
+        fputs("plot file using 1:2 with boxes lc rgb '" DATA_COLOUR "', file using 1:3 with histeps lw 1.3 lc rgb '" SAMPLE_COLOUR "'\n",
+              j->script);
     else
         fputs("plot file using 1:3 with boxes lc rgb '" SAMPLE_COLOUR "'\n", j->script);
 }
 
 static void put_pairs(const job *j, bool latent) {
     const size_t n = j->s->dim;
-    fprintf(j->script, "set style fill solid 0.35 noborder\nset tics font ',8'\nset multiplot layout %zu,%zu margins char 10,char 2,char 5,char %d spacing char 1.2,char 0.6 title ", n,
-            n, latent ? 4 : 6);
+    fprintf(j->script,
+            "set style fill solid 0.35 noborder\nset tics font ',8'\nset multiplot layout %zu,%zu margins char 10,char 2,char 5,char %d "
+            "spacing char 1.2,char 0.6 title ",
+            n, n, latent ? 4 : 6);
     gnuplot_quote(j->script, j->s->title);
     if (!latent)
         fputs(" . \"\\n\" . ", j->script);
@@ -253,12 +272,14 @@ static bool write_all(const job *j) {
     const scene *s = j->s;
     const double range = scene_latent_range(s);
     const size_t shown = s->dim > 4 ? SCENE_SHOWN / 2 : SCENE_SHOWN;
-    bool good = write_points(j, "data.txt", &s->data, shown) && write_points(j, "samples.txt", &s->samples, shown) && write_points(j, "latent.txt", &s->latent, shown) && write_line(j) && write_curve(j) && write_density(j);
+    bool good = write_points(j, "data.txt", &s->data, shown) && write_points(j, "samples.txt", &s->samples, shown) &&
+                write_points(j, "latent.txt", &s->latent, shown) && write_line(j) && write_curve(j) && write_density(j);
     for (size_t i = 0; good && i < s->dim; i++) {
         char hist[32], latent[32];
         snprintf(hist, sizeof hist, "hist-%zu.txt", i);
         snprintf(latent, sizeof latent, "latent-%zu.txt", i);
-        good = write_histogram(j, hist, i, &s->data, &s->samples, s->low[i], s->high[i]) && write_histogram(j, latent, i, &s->latent, &none, -range, range);
+        good = write_histogram(j, hist, i, &s->data, &s->samples, s->low[i], s->high[i]) &&
+               write_histogram(j, latent, i, &s->latent, &none, -range, range);
     }
     return good;
 }
@@ -281,7 +302,6 @@ static void put_kind(const job *j, scene_kind kind) {
         put_overview(j);
 }
 
-
 static bool write_script(job *j, scene_kind kind, const char *path, const char *format, unsigned width, unsigned height) {
     j->script = gnuplot_create(&j->g, "plot.gp");
     if (!j->script)
@@ -301,7 +321,8 @@ static bool write_script(job *j, scene_kind kind, const char *path, const char *
     return gnuplot_finish(&j->g, j->script, "plot.gp");
 }
 
-plot_result picture_draw(const scene *s, scene_kind kind, const char *path, const char *format, unsigned width, unsigned height, char *message, size_t size) {
+plot_result picture_draw(const scene *s, scene_kind kind, const char *path, const char *format, unsigned width, unsigned height,
+                         char *message, size_t size) {
     job j = {.s = s};
     if (!gnuplot_begin(&j.g, message, size))
         return PLOT_FAILED;

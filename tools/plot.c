@@ -85,7 +85,8 @@ static void thin(model_rows *rows, size_t dim, size_t context_dim) {
             break;
     }
     for (size_t i = 0; i < kept; i++) {
-        const size_t place = (size_t)(((unsigned long long)i * stride) % kept), from = (size_t)((double)place / (double)kept * (double)rows->rows);
+        const size_t place = (size_t)(((unsigned long long)i * stride) % kept),
+                     from = (size_t)((double)place / (double)kept * (double)rows->rows);
         memcpy(x + i * dim, rows->x + from * dim, dim * sizeof *x);
         if (context)
             memcpy(context + i * context_dim, rows->context + from * context_dim, context_dim * sizeof *context);
@@ -103,7 +104,8 @@ static double *sample_contexts(const gathered *g, const plot_options *o, size_t 
     if (!values && !g->e.rows.context)
         die_usage("%s takes a context: give data, or --context", m->path);
     for (size_t r = 0; r < rows; r++)
-        memcpy(all + r * m->context_dim, values ? values : g->e.rows.context + r % g->e.rows.rows * m->context_dim, m->context_dim * sizeof *all);
+        memcpy(all + r * m->context_dim, values ? values : g->e.rows.context + r % g->e.rows.rows * m->context_dim,
+               m->context_dim * sizeof *all);
     free(values);
     return all;
 }
@@ -218,8 +220,9 @@ static void make_title(gathered *g, const plot_options *o, const char *data) {
     if (o->title)
         snprintf(g->title, sizeof g->title, "%s", o->title);
     else
-        snprintf(g->title, sizeof g->title, "%.60s%s%.40s%s%.30s%s", name, source ? " on " : "", source ? strcmp(source, "-") == 0 ? "standard input" : source : "",
-                 o->context.values ? " given " : "", o->context.values ? o->context.values : "", likelihood);
+        snprintf(g->title, sizeof g->title, "%.60s%s%.40s%s%.30s%s", name, source ? " on " : "",
+                 source ? strcmp(source, "-") == 0 ? "standard input" : source : "", o->context.values ? " given " : "",
+                 o->context.values ? o->context.values : "", likelihood);
     g->s.title = g->title;
 }
 
@@ -245,7 +248,10 @@ static void find_size(const gathered *g, const plot_options *o, scene_kind kind,
     const bool grid = kind == SCENE_PAIRS || (kind == SCENE_LATENT && g->s.dim > 2);
     const unsigned n = (unsigned)g->s.dim;
     *width = grid ? 190 * n + 110 : kind == SCENE_CURVE ? 900 : kind == SCENE_OVERVIEW ? 1100 : 760;
-    *height = grid ? 170 * n + 110 : kind == SCENE_CURVE ? 560 : kind == SCENE_OVERVIEW ? (g->s.dim == 1 || !g->s.data.rows ? 560 : 1080) : 780;
+    *height = grid                     ? 170 * n + 110
+              : kind == SCENE_CURVE    ? 560
+              : kind == SCENE_OVERVIEW ? (g->s.dim == 1 || !g->s.data.rows ? 560 : 1080)
+                                       : 780;
     char *end = NULL;
     if (!o->size)
         return;
@@ -320,7 +326,8 @@ int nflow_plot(int count, char **words) {
     const option_entry entries[] = {
         {"output", 'o', OPTION_TEXT, &o.output, "FILE", "a .png, .svg or .pdf file; default: the model's name with .png"},
         {"what", 'W', OPTION_CHOICE, &o.kind, SCENE_KINDS, "what to draw; default: an overview of two columns, pairs of more"},
-        {"columns", 0, OPTION_TEXT, &o.columns, "LIST", "columns of the model to draw, as names or numbers; the density is that of the first two"},
+        {"columns", 0, OPTION_TEXT, &o.columns, "LIST",
+         "columns of the model to draw, as names or numbers; the density is that of the first two"},
         {"terminal", 'T', OPTION_FLAG, &o.terminal, NULL, "draw with characters, on the standard output"},
         {"ascii", 0, OPTION_FLAG, &o.ascii, NULL, "with ASCII characters alone; default where the locale is not UTF-8"},
         {"size", 0, OPTION_TEXT, &o.size, "WxH", "of the picture in pixels (of a .pdf in hundredths of an inch)"},
@@ -331,9 +338,14 @@ int nflow_plot(int count, char **words) {
         OPTION_THREADS(&g.e.threads),
         OPTION_QUIET,
     };
-    const option_set set = {"plot", "MODEL [DATA]",
-                            "Draw a flow: data and samples, its density with contours, the data in the latent space, a grid of pairs of columns, or the training curve.", entries,
-                            sizeof entries / sizeof entries[0], 1, 2};
+    const option_set set = {"plot",
+                            "MODEL [DATA]",
+                            "Draw a flow: data and samples, its density with contours, the data in the latent space, a grid of pairs of "
+                            "columns, or the training curve.",
+                            entries,
+                            sizeof entries / sizeof entries[0],
+                            1,
+                            2};
     const size_t left = options_read(&set, count, words);
     const char *data = left == 2 ? words[2] : NULL;
     if (data)

@@ -91,7 +91,8 @@ static void put_line(const nf_fit_progress *now, const char *end) {
     put_loss("train", now->train_loss, train, sizeof train);
     if (isfinite(now->validation_loss))
         put_loss("  held-out", now->validation_loss, held_out, sizeof held_out);
-    fprintf(stderr, "epoch %*zu/%zu  %s%s  rate %.1e  %s left%s", now->epochs > 99 ? 3 : 2, now->epoch, now->epochs, train, held_out, now->learning_rate, left, end);
+    fprintf(stderr, "epoch %*zu/%zu  %s%s  rate %.1e  %s left%s", now->epochs > 99 ? 3 : 2, now->epoch, now->epochs, train, held_out,
+            now->learning_rate, left, end);
 }
 
 /* A log gets a line after the first epochs, then after longer and longer, and after the last. */
@@ -156,7 +157,8 @@ json_t *progress_curve(const progress *p) {
 }
 
 void progress_recall(progress *p, const json_t *curve) {
-    const json_t *epoch = json_object_get(curve, "epoch"), *train = json_object_get(curve, "train"), *validation = json_object_get(curve, "validation");
+    const json_t *epoch = json_object_get(curve, "epoch"), *train = json_object_get(curve, "train"),
+                 *validation = json_object_get(curve, "validation");
     for (size_t i = 0; i < json_array_size(epoch); i++) {
         const json_t *t = json_array_get(train, i), *v = json_array_get(validation, i);
         const nf_fit_progress past = {.epoch = (size_t)json_integer_value(json_array_get(epoch, i)),

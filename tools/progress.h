@@ -1,5 +1,6 @@
 /*
- * progress.h - how a fit is getting on: one line that is rewritten on a terminal, some plain lines in a log, JSON for machines; and interrupts
+ * progress.h - how a fit is getting on: one line that is rewritten on a terminal, some plain lines in a log, JSON for machines; and
+ * interrupts
  */
 #ifndef PROGRESS_H
 #define PROGRESS_H
@@ -21,12 +22,12 @@ typedef struct progress_epoch {
 typedef struct progress {
     progress_kind kind;
     bool terminal;
-    double offset;              /* what is added to all losses */
-    bool open;                  /* a line on the terminal is not ended */
-    bool standard_taken;        /* the model goes to the standard output */
-    double last;                /* seconds of the fit when it was last said */
-    double next_log;            /* and when a log gets its next line */
-    double gap;                 /* seconds between its lines */
+    double offset;       /* what is added to all losses */
+    bool open;           /* a line on the terminal is not ended */
+    bool standard_taken; /* the model goes to the standard output */
+    double last;         /* seconds of the fit when it was last said */
+    double next_log;     /* and when a log gets its next line */
+    double gap;          /* seconds between its lines */
     progress_epoch *epochs;
     size_t count, room;
 } progress;

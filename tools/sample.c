@@ -61,7 +61,8 @@ int nflow_sample(int count, char **words) {
         OPTION_THREADS(&o.threads),
         OPTION_QUIET,
     };
-    const option_set set = {"sample", "MODEL", "Draw rows from a model. The same seed gives the same rows.", entries, sizeof entries / sizeof entries[0], 1, 1};
+    const option_set set = {
+        "sample", "MODEL", "Draw rows from a model. The same seed gives the same rows.", entries, sizeof entries / sizeof entries[0], 1, 1};
     options_read(&set, count, words);
     model m;
     model_load(&m, words[1]);

@@ -21,21 +21,22 @@ typedef struct scene_points {
 
 typedef struct scene {
     const char *title;
-    size_t dim;                       /* columns that are drawn, at most SCENE_MOST */
+    size_t dim; /* columns that are drawn, at most SCENE_MOST */
     const char *names[SCENE_MOST];
     const char *latent_names[SCENE_MOST];
     scene_points data, samples, latent; /* latent: of the data, by the same columns */
     double low[SCENE_MOST], high[SCENE_MOST];
-    plot_grid density;                /* of the first two columns; `value` NULL: none */
-    double *line;                     /* of one column: its density at SCENE_LINE points from low to high */
-    size_t epochs, best_epoch;        /* the training curve; NaN where there is no loss */
+    plot_grid density;         /* of the first two columns; `value` NULL: none */
+    double *line;              /* of one column: its density at SCENE_LINE points from low to high */
+    size_t epochs, best_epoch; /* the training curve; NaN where there is no loss */
     double *epoch, *train, *held_out;
 } scene;
 
 enum { SCENE_LINE = 400, SCENE_SHOWN = 2000 /* points of a scatter plot */ };
 
 /* A file in a format that its name ends in. One line in message after PLOT_FAILED. */
-plot_result picture_draw(const scene *s, scene_kind kind, const char *path, const char *format, unsigned width, unsigned height, char *message, size_t size);
+plot_result picture_draw(const scene *s, scene_kind kind, const char *path, const char *format, unsigned width, unsigned height,
+                         char *message, size_t size);
 
 /* On the standard output, in `columns` x `lines` characters. */
 void screen_draw(const scene *s, scene_kind kind, size_t columns, size_t lines, bool ascii);

@@ -6,8 +6,13 @@
 int nflow_score(int count, char **words) {
     evaluation e = {.output.format = -1};
     const option_entry entries[] = {OPTION_APPEND(&e), EVALUATION_OPTIONS(&e)};
-    const option_set set = {"score", "MODEL DATA", "Gradient of the log density at each row of a table: a column score_NAME for each of the model's columns.", entries,
-                            sizeof entries / sizeof entries[0], 2, 2};
+    const option_set set = {"score",
+                            "MODEL DATA",
+                            "Gradient of the log density at each row of a table: a column score_NAME for each of the model's columns.",
+                            entries,
+                            sizeof entries / sizeof entries[0],
+                            2,
+                            2};
     options_read(&set, count, words);
     refuse_two_inputs(words[1], words[2]);
     evaluation_begin(&e, words[1]);

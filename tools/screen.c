@@ -29,7 +29,9 @@ static void set_axis(panel *p, int axis, const char *name, double low, double hi
     p->high[axis] = high;
 }
 
-static void dot(panel *p, double x, double y) { canvas_dot(&p->c, (x - p->low[0]) / (p->high[0] - p->low[0]), (y - p->low[1]) / (p->high[1] - p->low[1])); }
+static void dot(panel *p, double x, double y) {
+    canvas_dot(&p->c, (x - p->low[0]) / (p->high[0] - p->low[0]), (y - p->low[1]) / (p->high[1] - p->low[1]));
+}
 
 static void scatter(panel *p, const scene_points *points, size_t dim) {
     const size_t most = p->c.width * p->c.height * 2; /* more would fill it */
@@ -72,7 +74,8 @@ static void bars(panel *p, const scene_points *points, const scene *s, double lo
     set_axis(p, 1, "density", 0.0, top > 0.0 ? 1.05 * top : 1.0);
     for (size_t i = 0; i < bins && points->rows > 0; i++)
         for (size_t k = 0; k < 4 * p->c.height; k++) {
-            const double y = ((double)k + 0.5) / (4.0 * (double)p->c.height) * p->high[1], x = low + ((double)i + 0.25) / (double)bins * (high - low);
+            const double y = ((double)k + 0.5) / (4.0 * (double)p->c.height) * p->high[1],
+                         x = low + ((double)i + 0.25) / (double)bins * (high - low);
             if (y < density[i])
                 dot(p, x, y);
         }
@@ -110,7 +113,12 @@ static void put_padded(const char *text, size_t width) {
 }
 
 static void put_edge(const panel *p, bool top) {
-    const char *left = p->c.ascii ? "+" : top ? "\xe2\x94\x8c" : "\xe2\x94\x94", *right = p->c.ascii ? "+" : top ? "\xe2\x94\x90" : "\xe2\x94\x98";
+    const char *left = p->c.ascii ? "+"
+                       : top      ? "\xe2\x94\x8c"
+                                  : "\xe2\x94\x94",
+               *right = p->c.ascii ? "+"
+                        : top      ? "\xe2\x94\x90"
+                                   : "\xe2\x94\x98";
     fputs(left, stdout);
     for (size_t i = 0; i < p->c.width; i++)
         fputs(p->c.ascii ? "-" : "\xe2\x94\x80", stdout);
@@ -120,7 +128,8 @@ static void put_edge(const panel *p, bool top) {
 static void put_ranges(const panel *p) {
     char text[160];
     if (*p->axis[1])
-        snprintf(text, sizeof text, " %.20s %.4g..%.4g, %.20s %.4g..%.4g", p->axis[0], p->low[0], p->high[0], p->axis[1], p->low[1], p->high[1]);
+        snprintf(text, sizeof text, " %.20s %.4g..%.4g, %.20s %.4g..%.4g", p->axis[0], p->low[0], p->high[0], p->axis[1], p->low[1],
+                 p->high[1]);
     else
         snprintf(text, sizeof text, " %.20s %.4g..%.4g", p->axis[0], p->low[0], p->high[0]);
     put_padded(text, p->c.width + 2);
@@ -210,8 +219,11 @@ void screen_draw(const scene *s, scene_kind kind, size_t columns, size_t lines, 
     const bool single = kind == SCENE_DENSITY || kind == SCENE_LATENT;
     const size_t rows = single || kind == SCENE_CURVE || s->dim == 1 || s->data.rows == 0 ? 1 : 2;
     const size_t room = (lines > 2 ? lines - 2 : 1) / rows, height = room > FEWEST_LINES + 4 ? room - 4 : FEWEST_LINES;
-    const layout l = {.width = single ? columns - 3 : (columns - 6) / 2, .height = height < MOST_LINES ? height : MOST_LINES, .ascii = ascii};
-    const size_t count = kind == SCENE_CURVE ? make_curve(panels, s, &l) : s->dim == 1 ? make_bars(panels, s, &l) : make_planes(panels, s, kind, &l);
+    const layout l = {
+        .width = single ? columns - 3 : (columns - 6) / 2, .height = height < MOST_LINES ? height : MOST_LINES, .ascii = ascii};
+    const size_t count = kind == SCENE_CURVE ? make_curve(panels, s, &l)
+                         : s->dim == 1       ? make_bars(panels, s, &l)
+                                             : make_planes(panels, s, kind, &l);
     puts(s->title);
     for (size_t i = 0; i < count; i += 2)
         put_row(panels + i, count - i < 2 ? 1 : 2);

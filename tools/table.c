@@ -64,7 +64,8 @@ static bool unknown_column(const table *t, const char *word, char *message, size
     if (*names)
         snprintf(message, size, "%s: there is no column \"%.60s\"; it has %s", t->path, word, names);
     else
-        snprintf(message, size, "%s: there is no column \"%.60s\"; it has %zu without names, so say 1 to %zu", t->path, word, t->data.columns, t->data.columns);
+        snprintf(message, size, "%s: there is no column \"%.60s\"; it has %zu without names, so say 1 to %zu", t->path, word,
+                 t->data.columns, t->data.columns);
     return false;
 }
 
@@ -128,8 +129,8 @@ bool table_check(const table *t, const size_t *index, size_t count, char *messag
         char name[100] = "";
         if (t->data.names)
             snprintf(name, sizeof name, " (%.60s)", t->data.names[index[i]]);
-        snprintf(message, size, "%s: %s %zu, column %zu%s %s%.47s%s: leave the column out with --columns, or such rows with --drop-missing", t->path,
-                 t->npy ? "row" : "line", fault->line, index[i] + 1, name, *fault->text ? "is \"" : "is empty", fault->text,
+        snprintf(message, size, "%s: %s %zu, column %zu%s %s%.47s%s: leave the column out with --columns, or such rows with --drop-missing",
+                 t->path, t->npy ? "row" : "line", fault->line, index[i] + 1, name, *fault->text ? "is \"" : "is empty", fault->text,
                  *fault->text ? "\", not a number" : "");
         return false;
     }
@@ -220,9 +221,9 @@ static void put_json(FILE *file, int digits, size_t rows, size_t columns, const 
 
 void table_write(const table_output *output, size_t rows, size_t columns, const double *values, const char *const *names) {
     const bool standard = !output->path || strcmp(output->path, "-") == 0;
-    const int format = output->json        ? TABLE_JSON
-                       : output->format >= 0 ? output->format
-                       : standard          ? TABLE_CSV
+    const int format = output->json                       ? TABLE_JSON
+                       : output->format >= 0              ? output->format
+                       : standard                         ? TABLE_CSV
                        : ends_with(output->path, ".npy")  ? TABLE_NPY
                        : ends_with(output->path, ".json") ? TABLE_JSON
                                                           : TABLE_CSV;

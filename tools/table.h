@@ -31,7 +31,8 @@ bool table_check(const table *t, const size_t *index, size_t count, char *messag
 /* Takes the rows out in which one of these columns is not a number; returns how many there were. The columns have no faults then. */
 size_t table_drop(table *t, const size_t *index, size_t count);
 
-/* These columns of all rows, for free(), or NULL without memory. When they are all of them in order, the table's own values, which it has no more. */
+/* These columns of all rows, for free(), or NULL without memory. When they are all of them in order, the table's own values, which it has
+ * no more. */
 double *table_take(table *t, const size_t *index, size_t count);
 
 /* Columns of two arrays side by side. */
@@ -40,18 +41,25 @@ double *table_join(size_t rows, const double *a, size_t a_columns, const double 
 typedef enum table_format { TABLE_CSV, TABLE_NPY, TABLE_JSON } table_format;
 
 typedef struct table_output {
-    const char *path;   /* NULL or "-": the standard output */
-    int format;         /* a table_format; negative: by the path's end, and CSV without one */
-    bool json;          /* the same as format json */
-    size_t digits;      /* significant ones; 0: 17, with which numbers read back the same, and 6 on a terminal */
+    const char *path; /* NULL or "-": the standard output */
+    int format;       /* a table_format; negative: by the path's end, and CSV without one */
+    bool json;        /* the same as format json */
+    size_t digits;    /* significant ones; 0: 17, with which numbers read back the same, and 6 on a terminal */
 } table_output;
 
 /* `names`: of the columns. Ends the program with a message when it fails. */
 void table_write(const table_output *output, size_t rows, size_t columns, const double *values, const char *const *names);
 
-#define OPTION_FORMAT(output) {"format", 'f', OPTION_CHOICE, &(output)->format, "csv|npy|json", "of the output; default: by its name, else csv"}
-#define OPTION_OUTPUT(output) {"output", 'o', OPTION_TEXT, &(output)->path, "FILE", "where to; default: the standard output"}
-#define OPTION_JSON(output) {"json", 0, OPTION_FLAG, &(output)->json, NULL, "the same as --format json"}
-#define OPTION_DIGITS(output) {"digits", 0, OPTION_COUNT, &(output)->digits, "N", "digits of numbers as text; default 17, with which they read back the same; 6 on a terminal"}
+#define OPTION_FORMAT(output)                                                                                                              \
+    { "format", 'f', OPTION_CHOICE, &(output)->format, "csv|npy|json", "of the output; default: by its name, else csv" }
+#define OPTION_OUTPUT(output)                                                                                                              \
+    { "output", 'o', OPTION_TEXT, &(output)->path, "FILE", "where to; default: the standard output" }
+#define OPTION_JSON(output)                                                                                                                \
+    { "json", 0, OPTION_FLAG, &(output)->json, NULL, "the same as --format json" }
+#define OPTION_DIGITS(output)                                                                                                              \
+    {                                                                                                                                      \
+        "digits", 0, OPTION_COUNT, &(output)->digits, "N",                                                                                 \
+            "digits of numbers as text; default 17, with which they read back the same; 6 on a terminal"                                   \
+    }
 
 #endif

@@ -1,7 +1,8 @@
 /*
  * tool.h - what every subcommand of nflow needs: messages, exit statuses, memory, and the list of subcommands
  *
- * A subcommand that cannot go on ends the program through die(): nothing has to be undone, because files are written beside their place and renamed.
+ * A subcommand that cannot go on ends the program through die(): nothing has to be undone, because files are written beside their place and
+ * renamed.
  */
 #ifndef TOOL_H
 #define TOOL_H
@@ -14,9 +15,9 @@
 /* Exit statuses, as the man pages have them. */
 enum {
     STATUS_DONE = 0,
-    STATUS_FAILED = 1,      /* a file, the data or a computation */
-    STATUS_USAGE = 2,       /* the arguments */
-    STATUS_NOT_PASSED = 3,  /* diagnose: a check failed */
+    STATUS_FAILED = 1,       /* a file, the data or a computation */
+    STATUS_USAGE = 2,        /* the arguments */
+    STATUS_NOT_PASSED = 3,   /* diagnose: a check failed */
     STATUS_INTERRUPTED = 130 /* as a shell says of a program that an interrupt ended */
 };
 

@@ -28,7 +28,8 @@ static void add_text(json_t *object, const char *key, const char *text) {
 }
 
 /* What is kept with the model about how it came about; and what --json says. No times: the same command gives the same bytes. */
-static json_t *training_record(const train_options *o, const train_data *d, const nf_fit_config *config, const nf_fit_report *report, const progress *p) {
+static json_t *training_record(const train_options *o, const train_data *d, const nf_fit_config *config, const nf_fit_report *report,
+                               const progress *p) {
     json_t *t = json_object();
     add_text(t, "version", nf_version());
     add_text(t, "data", d->source);
@@ -103,7 +104,8 @@ static void put_result(const train_options *o, const train_data *d, const model 
     }
     if (tool_quiet)
         return;
-    fprintf(stderr, "%zu epochs in %.1f s%s; kept epoch %zu\n", report->epochs_run, report->seconds, why_it_ended(report), report->best_epoch);
+    fprintf(stderr, "%zu epochs in %.1f s%s; kept epoch %zu\n", report->epochs_run, report->seconds, why_it_ended(report),
+            report->best_epoch);
     if (isfinite(report->best_loss) && !o->matching) {
         fprintf(stderr, "held-out NLL %.4f nats a row", report->best_loss);
         if (isfinite(d->gaussian_nll))
@@ -123,8 +125,14 @@ static void save(const train_options *o, model *m) {
 static int run(train_options *o, train_data *d) {
     nf_flow *flow = train_flow(o, d);
     const double offset = d->whitened && !o->matching ? d->whitening.log_det : 0.0; /* of the likelihood of whitened rows */
-    model m = {.flow = flow, .path = o->output, .dim = d->dim, .context_dim = d->context_dim, .names = d->names, .context_names = d->context_names,
-               .named = true, .context_named = true};
+    model m = {.flow = flow,
+               .path = o->output,
+               .dim = d->dim,
+               .context_dim = d->context_dim,
+               .names = d->names,
+               .context_names = d->context_names,
+               .named = true,
+               .context_named = true};
     progress p = {0};
     bool recall = false;
     char *checkpoint = o->resume ? new_text("%s.checkpoint", o->output) : NULL;
@@ -179,29 +187,42 @@ int nflow_train(int count, char **words) {
         {"layers", 'l', OPTION_COUNT, &o.layers, "N", "couplings (default 8), or planar or radial layers (default 32); not for cnf"},
         {"hidden", 'H', OPTION_TEXT, &o.hidden, "WxN", "nets with N hidden layers of width W; default 64x2"},
         {"columns", 0, OPTION_TEXT, &o.columns, "LIST", "columns to model, as names or numbers: a,b or 1,3-5; default: all others"},
-        {"context-columns", 'c', OPTION_TEXT, &o.context_columns, "LIST", "columns to condition on: the flow models the others given these"},
+        {"context-columns", 'c', OPTION_TEXT, &o.context_columns, "LIST",
+         "columns to condition on: the flow models the others given these"},
         {"weight-column", 'w', OPTION_TEXT, &o.weight_column, "COLUMN", "how much each row counts"},
         {"drop-missing", 0, OPTION_FLAG, &o.drop_missing, NULL, "leave out rows in which a column that is used is no number"},
-        {"jitter", 'j', OPTION_TEXT, &o.jitter, "LIST", "add uniform noise to these columns, as wide as the smallest step between their values: for whole numbers and rounded ones; 'all' for all"},
-        {"validation", 'v', OPTION_NUMBER, &o.validation, "FRACTION", "of the rows, drawn at random, held out to find the best epoch; default 0.1"},
+        {"jitter", 'j', OPTION_TEXT, &o.jitter, "LIST",
+         "add uniform noise to these columns, as wide as the smallest step between their values: for whole numbers and rounded ones; 'all' "
+         "for all"},
+        {"validation", 'v', OPTION_NUMBER, &o.validation, "FRACTION",
+         "of the rows, drawn at random, held out to find the best epoch; default 0.1"},
         {"epochs", 'e', OPTION_COUNT, &o.epochs, "N", "passes over the data; default: from 5 to 300, fewer for more rows"},
         {"batch", 'b', OPTION_COUNT, &o.batch, "N", "rows a step; default 64, from 4000 rows on 256, from 100000 on 1024"},
         {"rate", 'r', OPTION_NUMBER, &o.rate, "RATE", "learning rate at the beginning; default: the library's for this kind of flow"},
         {"patience", 'p', OPTION_COUNT, &o.patience, "N", "end after N epochs that did not get better; default: half of all"},
-        {"noise", 0, OPTION_NUMBER, &o.noise, "SD", "Gaussian noise on the training rows, in standard deviations of a column, that shrinks with the rate; 0: none"},
-        {"no-whitening", 0, OPTION_FLAG, &o.no_whitening, NULL, "train on the columns as they are; else on rows made uncorrelated, and the map is put into the model"},
+        {"noise", 0, OPTION_NUMBER, &o.noise, "SD",
+         "Gaussian noise on the training rows, in standard deviations of a column, that shrinks with the rate; 0: none"},
+        {"no-whitening", 0, OPTION_FLAG, &o.no_whitening, NULL,
+         "train on the columns as they are; else on rows made uncorrelated, and the map is put into the model"},
         {"matching", 0, OPTION_FLAG, &o.matching, NULL, "train a cnf by flow matching instead of by likelihood"},
-        {"precision", 0, OPTION_CHOICE, &o.precision, TRAIN_PRECISIONS, "of training and of the saved model; default: trained in single, saved in double"},
+        {"precision", 0, OPTION_CHOICE, &o.precision, TRAIN_PRECISIONS,
+         "of training and of the saved model; default: trained in single, saved in double"},
         {"seed", 's', OPTION_INTEGER, &o.seed, "N", "of all that is random; default 1. The same command gives the same model"},
         OPTION_THREADS(&o.threads),
-        {"resume", 'R', OPTION_FLAG, &o.resume, NULL, "keep a checkpoint, MODEL.checkpoint, while training, and take up a fit that left one"},
+        {"resume", 'R', OPTION_FLAG, &o.resume, NULL,
+         "keep a checkpoint, MODEL.checkpoint, while training, and take up a fit that left one"},
         {"json", 0, OPTION_FLAG, &o.json, NULL, "a line of JSON for each epoch and for the result, on the standard output"},
         OPTION_QUIET,
     };
-    const option_set set = {"train", "DATA -o MODEL",
-                            "Fit a flow to the rows of a table (CSV or NPY; '-' is the standard input) and save it. An interrupt (Ctrl-C) ends the fit after the current epoch, "
+    const option_set set = {"train",
+                            "DATA -o MODEL",
+                            "Fit a flow to the rows of a table (CSV or NPY; '-' is the standard input) and save it. An interrupt (Ctrl-C) "
+                            "ends the fit after the current epoch, "
                             "and the best model so far is saved.",
-                            entries, sizeof entries / sizeof entries[0], 1, 1};
+                            entries,
+                            sizeof entries / sizeof entries[0],
+                            1,
+                            1};
     o.validation = o.rate = o.noise = -1.0;
     o.precision = -1;
     options_read(&set, count, words);

@@ -6,7 +6,12 @@
 #include "evaluate.h"
 #include "train.h"
 
-enum { FEWEST_ROWS = 20, LOOKED_AT = 10000, FEW_VALUES = 10 /* percent */, MOST_WHITENED = 256 /* columns: the cost grows with their square */ };
+enum {
+    FEWEST_ROWS = 20,
+    LOOKED_AT = 10000,
+    FEW_VALUES = 10 /* percent */,
+    MOST_WHITENED = 256 /* columns: the cost grows with their square */
+};
 
 typedef struct choice {
     const table *t;
@@ -125,7 +130,8 @@ static void refuse_constant_columns(const train_data *d, const char *path) {
         for (size_t r = 1; r < d->rows && !varies; r++)
             varies = d->x[r * d->dim + c] != d->x[c];
         if (!varies)
-            die("%s: the column %s is %g in every row, so the rows have no density: leave it out with --columns", path, d->names[c], d->x[c]);
+            die("%s: the column %s is %g in every row, so the rows have no density: leave it out with --columns", path, d->names[c],
+                d->x[c]);
     }
 }
 
@@ -144,7 +150,8 @@ static void say_few_values(const train_data *d, const char *path) {
             used += (size_t)snprintf(list + used, sizeof list - used, "%s%.40s", used ? "," : "", d->names[c]);
     }
     if (*list)
-        note("%s: these columns repeat few values, and a density of such has no bound; '--jitter %s' spreads them over the steps between", path, list);
+        note("%s: these columns repeat few values, and a density of such has no bound; '--jitter %s' spreads them over the steps between",
+             path, list);
 }
 
 static uint64_t random_bits(uint64_t *state) { /* splitmix64 (Steele, Lea & Flood 2014) */
@@ -221,7 +228,8 @@ static void whiten(train_data *d, const train_options *o) {
         return;
     whiten_fit(&d->whitening, d->training, d->x, d->weight, d->dim);
     if (d->whitening.singular)
-        warn("some columns are linear functions of others, as far as can be seen, and a density of such has no bound: leave them out with --columns");
+        warn("some columns are linear functions of others, as far as can be seen, and a density of such has no bound: leave them out with "
+             "--columns");
     d->whitened = !o->no_whitening && d->dim > 1;
     double *z = d->whitened ? held_out : allocate(d->held_out * d->dim, sizeof *z);
     if (!d->whitened)

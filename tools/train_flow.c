@@ -8,7 +8,16 @@
 #include "evaluate.h"
 #include "train.h"
 
-enum { MANY_ROWS = 4000, VERY_MANY_ROWS = 100000, STEPS = 4000, MATCHING_STEPS = 20000, FEWEST_EPOCHS = 20, FEWEST_OF_VERY_MANY = 5, MOST_EPOCHS = 300, POINT_LAYERS = 32 };
+enum {
+    MANY_ROWS = 4000,
+    VERY_MANY_ROWS = 100000,
+    STEPS = 4000,
+    MATCHING_STEPS = 20000,
+    FEWEST_EPOCHS = 20,
+    FEWEST_OF_VERY_MANY = 5,
+    MOST_EPOCHS = 300,
+    POINT_LAYERS = 32
+};
 
 const char *train_flow_name(const train_options *o) {
     static const char *const names[] = {"realnvp", "planar", "radial", "cnf"};
@@ -22,7 +31,8 @@ static void read_hidden(train_options *o) {
     char *text = copy_text(o->hidden), *cross = strchr(text, 'x');
     if (cross)
         *cross = '\0';
-    if (!read_whole(text, &width) || (cross && !read_whole(cross + 1, &layers)) || width == 0 || layers == 0 || width > 65536 || layers > 64)
+    if (!read_whole(text, &width) || (cross && !read_whole(cross + 1, &layers)) || width == 0 || layers == 0 || width > 65536 ||
+        layers > 64)
         die_usage("--hidden %s: this should be a width, or a width and a number of layers, as 128x3", o->hidden);
     free(text);
     o->hidden_width = (size_t)width;
@@ -92,8 +102,9 @@ nf_flow *train_flow(const train_options *o, const train_data *d) {
                            &flow));
         return between_affine(d, precision, flow, false);
     default:
-        must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = d->dim, .context_dim = d->context_dim, .couplings = o->layers, .seed = o->seed,
-                                         .precision = precision, .hidden_layers = o->hidden_layers, .hidden_width = o->hidden_width),
+        must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = d->dim, .context_dim = d->context_dim, .couplings = o->layers,
+                                         .seed = o->seed, .precision = precision, .hidden_layers = o->hidden_layers,
+                                         .hidden_width = o->hidden_width),
                                &flow));
         return flow;
     }
@@ -102,12 +113,17 @@ nf_flow *train_flow(const train_options *o, const train_data *d) {
 /* ---- Settings */
 
 /*
- * The library's defaults suit some hundred rows. Many go in larger batches, so that a fit does not take long, with less noise, because they need less of it, and for as
- * many epochs as make about STEPS steps. A step of flow matching costs little, and says little.
+ * The library's defaults suit some hundred rows. Many go in larger batches, so that a fit does not take long, with less noise, because they
+ * need less of it, and for as many epochs as make about STEPS steps. A step of flow matching costs little, and says little.
  */
 void train_config(const train_options *o, const train_data *d, nf_fit_config *config, nf_optimizer_config *optimizer) {
     const bool many = d->training >= MANY_ROWS, very_many = d->training >= VERY_MANY_ROWS;
-    const size_t fewest = very_many ? FEWEST_OF_VERY_MANY : FEWEST_EPOCHS, batch = o->batch ? o->batch : very_many ? 1024 : many ? 256 : 64, used = batch < d->training ? batch : d->training;
+    const size_t fewest = very_many ? FEWEST_OF_VERY_MANY : FEWEST_EPOCHS,
+                 batch = o->batch    ? o->batch
+                         : very_many ? 1024
+                         : many      ? 256
+                                     : 64,
+                 used = batch < d->training ? batch : d->training;
     const size_t wanted = (size_t)((o->matching ? MATCHING_STEPS : STEPS) * (double)used / (double)d->training);
     const size_t epochs = wanted < fewest ? fewest : o->matching ? wanted : !many || wanted > MOST_EPOCHS ? MOST_EPOCHS : wanted;
     *config = (nf_fit_config){.struct_size = sizeof *config,
@@ -119,7 +135,10 @@ void train_config(const train_options *o, const train_data *d, nf_fit_config *co
                               .objective = o->matching ? NF_OBJECTIVE_FLOW_MATCHING : NF_OBJECTIVE_LIKELIHOOD,
                               .weight = d->weight,
                               .validation_fraction = -1.0,
-                              .noise = o->noise > 0.0 ? o->noise : o->noise == 0.0 ? -1.0 : many && !o->matching ? 0.05 : 0.0};
+                              .noise = o->noise > 0.0         ? o->noise
+                                       : o->noise == 0.0      ? -1.0
+                                       : many && !o->matching ? 0.05
+                                                              : 0.0};
     if (d->held_out > 0) {
         config->validation_rows = d->held_out;
         config->validation_x = d->x + d->training * d->dim;
@@ -128,8 +147,13 @@ void train_config(const train_options *o, const train_data *d, nf_fit_config *co
     }
     if (o->rate > 0.0) {
         const bool couplings = o->flow == FLOW_REALNVP, cnf = o->flow == FLOW_CNF;
-        *optimizer = (nf_optimizer_config){.struct_size = sizeof *optimizer, .kind = NF_ADAMW, .learning_rate = o->rate, .clip_norm = 1.0,
-                                           .weight_decay = couplings ? 0.1 : cnf && !o->matching ? 0.02 : 0.0};
+        *optimizer = (nf_optimizer_config){.struct_size = sizeof *optimizer,
+                                           .kind = NF_ADAMW,
+                                           .learning_rate = o->rate,
+                                           .clip_norm = 1.0,
+                                           .weight_decay = couplings             ? 0.1
+                                                           : cnf && !o->matching ? 0.02
+                                                                                 : 0.0};
         config->optimizer = optimizer;
     }
 }
@@ -141,8 +165,8 @@ void train_announce(const train_options *o, const train_data *d, const nf_flow *
     if (d->context_dim > 0)
         fprintf(stderr, " given %zu", d->context_dim);
     fprintf(stderr, ", %zu held out\n", d->held_out);
-    fprintf(stderr, "%s: %zu layers, %zu parameters; batches of %zu, %zu thread%s\n", train_flow_name(o), nf_flow_layer_count(flow), nf_parameter_count(flow),
-            config->batch_size, config->threads, config->threads == 1 ? "" : "s");
+    fprintf(stderr, "%s: %zu layers, %zu parameters; batches of %zu, %zu thread%s\n", train_flow_name(o), nf_flow_layer_count(flow),
+            nf_parameter_count(flow), config->batch_size, config->threads, config->threads == 1 ? "" : "s");
 }
 
 /* ---- The model */

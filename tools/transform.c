@@ -15,7 +15,8 @@ static int transform(evaluation *e, int to, const char *data_path, bool with_log
     }
     evaluation_read(e, data_path);
     double *out = allocate(e->rows.rows, dim * sizeof *out), *log_det = allocate(e->rows.rows, sizeof *log_det);
-    const nf_status done = (to == TO_DATA ? nf_forward : nf_inverse)(e->m.flow, e->workspace, e->rows.rows, e->rows.x, e->rows.context, out, log_det);
+    const nf_status done =
+        (to == TO_DATA ? nf_forward : nf_inverse)(e->m.flow, e->workspace, e->rows.rows, e->rows.x, e->rows.context, out, log_det);
     const int status = evaluation_status(e, done);
     const char **names = allocate(dim + 1, sizeof *names);
     for (size_t i = 0; i < dim; i++)
@@ -42,10 +43,15 @@ int nflow_transform(int count, char **words) {
         OPTION_APPEND(&e),
         EVALUATION_OPTIONS(&e),
     };
-    const option_set set = {"transform", "MODEL DATA",
-                            "Carry the rows of a table to the latent space of a model, columns z1, z2, .., where they are standard normal if the model is good; "
+    const option_set set = {"transform",
+                            "MODEL DATA",
+                            "Carry the rows of a table to the latent space of a model, columns z1, z2, .., where they are standard normal "
+                            "if the model is good; "
                             "or rows of the latent space to data.",
-                            entries, sizeof entries / sizeof entries[0], 2, 2};
+                            entries,
+                            sizeof entries / sizeof entries[0],
+                            2,
+                            2};
     options_read(&set, count, words);
     refuse_two_inputs(words[1], words[2]);
     evaluation_begin(&e, words[1]);

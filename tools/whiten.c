@@ -1,6 +1,6 @@
 /*
- * L = D U with a unit lower triangle U. In halves, U = [A 0; C B] is the shear z_b += B^-1 C z_a, and then A and B on their halves: so couplings of one kind, each
- * shearing all blocks of a level at once, make up U in as many levels as it takes to halve dim down to 1.
+ * L = D U with a unit lower triangle U. In halves, U = [A 0; C B] is the shear z_b += B^-1 C z_a, and then A and B on their halves: so
+ * couplings of one kind, each shearing all blocks of a level at once, make up U in as many levels as it takes to halve dim down to 1.
  */
 #include <math.h>
 #include <stdint.h>
@@ -133,8 +133,8 @@ static void free_level(level *l) {
 }
 
 /*
- * The weights of a level: t of the targets, in order, from the identity coordinates, in order. `w` holds 2 targets x (dim - targets): the log scales stay 0, and
- * the shift of a target is its row of B^-1 C.
+ * The weights of a level: t of the targets, in order, from the identity coordinates, in order. `w` holds 2 targets x (dim - targets): the
+ * log scales stay 0, and the shift of a target is its row of B^-1 C.
  */
 static void put_weights(const whitening *u, const level *l, double *w) {
     const size_t dim = u->dim, inputs = dim - l->targets;
@@ -168,9 +168,10 @@ static size_t put_tensor(json_t *header, size_t layer, const char *name, size_t 
     const size_t end = at + 8 * rows * (columns ? columns : 1);
     snprintf(key, sizeof key, "layers.%zu.%s", layer, name);
     json_object_set_new(header, key,
-                        columns ? json_pack("{s:s, s:[I,I], s:[I,I]}", "dtype", "F64", "shape", (json_int_t)rows, (json_int_t)columns, "data_offsets",
-                                            (json_int_t)at, (json_int_t)end)
-                                : json_pack("{s:s, s:[I], s:[I,I]}", "dtype", "F64", "shape", (json_int_t)rows, "data_offsets", (json_int_t)at, (json_int_t)end));
+                        columns ? json_pack("{s:s, s:[I,I], s:[I,I]}", "dtype", "F64", "shape", (json_int_t)rows, (json_int_t)columns,
+                                            "data_offsets", (json_int_t)at, (json_int_t)end)
+                                : json_pack("{s:s, s:[I], s:[I,I]}", "dtype", "F64", "shape", (json_int_t)rows, "data_offsets",
+                                            (json_int_t)at, (json_int_t)end));
     return end;
 }
 
@@ -181,8 +182,9 @@ static char *describe(const whitening *w, size_t *data) {
     size_t layer = 0;
     *data = 0;
     for (; l.targets > 0; halve(&l, w->dim), find_targets(&l), layer++) {
-        json_array_append_new(layers, json_pack("{s:s, s:o, s:o, s:[], s:s, s:s}", "type", "coupling", "identity", indices(&l, w->dim, false), "transformed",
-                                                indices(&l, w->dim, true), "hidden", "activation", "gelu", "scale", "exp"));
+        json_array_append_new(layers,
+                              json_pack("{s:s, s:o, s:o, s:[], s:s, s:s}", "type", "coupling", "identity", indices(&l, w->dim, false),
+                                        "transformed", indices(&l, w->dim, true), "hidden", "activation", "gelu", "scale", "exp"));
         *data = put_tensor(header, layer, "net.0.weight", 2 * l.targets, w->dim - l.targets, *data);
         *data = put_tensor(header, layer, "net.0.bias", 2 * l.targets, 0, *data);
     }
@@ -190,8 +192,8 @@ static char *describe(const whitening *w, size_t *data) {
     json_array_append_new(layers, json_pack("{s:s}", "type", "actnorm"));
     *data = put_tensor(header, layer, "log_scale", w->dim, 0, *data);
     *data = put_tensor(header, layer, "shift", w->dim, 0, *data);
-    json_t *flow = json_pack("{s:I, s:I, s:{s:s, s:f}, s:o}", "dim", (json_int_t)w->dim, "context", (json_int_t)0, "base", "type", "normal", "scale", 1.0,
-                             "layers", layers);
+    json_t *flow = json_pack("{s:I, s:I, s:{s:s, s:f}, s:o}", "dim", (json_int_t)w->dim, "context", (json_int_t)0, "base", "type", "normal",
+                             "scale", 1.0, "layers", layers);
     char *text = json_dumps(flow, JSON_COMPACT);
     json_object_set_new(header, "__metadata__", json_pack("{s:s, s:s, s:s}", "format", "nflow", "version", "1", "flow", text ? text : ""));
     char *line = json_dumps(header, JSON_COMPACT);

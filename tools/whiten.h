@@ -1,8 +1,9 @@
 /*
- * whiten.h - the Gaussian of some rows, x = mean + L z with covariance L L^T: rows taken to its z and back, its likelihood, and its map as a flow
+ * whiten.h - the Gaussian of some rows, x = mean + L z with covariance L L^T: rows taken to its z and back, its likelihood, and its map as
+ * a flow
  *
- * A table's columns are often so correlated that its rows lie near a plane. A fit to whitened rows need not learn that, and its noise is as wide as the
- * rows in all directions. The map goes into the model afterwards, as couplings that are linear.
+ * A table's columns are often so correlated that its rows lie near a plane. A fit to whitened rows need not learn that, and its noise is as
+ * wide as the rows in all directions. The map goes into the model afterwards, as couplings that are linear.
  */
 #ifndef WHITEN_H
 #define WHITEN_H
@@ -16,7 +17,7 @@ typedef struct whitening {
     size_t dim;
     double *mean, *factor; /* L, dim x dim, row-major, 0 above the diagonal */
     double log_det;        /* of L */
-    bool singular;         /* a column is a linear function of those before it, as far as doubles can say; it got a little spread of its own */
+    bool singular; /* a column is a linear function of those before it, as far as doubles can say; it got a little spread of its own */
 } whitening;
 
 /* From rows and their weights (NULL: all 1). */
