@@ -239,12 +239,12 @@ static int forward(const layer_run *run, tile *t) { return apply(run, t, false);
 
 static int inverse(const layer_run *run, tile *t) { return apply(run, t, true); }
 
-/* dS = d z e + c, dt = d, and d becomes d e. */
+/* dS = d z e + c, dt = d, and d becomes d e. The slope of S comes first: where a bounded scale saturates it is small, and d z may be beyond the range of `real`. */
 static void forward_row_vjp(real *restrict d, const real *restrict c, const real *restrict factor, const real *restrict z,
                             const real *restrict slope, real *restrict ds, real *restrict dt) {
     for (size_t l = 0; l < PANEL; l++) {
         const real scaled = d[l] * factor[l];
-        ds[l] = madd(scaled, z[l], c[l]) * slope[l];
+        ds[l] = madd(scaled * slope[l], z[l], c[l] * slope[l]);
         dt[l] = d[l];
         d[l] = scaled;
     }
@@ -255,7 +255,7 @@ static void inverse_row_vjp(real *restrict d, const real *restrict c, const real
                             const real *restrict slope, real *restrict ds, real *restrict dt) {
     for (size_t l = 0; l < PANEL; l++) {
         const real scaled = d[l] * factor[l];
-        ds[l] = -madd(d[l], z[l], c[l]) * slope[l];
+        ds[l] = -madd(d[l] * slope[l], z[l], c[l] * slope[l]);
         dt[l] = -scaled;
         d[l] = scaled;
     }
