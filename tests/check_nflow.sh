@@ -59,8 +59,8 @@ for command in $commands; do
     status 0 "$command" --help :: usage: nflow "$command"
     if [ "$(awk 'length > 80' output | wc -l)" -ne 0 ]; then fail "nflow $command --help is wider than 80 columns"; else pass; fi
     # Help and manual page have the same options.
-    sed -n 's/^  \(-., \|    \)\(--[a-z-]*\).*/\2/p' output | sort >in-help
-    sed -n 's/^\(\\fB.*, \)\{0,1\}\\fB\\-\\-\([a-z\\-]*\)\\fR.*/--\2/p' "$pages/nflow-$command.1" | sed 's/\\//g' | sort >in-page
+    sed -n 's/^  \(-., \|    \)\(--[a-z0-9-]*\).*/\2/p' output | sort >in-help
+    sed -n 's/^\(\\fB.*, \)\{0,1\}\\fB\\-\\-\([a-z0-9\\-]*\)\\fR.*/--\2/p' "$pages/nflow-$command.1" | sed 's/\\//g' | sort >in-page
     if cmp -s in-help in-page && [ -s in-help ]; then pass; else diff in-help in-page >output; fail "nflow-$command.1 and --help have other options"; fi
     status 2 "$command" --nonsense :: there is no such option
 done
@@ -160,6 +160,10 @@ status 0 logprob realnvp.safetensors moons.csv --json :: '"columns": ["log_prob"
 status 0 info realnvp.safetensors --json :: '"columns"'
 status 0 info realnvp.safetensors --tensors :: layers.0.net.0.weight
 status 1 info moons.csv :: not a model file
+status 1 import moons.csv -o imported.safetensors :: no safetensors file
+status 1 import realnvp.safetensors -o imported.safetensors :: a model of nflow already
+status 1 import missing.safetensors -o imported.safetensors :: No such file
+status 2 import realnvp.safetensors :: where to
 status 0 diagnose realnvp.safetensors :: checks failed
 awk -F, 'NR == 1 { print } NR > 1 { print $1 + 3 "," $2 }' moons.csv >moved.csv
 status 3 diagnose realnvp.safetensors moved.csv :: FAILED

@@ -20,9 +20,9 @@ int nflow_import(int count, char **words) {
     };
     const option_set set = {"import",
                             "FILE -o MODEL",
-                            "Make a model file of a flow from PyTorch: SimpleRealNVP and other couplings of nflows, couplings, planar and radial "
-                            "flows of normflows, NICE and RealNVP of\n"
-                            "zuko, and the hypernetwork CNF of torchdiffeq's example. FILE is what tools/import/export_torch.py writes.",
+                            "A model file of a flow from PyTorch: couplings of nflows (SimpleRealNVP), normflows and zuko (NICE,\n"
+                            "RealNVP), planar and radial flows of normflows, and the hypernetwork CNF of torchdiffeq's example.\n"
+                            "FILE is what export_torch.py writes; nflow-import(1) says how.",
                             entries,
                             sizeof entries / sizeof entries[0],
                             1,

@@ -15,7 +15,7 @@ _nflow() {
     fi
     case $previous in
     -*) # the words of a choice: "--flow realnvp|planar"
-        choices=$("$program" "$command" --help 2>/dev/null | sed -n "s/^ *\(-., \)\{0,1\}\(--[a-z-]*\) \([a-z]*|[a-z|]*\).*/\1\2 \3/p" |
+        choices=$("$program" "$command" --help 2>/dev/null | sed -n "s/^ *\(-., \)\{0,1\}\(--[a-z0-9-]*\) \([a-z]*|[a-z|]*\).*/\1\2 \3/p" |
             grep -e "${previous}[ ,]" | sed 's/.* //' | tr '|' ' ')
         if [ -n "$choices" ]; then
             mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$current")
@@ -24,7 +24,7 @@ _nflow() {
         ;;
     esac
     if [[ $current == -* ]]; then
-        choices=$("$program" "$command" --help 2>/dev/null | grep -oE '^ +(-., )?--[a-z-]+' | grep -oE -- '--[a-z-]+')
+        choices=$("$program" "$command" --help 2>/dev/null | grep -oE '^ +(-., )?--[a-z0-9-]+' | grep -oE -- '--[a-z0-9-]+')
         mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$current")
         return
     fi
