@@ -5,7 +5,7 @@
 #ifndef NF_TESTS_LAYER_TILE_H
 #define NF_TESTS_LAYER_TILE_H
 
-#include <check.h>
+#include "checks.h"
 #include <stdlib.h>
 #include <string.h>
 

@@ -5,7 +5,7 @@
 #ifndef NF_TESTS_SUPPORT_H
 #define NF_TESTS_SUPPORT_H
 
-#include <check.h>
+#include "checks.h"
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>

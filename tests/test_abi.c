@@ -5,7 +5,7 @@
  * A change that makes one of these lines fail breaks such programs. Fields are appended after a struct's last one, and get
  * lines of their own.
  */
-#include <check.h>
+#include "checks.h"
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>

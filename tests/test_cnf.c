@@ -33,7 +33,7 @@ START_TEST(round_trips_follow_the_tolerance) {
     const nf_ode_method method = (nf_ode_method)(_i / 2);
     random_source random = random_begin(52);
     double *z = new_normals(&random, ROWS * DIM, 1.2), *x = new_numbers(ROWS * DIM), *back = new_numbers(ROWS * DIM), *there = new_numbers(ROWS), *here = new_numbers(ROWS);
-    for (double tolerance = 1e-3; tolerance > 1e-10; tolerance /= 10) {
+    for (double tolerance = 1e-3; tolerance > (is_brief() ? 1e-5 : 1e-10); tolerance /= 10) {
         nf_flow *flow = MAKE(.dynamics = dynamics, .method = method, .rtol = tolerance, .atol = tolerance, .max_steps = 100000);
         double worst_z = 0, worst_log_det = 0;
         must(nf_forward(flow, NULL, ROWS, z, NULL, x, there));
@@ -346,7 +346,8 @@ int main(void) {
     tcase_add_loop_test(c, a_shared_step_is_an_option, 0, 2);
     tcase_add_loop_test(c, the_adjoint_agrees_with_the_discrete_gradient, 0, 4);
     tcase_add_loop_test(c, regularisers_are_their_integrals, 0, 4);
-    tcase_add_loop_test(c, estimated_log_det_is_unbiased_about_the_exact, 0, 2);
+    if (!is_brief()) /* a mean of many */
+        tcase_add_loop_test(c, estimated_log_det_is_unbiased_about_the_exact, 0, 2);
     tcase_add_test(c, configs_are_checked);
     suite_add_tcase(suite, c);
     return run_suite(suite);

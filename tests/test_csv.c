@@ -1,5 +1,5 @@
 /* The CSV reader of the examples: what it takes, and what it says of what it does not take. */
-#include <check.h>
+#include "checks.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

@@ -4,7 +4,7 @@
  * everything is also compared with OpenBLAS in double precision. NF_TEST_SEED in the environment replaces the seed of the
  * random shapes.
  */
-#include <check.h>
+#include "checks.h"
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>

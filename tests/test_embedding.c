@@ -6,7 +6,7 @@
  */
 #define _GNU_SOURCE
 #include <cblas.h>
-#include <check.h>
+#include "checks.h"
 #include <dlfcn.h>
 #include <errno.h>
 #include <fenv.h>

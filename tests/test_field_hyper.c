@@ -1,5 +1,5 @@
 /* engine-test: the hyper dynamics against their formula, and their vjps against differences. */
-#include <check.h>
+#include "checks.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,5 +1,5 @@
 /* engine-test: the MLP dynamics: trace and norm of the Jacobian, and all vjps, against differences and against each other. */
-#include <check.h>
+#include "checks.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

@@ -299,6 +299,7 @@ END_TEST
 /* A fit by matching carries N(0, I) to a far, narrow Gaussian: its likelihood comes near the truth without one solve in training. */
 START_TEST(a_fit_learns_the_density) {
     enum { TRAIN = 600 };
+    const size_t epochs = is_brief() ? 3 : 150; /* too few to learn much */
     random_source random = random_begin(36);
     double *x = new_normals(&random, TRAIN * DIM, 1.0), *log_prob = new_numbers(TRAIN), nll = 0, truth = 0;
     for (size_t r = 0; r < TRAIN; r++) {
@@ -310,12 +311,12 @@ START_TEST(a_fit_learns_the_density) {
     nf_cnf *cnf;
     nf_fit_report report = {.struct_size = sizeof report};
     must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .hidden_width = 32, .precision = NF_SINGLE, .rtol = 1e-4, .atol = 1e-4), &cnf));
-    must(nf_fit(cnf, TRAIN, x, NULL, NF_CONFIG(nf_fit_config, .objective = NF_OBJECTIVE_FLOW_MATCHING, .pairing = (nf_pairing)_i, .epochs = 150), &report));
-    ck_assert(report.epochs_run == 150 && report.rhs_evaluations == 0 && isfinite(report.train_loss));
+    must(nf_fit(cnf, TRAIN, x, NULL, NF_CONFIG(nf_fit_config, .objective = NF_OBJECTIVE_FLOW_MATCHING, .pairing = (nf_pairing)_i, .epochs = epochs), &report));
+    ck_assert(report.epochs_run == epochs && report.rhs_evaluations == 0 && isfinite(report.train_loss));
     must(nf_log_prob(cnf, NULL, TRAIN, x, NULL, log_prob));
     for (size_t r = 0; r < TRAIN; r++)
         nll -= log_prob[r];
-    ck_assert_msg(nll / TRAIN < truth / TRAIN + 0.1, "%g nats, the truth has %g", nll / TRAIN, truth / TRAIN);
+    ck_assert_msg(nll / TRAIN < truth / TRAIN + 0.1 || is_brief(), "%g nats, the truth has %g", nll / TRAIN, truth / TRAIN);
     nf_flow_free(cnf);
     free(x);
     free(log_prob);

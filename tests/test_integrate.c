@@ -1,5 +1,5 @@
 /* engine-test: Runge-Kutta integration of lanes: order of convergence, error against tolerance, dense output, failures. */
-#include <check.h>
+#include "checks.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>

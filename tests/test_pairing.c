@@ -1,5 +1,5 @@
 /* engine-test: the optimal pairing against all permutations, and on the line, where sorting is optimal. */
-#include <check.h>
+#include "checks.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

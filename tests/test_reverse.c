@@ -2,7 +2,7 @@
  * engine-test: gradients through an integration: of the discrete solution against differences that replay the same accepted steps, and of the adjoint
  * equation against the discrete one as the tolerance falls.
  */
-#include <check.h>
+#include "checks.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>

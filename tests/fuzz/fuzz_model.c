@@ -1,16 +1,14 @@
 /*
- * Fuzz target: any bytes as a model file. What loads is a flow like any other: it saves to bytes that load to the same bytes, and it can be evaluated. The
- * mutator keeps the length of the header true most of the time, so that what is mutated is looked at.
+ * Fuzz target: any bytes as a model file. What loads is a flow like any other: it saves to bytes that load to the same bytes, and it can be evaluated.
  */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "model_mutator.h"
 #include "nflow.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-size_t LLVMFuzzerMutate(uint8_t *data, size_t size, size_t room) __attribute__((weak));
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t room, unsigned seed);
 
 enum { ROWS = 3, MOST_DIM = 64, MOST_PARAMETERS = 5000 };
 
@@ -60,39 +58,4 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     nf_flow_free(flow);
     free(bytes);
     return 0;
-}
-
-static uint64_t length_of(const uint8_t *data) {
-    uint64_t length = 0;
-    for (size_t i = 0; i < 8; i++)
-        length |= (uint64_t)data[i] << (8 * i);
-    return length;
-}
-
-static void set_length(uint8_t *data, uint64_t length) {
-    for (size_t i = 0; i < 8; i++)
-        data[i] = (uint8_t)(length >> (8 * i));
-}
-
-/* Mutate the header alone, and say how long it is now; else all of the file. */
-size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t room, unsigned seed) {
-    const uint64_t length = size >= 8 ? length_of(data) : 0;
-    if (!LLVMFuzzerMutate)
-        return size;
-    if (seed % 8 == 0 || size < 8 || length > size - 8 || room < size)
-        return LLVMFuzzerMutate(data, size, room);
-    const size_t rest = size - 8 - (size_t)length;
-    uint8_t *header = malloc(room), *tail = malloc(rest + 1);
-    if (header && tail && length > 0) {
-        memcpy(header, data + 8, (size_t)length);
-        memcpy(tail, data + 8 + length, rest);
-        const size_t mutated = LLVMFuzzerMutate(header, (size_t)length, room - 8 - rest);
-        memcpy(data + 8, header, mutated);
-        memcpy(data + 8 + mutated, tail, rest);
-        set_length(data, mutated);
-        size = 8 + mutated + rest;
-    }
-    free(header);
-    free(tail);
-    return size;
 }
