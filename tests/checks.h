@@ -7,6 +7,7 @@
 
 #include <check.h>
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* The others (ck_assert_int_eq and so on) are made of this one. */
@@ -23,5 +24,21 @@
  * Under sanitizers and valgrind, which set NFLOW_TEST_BRIEF, a test of many random cases takes fewer of them: all are taken by the plain run of the same suites.
  */
 static inline bool is_brief(void) { return getenv("NFLOW_TEST_BRIEF") != NULL; }
+
+/* What a file said that was refused, and the message: a line of the table in docs/refused.md, appended to the file that NFLOW_REFUSED names. */
+static inline void note_refusal(const char *text, const char *message) {
+    const char *path = getenv("NFLOW_REFUSED");
+    FILE *file = path ? fopen(path, "a") : NULL;
+    if (!file)
+        return;
+    fputs("| `", file);
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x7f)
+            fputc(*text, file);
+        else
+            fprintf(file, "\\x%02x", (unsigned)(unsigned char)*text);
+    fprintf(file, "` | %s |\n", message);
+    fclose(file);
+}
 
 #endif

@@ -14,3 +14,11 @@ fuzz-afl: ## the targets under AFL++ for FUZZ_SECONDS each
 	@$(MAKE) --no-print-directory CC=afl-clang-fast ISAS=base HAVE= ENGINE_FLAGS='$(subst -O3,-O1,$(ENGINE_FLAGS))' FUZZ='$(FUZZ_ALL)' fuzz-afl-now
 fuzz-afl-now: $(FUZZ:%=$(BUILD)/tests/fuzz/fuzz_%)
 	@for t in $(FUZZ); do sh scripts/fuzz-afl.sh $$t $(BUILD)/tests/fuzz/fuzz_$$t $(FUZZ_SECONDS) || exit 1; done
+
+# What is refused, and with which words: the tables of docs/refused.md are what the suites met.
+REFUSED_SUITES := $(BUILD)/tests/test_safetensors $(BUILD)/tests/test_file
+.PHONY: refused check-refused
+refused: $(REFUSED_SUITES) ## write docs/refused.md
+	@sh scripts/refused.sh $(REFUSED_SUITES) >docs/refused.md
+check-refused: $(REFUSED_SUITES)
+	@sh scripts/refused.sh $(REFUSED_SUITES) | diff docs/refused.md - || { echo 'docs/refused.md is not what the library says: make refused'; exit 1; }

@@ -163,6 +163,7 @@ START_TEST(refuses_a_lie) {
     ck_assert_ptr_null(file);
     ck_assert_msg(strstr(nf_last_error(), lies[_i].says) != NULL, "%s\n  got \"%s\", wanted \"%s\"", lies[_i].header, nf_last_error(),
                   lies[_i].says);
+    note_refusal(lies[_i].header, nf_last_error());
     free(bytes);
 }
 END_TEST
