@@ -269,7 +269,7 @@ check-analyzer: ## gcc -fanalyzer
 # Which lines and branches the tests reach; the engine in its two builds for this machine's baseline. Counted with atomic updates, because of threads.
 COVERAGE := --coverage -fprofile-update=atomic
 coverage: ## line coverage of the library (97 % asked) and branch coverage of src/io, with gcovr
-	@NFLOW_ISA=base $(MAKE) --no-print-directory EXTRA='$(COVERAGE)' ISAS=base HAVE= TEST_ISAS=base OPTIMIZE=-O0 ENGINE_FLAGS='$(subst -O3,-O1,$(ENGINE_FLAGS))' \
+	@NFLOW_TEST_BRIEF=1 NFLOW_ISA=base $(MAKE) --no-print-directory EXTRA='$(COVERAGE)' ISAS=base HAVE= TEST_ISAS=base OPTIMIZE=-O0 ENGINE_FLAGS='$(subst -O3,-O1,$(ENGINE_FLAGS))' \
 	    CK_TIMEOUT_MULTIPLIER=10 coverage-now
 coverage-now: all tests $(FUZZ_FILES)
 	@find $(BUILD) -name '*.gcda' -delete

@@ -22,3 +22,11 @@ refused: $(REFUSED_SUITES) ## write docs/refused.md
 	@sh scripts/refused.sh $(REFUSED_SUITES) >docs/refused.md
 check-refused: $(REFUSED_SUITES)
 	@sh scripts/refused.sh $(REFUSED_SUITES) | diff docs/refused.md - || { echo 'docs/refused.md is not what the library says: make refused'; exit 1; }
+
+# The three static analysers, for a gate: two CPU minutes, of which clang-tidy has most.
+.PHONY: check-analysers
+check-analysers: ## clang-tidy, cppcheck and gcc -fanalyzer, which must be silent but for scripts/analysers.allow
+	@sh scripts/gate-packages.sh clang-tidy clang-tidy cppcheck cppcheck
+	@sh scripts/analyse.sh gcc
+	@sh scripts/analyse.sh cppcheck
+	@sh scripts/analyse.sh tidy

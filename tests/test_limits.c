@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "io/safetensors.h"
 #include "support.h"
 
 /* ---- memory that counts; each block has its size before it ---- */
@@ -346,6 +347,8 @@ static nf_flow *varied_flow(void) {
 /* Of saving. Reading cannot be promised: jansson 2.14 takes its own want of memory within a string for bad JSON, and an assertion of its own may end the process. */
 START_TEST(jansson_may_have_no_memory) {
     nf_flow *flow = varied_flow();
+    if (_i)
+        must(nf_flow_set_base_normal(flow, NULL, (const double[]){2.385, 2.385}));
     void *bytes, *again;
     size_t size, again_size, n = 0;
     must(nf_flow_save_memory(flow, &bytes, &size));
@@ -368,13 +371,40 @@ START_TEST(jansson_may_have_no_memory) {
 }
 END_TEST
 
+/* Where jansson cannot even begin, on the header or on the flow's text, it is told from bad JSON. */
+START_TEST(jansson_may_not_begin) {
+    nf_flow *flow = varied_flow(), *loaded = NULL;
+    nf_st_file *file = NULL;
+    void *bytes;
+    size_t size;
+    must(nf_flow_save_memory(flow, &bytes, &size));
+    json_calls = json_fails_at = 0;
+    json_set_alloc_funcs(failing_alloc, count_free);
+    must(nf_st_parse(&counting, bytes, size, &file));
+    nf_st_free(file);
+    const size_t of_header = json_calls;
+    static const char *const says[] = {"no memory for the JSON of the header", "no memory for the JSON of the flow"};
+    for (size_t k = 0; k < 2; k++) {
+        json_calls = 0;
+        json_fails_at = k ? of_header + 1 : 1;
+        must_be(NF_ERR_MEMORY, nf_flow_load_memory(bytes, size, &loaded));
+        must_say("nf_flow_load_memory", says[k]);
+        ck_assert_ptr_null(loaded);
+    }
+    json_set_alloc_funcs(malloc, free);
+    nf_free(bytes);
+    nf_flow_free(flow);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("limits of files");
     TCase *c = tcase_create("all");
     tcase_set_timeout(c, 120);
     tcase_add_loop_test(c, memory_is_bounded_and_work_is_linear, 0, (int)(sizeof shapes / sizeof shapes[0]));
     tcase_add_loop_test(c, data_are_held_once, 0, 2);
-    tcase_add_test(c, jansson_may_have_no_memory);
+    tcase_add_loop_test(c, jansson_may_have_no_memory, 0, 2);
+    tcase_add_test(c, jansson_may_not_begin);
     suite_add_tcase(suite, c);
     return run_suite(suite);
 }

@@ -1,6 +1,7 @@
 /*
  * A call with a workspace of one thread asks nothing of the system: no allocation, not even from the C library behind the allocator's back, and no
- * system call. The second is what a child proves that has forbidden itself all of them but read, write and exit: it calls, and would be killed.
+ * system call. The second is what a child proves that has forbidden itself all of them but read, write and exit: it calls, and would be killed. And calls that take
+ * no allocator meet a malloc that fails, at each turn (test_alloc.c has those that take one).
  */
 #include <math.h>
 #include <stdio.h>
@@ -23,20 +24,11 @@ extern void *__libc_realloc(void *pointer, size_t size);
 void *malloc(size_t size);
 void *calloc(size_t count, size_t size);
 void *realloc(void *pointer, size_t size);
-static size_t allocations;
+static size_t allocations, fails_at; /* 0: never */
 
-void *malloc(size_t size) {
-    allocations++;
-    return __libc_malloc(size);
-}
-void *calloc(size_t count, size_t size) {
-    allocations++;
-    return __libc_calloc(count, size);
-}
-void *realloc(void *pointer, size_t size) {
-    allocations++;
-    return __libc_realloc(pointer, size);
-}
+void *malloc(size_t size) { return ++allocations == fails_at ? NULL : __libc_malloc(size); }
+void *calloc(size_t count, size_t size) { return ++allocations == fails_at ? NULL : __libc_calloc(count, size); }
+void *realloc(void *pointer, size_t size) { return ++allocations == fails_at ? NULL : __libc_realloc(pointer, size); }
 
 enum { ROWS = 131 };
 
@@ -137,12 +129,84 @@ START_TEST(calls_make_no_system_call) {
 }
 END_TEST
 
+/* ---- a malloc that fails ---- */
+
+static const size_t turned[] = {1, 0};
+
+static nf_status create_affine(nf_flow **made, void **bytes) {
+    (void)bytes;
+    return nf_affine_create(2, NF_DOUBLE, made);
+}
+
+static nf_status create_permutation(nf_flow **made, void **bytes) {
+    (void)bytes;
+    return nf_permutation_create(2, turned, NF_SINGLE, made);
+}
+
+static nf_status create_flow(nf_flow **made, void **bytes) {
+    (void)bytes;
+    return nf_flow_create(2, 1, NF_DOUBLE, made);
+}
+
+static nf_status create_realnvp(nf_flow **made, void **bytes) {
+    (void)bytes;
+    return nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 3, .couplings = 2, .mask = NF_MASK_RANDOM), made);
+}
+
+/* The copy that nf_free frees comes from malloc whatever the flow's allocator is. */
+static nf_status save(nf_flow **made, void **bytes) {
+    const size_t at = fails_at;
+    memory_counter counter;
+    const nf_allocator allocator = counted_memory(&counter);
+    size_t size;
+    (void)made;
+    fails_at = 0;
+    nf_flow *flow = make_realnvp(2, 0, NF_DOUBLE, &allocator);
+    allocations = 0;
+    fails_at = at;
+    const nf_status status = nf_flow_save_memory(flow, bytes, &size);
+    fails_at = 0;
+    nf_flow_free(flow);
+    return status;
+}
+
+static const struct {
+    const char *function;
+    nf_status (*act)(nf_flow **made, void **bytes);
+} takers[] = {{"nf_affine_create", create_affine}, {"nf_permutation_create", create_permutation}, {"nf_flow_create", create_flow}, {"nf_realnvp_create", create_realnvp},
+              {"nf_flow_save_memory", save}};
+
+START_TEST(malloc_may_fail) {
+    nf_status status = NF_ERR_MEMORY;
+    size_t n = 0, failures = 0;
+    while (status != NF_OK) {
+        nf_flow *made = NULL;
+        void *bytes = NULL;
+        ck_assert_uint_lt(n, 1000);
+        allocations = 0;
+        fails_at = ++n;
+        status = takers[_i].act(&made, &bytes);
+        fails_at = 0;
+        ck_assert_msg(status == NF_OK || status == NF_ERR_MEMORY, "%s: %s when allocation %zu failed", takers[_i].function, nf_status_name(status), n);
+        if (status != NF_OK) {
+            must_say(takers[_i].function, "no ");
+            ck_assert(!made && !bytes);
+            failures++;
+        }
+        nf_flow_free(made);
+        nf_free(bytes);
+    }
+    ck_assert_uint_gt(failures, 1);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("nothing asked of the system");
     TCase *t = tcase_create("calls");
     tcase_set_timeout(t, 300);
     tcase_add_loop_test(t, calls_allocate_nothing, 0, 4 * (int)fixture_count);
     tcase_add_loop_test(t, calls_make_no_system_call, 0, 4 * (int)fixture_count);
+    tcase_add_loop_test(t, malloc_may_fail, 0, sizeof takers / sizeof takers[0]);
     suite_add_tcase(suite, t);
     return run_suite(suite);
 }

@@ -60,6 +60,44 @@ START_TEST(reads_what_it_should) {
 }
 END_TEST
 
+/* The header's order is not that of the data. */
+START_TEST(reads_tensors_in_any_order) {
+    nf_st_file *file;
+    unsigned char *bytes;
+    ck_assert_int_eq(parse_text("{\"c\":{\"dtype\":\"I8\",\"shape\":[4],\"data_offsets\":[6,10]},\"a\":{\"dtype\":\"I16\",\"shape\":[1],\"data_offsets\":[0,2]},"
+                                "\"none\":{\"dtype\":\"I8\",\"shape\":[0],\"data_offsets\":[2,2]},\"b\":{\"dtype\":\"F32\",\"shape\":[1],\"data_offsets\":[2,6]}}",
+                                10, &file, &bytes),
+                     NF_OK);
+    static const char *const order[] = {"a", "none", "b", "c"};
+    ck_assert_uint_eq(nf_st_count(file), 4);
+    for (size_t i = 0; i < 4; i++)
+        ck_assert_str_eq(nf_st_at(file, i)->name, order[i]);
+    nf_st_free(file);
+    free(bytes);
+}
+END_TEST
+
+/* Sizes that add up to more than a size can hold are refused before anything is copied; an empty tensor has no bytes to copy. */
+START_TEST(writes_no_more_than_memory_holds) {
+    const nf_allocator a = standard();
+    const unsigned char data[2] = {3, 8};
+    nf_st_tensor tensors[] = {{.name = "a", .dtype = "I8", .rank = 1, .shape = {2}, .data = data, .size = 2},
+                              {.name = "b", .dtype = "I8", .rank = 1, .shape = {SIZE_MAX}, .data = NULL, .size = SIZE_MAX - 1}};
+    unsigned char *bytes = NULL;
+    size_t size = 0;
+    ck_assert_int_eq(nf_st_write(&a, tensors, 2, NULL, 0, &bytes, &size), NF_ERR_MEMORY);
+    ck_assert_ptr_null(bytes);
+    tensors[1].shape[0] = tensors[1].size = 0;
+    nf_st_file *file;
+    ck_assert_int_eq(nf_st_write(&a, tensors, 2, NULL, 0, &bytes, &size), NF_OK);
+    ck_assert_int_eq(nf_st_parse(&a, bytes, size, &file), NF_OK);
+    ck_assert_uint_eq(nf_st_find(file, "b")->size, 0);
+    ck_assert_mem_eq(nf_st_find(file, "a")->data, data, 2);
+    nf_st_free(file);
+    nf_release(&a, bytes);
+}
+END_TEST
+
 START_TEST(reads_a_file_without_tensors_and_without_metadata) {
     nf_st_file *file;
     unsigned char *bytes;
@@ -322,6 +360,8 @@ static Suite *suite(void) {
     TCase *c = tcase_create("all");
     tcase_set_timeout(c, 60);
     tcase_add_test(c, reads_what_it_should);
+    tcase_add_test(c, reads_tensors_in_any_order);
+    tcase_add_test(c, writes_no_more_than_memory_holds);
     tcase_add_test(c, reads_a_file_without_tensors_and_without_metadata);
     tcase_add_loop_test(c, refuses_a_lie, 0, sizeof lies / sizeof lies[0]);
     tcase_add_test(c, refuses_lengths_that_lie);

@@ -160,8 +160,8 @@ static nf_status check_cover(const nf_st_file *file, const unsigned char *data, 
         const nf_st_tensor *t = &file->tensors[i];
         if (t->data > next)
             return nf_fail(NF_ERR_FORMAT, NULL, "tensor %.80s: there is a hole of %zu bytes before its data", t->name, (size_t)(t->data - next));
-        if (t->data < next)
-            return nf_fail(NF_ERR_FORMAT, NULL, "tensor %.80s: its data overlap those of %.80s", t->name, i ? file->tensors[i - 1].name : "");
+        if (t->data < next) /* which the first cannot: offsets are counts */
+            return nf_fail(NF_ERR_FORMAT, NULL, "tensor %.80s: its data overlap those of %.80s", t->name, file->tensors[i - 1].name);
         next = t->data + t->size;
     }
     const size_t left = (size_t)(data + data_size - next);
