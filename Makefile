@@ -56,7 +56,7 @@ JANSSON_LIBS := $(or $(shell $(PKG_CONFIG) --libs jansson 2>/dev/null),-ljansson
 STATIC := $(BUILD)/libnflow.a
 SHARED := $(BUILD)/libnflow.so.$(VERSION)
 
-.PHONY: all help deps deps-check demo check examples tests bench docs install uninstall checkabi abi-baseline clean \
+.PHONY: all help deps deps-check demo check examples tests bench install uninstall checkabi abi-baseline clean \
         check-asan check-tsan check-valgrind check-install check-header fuzz \
         check-openblas check-aarch64 check-base
 .DEFAULT_GOAL := all
@@ -368,9 +368,7 @@ $(BUILD)/bench/%: bench/%.c bench/measure.c $(BUILD)/examples/toy.o $(STATIC)
 
 include bindings/bindings.mk
 
-docs: ## the reference of the header, with Doxygen
-	@mkdir -p $(BUILD)/docs
-	@(cat docs/Doxyfile; echo "OUTPUT_DIRECTORY=$(BUILD)/docs"; echo "PROJECT_NUMBER=$(VERSION)") | doxygen -
+include docs/docs.mk
 
 include tools/tools.mk
 

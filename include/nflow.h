@@ -48,10 +48,12 @@
 extern "C" {
 #endif
 
+/* The version of this header; nf_version gives that of the library. */
 #define NFLOW_VERSION_MAJOR 0
 #define NFLOW_VERSION_MINOR 1
 #define NFLOW_VERSION_PATCH 0
 
+/* Marks what the library exports. */
 #if defined(__GNUC__) && !defined(_WIN32)
 #define NF_API __attribute__((visibility("default")))
 #else
@@ -68,6 +70,7 @@ extern "C" {
 
 /* ---- Status --------------------------------------------------------------------------------------------------------------- */
 
+/* What a call came to. Failures are negative. */
 typedef enum nf_status {
     NF_OK = 0,
     NF_STOPPED = 1,          /* the user's callback asked for it; the flow holds its best parameters */
@@ -92,6 +95,7 @@ NF_API const char *nf_version(void);
 
 /* ---- Enums: pinned values, 32 bits, appended only --------------------------------------------------------------------------- */
 
+/* What a flow computes with; the boundary is double in both. */
 typedef enum nf_precision { NF_DOUBLE = 0, NF_SINGLE = 1 } nf_precision;
 
 /* Activations of nets. GELU is the exact one, x Phi(x) (Hendrycks & Gimpel 2016). */
@@ -119,6 +123,7 @@ typedef enum nf_scale {
 /* Which coordinates a coupling leaves alone: the first half, every other one, or a random half; they swap from one coupling to the next. */
 typedef enum nf_mask { NF_MASK_HALVES = 0, NF_MASK_CHECKERBOARD = 1, NF_MASK_RANDOM = 2 } nf_mask;
 
+/* The field of a continuous flow: a net on (z, t, context), or a mean of planar fields whose weights a net computes from t. */
 typedef enum nf_dynamics { NF_DYNAMICS_MLP = 0, NF_DYNAMICS_HYPER = 1 } nf_dynamics;
 
 /*
@@ -141,11 +146,23 @@ typedef enum nf_ode_method {
  * density stays a function. Hyper dynamics always take the exact trace, which costs them nothing.
  */
 typedef enum nf_trace { NF_TRACE_EXACT = 0, NF_TRACE_HUTCHINSON = 1, NF_TRACE_HUTCHINSON_NORMAL = 2 } nf_trace;
+
+/* The gradient of a solve: exact for the steps that were taken, or from the adjoint equation, which keeps no checkpoints and errs by the tolerance. */
 typedef enum nf_ode_gradient { NF_ODE_DISCRETE = 0, NF_ODE_ADJOINT = 1 } nf_ode_gradient;
+
+/* The update rule of an optimizer; nf_optimizer_config says more. */
 typedef enum nf_optimizer_kind { NF_ADAM = 0, NF_ADAMW = 1, NF_SGD = 2, NF_RMSPROP = 3 } nf_optimizer_kind;
+
+/* How the learning rate goes over a fit: along half a cosine, not at all, or down by a factor at intervals. */
 typedef enum nf_schedule { NF_SCHEDULE_COSINE = 0, NF_SCHEDULE_CONSTANT = 1, NF_SCHEDULE_STEP = 2 } nf_schedule;
+
+/* What nf_fit minimises. */
 typedef enum nf_objective { NF_OBJECTIVE_LIKELIHOOD = 0, NF_OBJECTIVE_FLOW_MATCHING = 1 } nf_objective;
+
+/* How flow matching pairs base samples with data; nf_grad_flow_matching says more. */
 typedef enum nf_pairing { NF_PAIRING_INDEPENDENT = 0, NF_PAIRING_OPTIMAL = 1 } nf_pairing;
+
+/* Why a fit ended. */
 typedef enum nf_stop_reason {
     NF_STOP_EPOCHS = 0,   /* all epochs done */
     NF_STOP_PATIENCE = 1, /* the held-out loss did not improve for `patience` epochs */
@@ -157,9 +174,9 @@ typedef enum nf_stop_reason {
 
 typedef struct nf_flow nf_flow; /* base density, stack of layers, their parameters */
 typedef nf_flow nf_planar;      /* flows of one family: every function of nf_flow takes them */
-typedef nf_flow nf_radial;
-typedef nf_flow nf_realnvp;
-typedef nf_flow nf_cnf;
+typedef nf_flow nf_radial;      /* likewise */
+typedef nf_flow nf_realnvp;     /* likewise */
+typedef nf_flow nf_cnf;         /* likewise */
 typedef struct nf_workspace nf_workspace; /* scratch memory and threads of calls */
 typedef struct nf_gradient nf_gradient;   /* an accumulator with the flow's parameter layout */
 typedef struct nf_optimizer nf_optimizer; /* an update rule and its state */
@@ -204,6 +221,7 @@ typedef struct nf_planar_config {
     const nf_allocator *allocator;
 } nf_planar_config;
 
+/* The members of nf_planar_config, with the same meaning. */
 typedef struct nf_radial_config {
     size_t struct_size;
     size_t dim, context_dim;
@@ -334,6 +352,7 @@ NF_API nf_status nf_cnf_set_solver(nf_flow *flow, nf_ode_method method, double r
 
 /* Scalars of all layers, in layer order. 0 for NULL. */
 NF_API size_t nf_parameter_count(const nf_flow *flow);
+/* All of them, nf_parameter_count numbers. */
 NF_API nf_status nf_get_parameters(const nf_flow *flow, double *out);
 /* All or nothing: NF_ERR_ARGUMENT names the first that is not finite in the flow's precision. */
 NF_API nf_status nf_set_parameters(nf_flow *flow, const double *in);
@@ -350,6 +369,7 @@ typedef struct nf_tensor {
 } nf_tensor;
 
 NF_API size_t nf_tensor_count(const nf_flow *flow); /* 0 for NULL */
+/* The tensor of an index below nf_tensor_count, into a struct with struct_size set. */
 NF_API nf_status nf_tensor_info(const nf_flow *flow, size_t index, nf_tensor *info);
 
 /* ---- Evaluating ----------------------------------------------------------------------------------------------------------- */
@@ -366,6 +386,7 @@ typedef struct nf_stats {
     uint64_t root_iterations;                                 /* of planar inverses, summed over rows */
 } nf_stats;
 
+/* Counts of the last call with this workspace, into a struct with struct_size set. */
 NF_API nf_status nf_workspace_stats(const nf_workspace *workspace, nf_stats *stats);
 
 /* x (rows x dim) and log_det of the forward map at z. rows 0 is NF_OK and does nothing. NF_ERR_ROWS, NF_ERR_MISMATCH, ... as above. */
@@ -399,9 +420,9 @@ NF_API nf_status nf_cnf_trajectory(const nf_cnf *cnf, nf_workspace *ws, size_t r
 
 NF_API nf_status nf_gradient_create(const nf_flow *flow, nf_gradient **gradient); /* zero */
 NF_API void nf_gradient_free(nf_gradient *gradient);                              /* NULL is allowed */
-NF_API nf_status nf_gradient_zero(nf_gradient *gradient);
+NF_API nf_status nf_gradient_zero(nf_gradient *gradient); /* for the next sum */
 NF_API nf_status nf_gradient_get(const nf_gradient *gradient, double *out); /* nf_parameter_count numbers, parameter order */
-NF_API nf_status nf_gradient_set(nf_gradient *gradient, const double *in);
+NF_API nf_status nf_gradient_set(nf_gradient *gradient, const double *in);  /* the same, the other way */
 
 /*
  * Add the parameter gradient of a loss, a mean over rows (weighted by `weight`, rows numbers, when it is not NULL: finite, not negative, with a positive
@@ -463,10 +484,12 @@ typedef struct nf_optimizer_config {
     const nf_allocator *allocator;
 } nf_optimizer_config;
 
-NF_API nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_config *config /* NULL: the defaults */, nf_optimizer **optimizer);
+/* An optimizer with zero moments for flows of this structure; config NULL: the defaults. */
+NF_API nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_config *config, nf_optimizer **optimizer);
 NF_API void nf_optimizer_free(nf_optimizer *optimizer); /* NULL is allowed */
 /* One step. NF_ERR_DIVERGED: the gradient is not finite, and nothing changed. */
 NF_API nf_status nf_optimizer_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient);
+/* From the next step on. Finite and not negative. */
 NF_API nf_status nf_optimizer_set_learning_rate(nf_optimizer *optimizer, double learning_rate);
 
 /* How a fit is getting on; given after every epoch, in the thread that called nf_fit. */
@@ -494,6 +517,7 @@ typedef struct nf_comm {
     int (*barrier)(void *user);
 } nf_comm;
 
+/* Settings of nf_fit; zeros are the defaults. */
 typedef struct nf_fit_config {
     size_t struct_size;
     size_t epochs;     /* default 300; of flow matching as many as make 20,000 steps, and at least 20 */
@@ -527,6 +551,7 @@ typedef struct nf_fit_config {
     const nf_allocator *allocator; /* of the fit's own memory; NULL: the flow's */
 } nf_fit_config;
 
+/* What a fit came to. */
 typedef struct nf_fit_report {
     size_t struct_size; /* set by the caller */
     size_t epochs_run, best_epoch, steps;
@@ -568,6 +593,7 @@ typedef struct nf_reverse_kl_progress {
 
 typedef int (*nf_reverse_kl_progress_fn)(void *user, const nf_reverse_kl_progress *progress); /* not 0: stop */
 
+/* Settings of nf_fit_reverse_kl; zeros are the defaults. */
 typedef struct nf_reverse_kl_config {
     size_t struct_size;
     size_t steps;   /* default 10000 */
@@ -591,6 +617,7 @@ typedef struct nf_reverse_kl_config {
     const nf_allocator *allocator; /* of the fit's own memory; NULL: the flow's */
 } nf_reverse_kl_config;
 
+/* What a fit by reverse KL came to. */
 typedef struct nf_reverse_kl_report {
     size_t struct_size; /* set by the caller */
     size_t steps;
@@ -623,6 +650,7 @@ NF_API nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *use
  */
 typedef nf_status (*nf_ode_fn)(void *user, size_t count, const size_t *row, const double *t, const double *y, double *dydt);
 
+/* Settings of nf_ode_solve; zeros are the defaults. */
 typedef struct nf_ode_config {
     size_t struct_size;
     nf_ode_method method;
@@ -643,6 +671,7 @@ NF_API nf_status nf_ode_solve(const nf_ode_config *config, size_t rows, size_t s
 
 /* ---- Diagnostics ---------------------------------------------------------------------------------------------------------- */
 
+/* What a check says. */
 typedef enum nf_verdict {
     NF_PASSED = 0,
     NF_FAILED = 1,
@@ -656,6 +685,7 @@ typedef struct nf_finding {
     int reserved;
 } nf_finding;
 
+/* Settings of nf_diagnose; zeros are the defaults. */
 typedef struct nf_diagnose_config {
     size_t struct_size;
     size_t rows;         /* most rows of data that the tests of the distribution look at; default 1000 */
@@ -672,6 +702,7 @@ typedef struct nf_diagnose_config {
     const nf_allocator *allocator; /* NULL: the flow's */
 } nf_diagnose_config;
 
+/* What nf_diagnose found. */
 typedef struct nf_diagnose_report {
     size_t struct_size; /* set by the caller */
     size_t failed, skipped;
@@ -720,6 +751,7 @@ NF_API size_t nf_diagnose_text(const nf_diagnose_report *report, char *text, siz
  */
 typedef struct nf_mlp nf_mlp;
 
+/* Settings of nf_mlp_create; zeros are the defaults where it says so. */
 typedef struct nf_mlp_config {
     size_t struct_size;
     size_t inputs, outputs; /* both >= 1 */
@@ -732,9 +764,11 @@ typedef struct nf_mlp_config {
     const nf_allocator *allocator;
 } nf_mlp_config;
 
+/* A net with the initial weights of its seed; freed by the caller. NF_ERR_ARGUMENT, NF_ERR_MEMORY. */
 NF_API nf_status nf_mlp_create(const nf_mlp_config *config, nf_mlp **mlp);
 NF_API void nf_mlp_free(nf_mlp *mlp);                       /* NULL is allowed */
 NF_API size_t nf_mlp_parameter_count(const nf_mlp *mlp);    /* layer by layer: weight (out x in, row-major), then bias; 0 for NULL */
+/* As nf_get_parameters, nf_set_parameters; the functions after them as those of flows, of one thread. */
 NF_API nf_status nf_mlp_get_parameters(const nf_mlp *mlp, double *out);
 NF_API nf_status nf_mlp_set_parameters(nf_mlp *mlp, const double *in);
 NF_API nf_status nf_mlp_workspace_create(const nf_mlp *mlp, nf_workspace **workspace);

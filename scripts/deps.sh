@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the build and the tests need beside a compiler and make: says nothing and does nothing when all is there, installs what is missing
 # with apt-get as root or with sudo, and otherwise prints the command and fails.
-# usage: deps.sh [build|demo|check|bindings]...   (all of them without arguments)
+# usage: deps.sh [build|demo|check|bindings|docs|deb]...   (without arguments: build, demo and check)
 set -u
 
 missing=
@@ -26,6 +26,14 @@ look() {
         case $what in
         demo)
             have gnuplot || need gnuplot-nox gnuplot gnuplot gnuplot
+            ;;
+        docs)
+            have doxygen || need doxygen doxygen doxygen doxygen
+            have groff || need groff groff groff groff
+            ;;
+        deb) # Debian's own tools: the other systems have no use for them
+            have dh || need debhelper debhelper debhelper debhelper
+            have lintian || need lintian lintian lintian lintian
             ;;
         check)
             module check check check-devel check check
