@@ -368,9 +368,9 @@ $(BUILD)/bench/%: bench/%.c bench/measure.c $(BUILD)/examples/toy.o $(STATIC)
 
 include bindings/bindings.mk
 
-include docs/docs.mk
-
 include tools/tools.mk
+
+include docs/docs.mk
 
 clean: ## remove all builds
 	rm -rf build
