@@ -506,16 +506,33 @@ typedef struct nf_fit_progress {
 typedef int (*nf_progress_fn)(void *user, const nf_fit_progress *progress);
 
 /*
- * Collective operations that spread a fit over processes; all callbacks return 0 on success and are called in the same order on every rank.
+ * Collective operations that spread a fit over processes (or threads): a table that the caller fills, the same on every rank but for `rank`. All ranks
+ * make the same calls of the library, and the library calls the same operations in the same order on all of them, in the thread of the caller. An
+ * operation moves bytes as they are, whatever numbers they may be, and returns 0; anything else is a failure of communication: that rank's
+ * call ends with NF_ERR_IO and takes part in nothing more.
  */
 typedef struct nf_comm {
     size_t struct_size;
-    int rank, size;
+    int rank, size; /* 0 <= rank < size */
     void *user;
     int (*allgather)(void *user, const double *send, double *receive, size_t count); /* receive: size x count */
     int (*broadcast)(void *user, void *bytes, size_t size, int root);
-    int (*barrier)(void *user);
+    int (*barrier)(void *user); /* may be NULL: the library does not need it */
+    /* From every rank to every rank, blocks in the order of the ranks, send_counts[r] numbers to rank r and receive_counts[r] from it. NULL: by allgather, which
+       moves more than is asked for. */
+    int (*exchange)(void *user, const double *send, const size_t *send_counts, double *receive, const size_t *receive_counts);
+    int (*allreduce)(void *user, double *values, size_t count); /* sums over the ranks, in place, the same on all; only for `fast` */
+    size_t shards; /* pieces of a step's gradient, at most one for each 128 rows, each computed on one rank; default 8. The bits depend on it, and on
+                      nothing else here: more ranks than shards have nothing to do */
+    int fast;      /* 1: gradients are summed by allreduce. Less is sent, and the bits depend on the number of ranks */
+    int reserved;  /* 0 */
 } nf_comm;
+
+/*
+ * Data by callback: row[0 .. count - 1] of this process's rows are wanted, in no particular order; x is count x dim, context count x context_dim (NULL
+ * when the flow takes none). Called in the thread of the caller. A status other than NF_OK ends the fit and is returned as it is.
+ */
+typedef nf_status (*nf_rows_fn)(void *user, size_t count, const size_t *row, double *x, double *context);
 
 /* Settings of nf_fit; zeros are the defaults. */
 typedef struct nf_fit_config {
@@ -549,6 +566,8 @@ typedef struct nf_fit_config {
     nf_progress_fn progress;  /* NULL: none */
     void *progress_user;
     const nf_allocator *allocator; /* of the fit's own memory; NULL: the flow's */
+    nf_rows_fn read;          /* gives the rows in place of x and context, which are NULL then; NULL: none */
+    void *read_user;
 } nf_fit_config;
 
 /* What a fit came to. */
@@ -574,6 +593,13 @@ typedef struct nf_fit_report {
  * goes on from it, whatever parameters the flow has, and ends with the bits of a fit that was never stopped, on any number of threads (on the same library build and
  * instruction set); when the fit was over, it gives its result. NF_ERR_MISMATCH: the file is of a flow of another structure, of other data or settings, and the line says
  * which; NF_ERR_FORMAT: it is damaged or no checkpoint; NF_ERR_IO: it cannot be read or written. Only a folder for it must exist; the file stays when the fit is done.
+ *
+ * config->comm: the fit is spread over the ranks, and ends on all of them with the same parameters, report and status. Each rank gives its own part of the rows (`rows` may
+ * be 0 there, with x NULL), of the weights and of the held-out rows; the data are the parts in the order of the ranks. All start from rank 0's parameters, and all settings but threads,
+ * progress, checkpoint, allocator and what tells the data must be equal (NF_ERR_MISMATCH), as must the instruction sets. The bits are those of one process
+ * that holds all the rows, with or without a comm of one rank, unless comm->fast or comm->shards asks for others; so a checkpoint can go on with another number of ranks. Rank 0
+ * alone reads and writes it, and rank 0's path counts. Progress is called on every rank that has one, and any of them stops all. When a rank fails, all return its status and line,
+ * and the rank. Only a config or comm that cannot be read is a failure of its rank alone.
  */
 NF_API nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *context, const nf_fit_config *config,
                         nf_fit_report *report);
@@ -615,6 +641,7 @@ typedef struct nf_reverse_kl_config {
     nf_reverse_kl_progress_fn progress;
     void *progress_user;
     const nf_allocator *allocator; /* of the fit's own memory; NULL: the flow's */
+    const nf_comm *comm;           /* NULL: this process alone */
 } nf_reverse_kl_config;
 
 /* What a fit by reverse KL came to. */
@@ -634,6 +661,7 @@ typedef struct nf_reverse_kl_report {
 /*
  * The flow ends with the averaged parameters. Same seed, same bits, for any number of threads, if the target is a function. NF_ERR_DIVERGED: a loss or gradient is not
  * finite; the flow has the parameters before it. NF_STOPPED: progress asked for it. A status of the target ends the fit and is returned.
+ * config->comm: as for nf_fit; the samples are shared out, and each rank's target sees its own. `context` is the same on all ranks.
  */
 NF_API nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *user, const nf_reverse_kl_config *config,
                                    nf_reverse_kl_report *report);

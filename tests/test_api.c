@@ -334,10 +334,17 @@ END_TEST
 
 /* ---- fits ---- */
 
+static nf_status no_rows(void *user, size_t count, const size_t *row, double *x, double *context) {
+    (void)user, (void)count, (void)row, (void)x, (void)context;
+    return NF_ERR_IO;
+}
+
 START_TEST(fit_configs) {
     BEGIN;
     const double weight[] = {1, -1, 1, 1}, other[] = {1, 1, INFINITY, 1};
-    const nf_comm comm = {.struct_size = sizeof comm};
+    const nf_comm small = {.struct_size = 8}, nobody = {.struct_size = sizeof nobody}, deaf = {.struct_size = sizeof deaf, .size = 2};
+    const nf_comm beyond = {.struct_size = sizeof beyond, .rank = 1, .size = 1}, quick = {.struct_size = sizeof quick, .size = 1, .fast = 2};
+    const nf_comm reserved = {.struct_size = sizeof reserved, .size = 1, .reserved = 1};
     const nf_optimizer_config optimizer = {.struct_size = sizeof optimizer, .kind = (nf_optimizer_kind)9};
     const struct {
         const char *says;
@@ -348,7 +355,13 @@ START_TEST(fit_configs) {
         {"0 continuous layers", NF_ERR_ARGUMENT, {.objective = NF_OBJECTIVE_FLOW_MATCHING}},
         {"objective is 2", NF_ERR_ARGUMENT, {.objective = (nf_objective)2}},
         {"checkpoint is an empty path", NF_ERR_ARGUMENT, {.checkpoint = ""}},
-        {"comm", NF_ERR_UNSUPPORTED, {.comm = &comm}},
+        {"struct_size is 8", NF_ERR_ARGUMENT, {.comm = &small}},
+        {"comm: rank 0 of 0", NF_ERR_ARGUMENT, {.comm = &nobody}},
+        {"comm: rank 1 of 1", NF_ERR_ARGUMENT, {.comm = &beyond}},
+        {"allgather is NULL", NF_ERR_ARGUMENT, {.comm = &deaf}},
+        {"fast is 2", NF_ERR_ARGUMENT, {.comm = &quick}},
+        {"reserved is 1", NF_ERR_ARGUMENT, {.comm = &reserved}},
+        {"x is not NULL", NF_ERR_ARGUMENT, {.read = no_rows}},
         {"ema_decay is 1", NF_ERR_ARGUMENT, {.ema_decay = 1}},
         {"ema_decay is nan", NF_ERR_ARGUMENT, {.ema_decay = NAN}},
         {"noise is nan", NF_ERR_ARGUMENT, {.noise = NAN}},

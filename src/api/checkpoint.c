@@ -58,8 +58,7 @@ static uint64_t mix_bytes(uint64_t sum, const void *bytes, size_t size) {
 }
 
 static uint64_t mix_numbers(uint64_t sum, const double *numbers, size_t count) {
-    sum = mix(sum, numbers ? count : 0);
-    for (size_t i = 0; numbers && i < count; i++) {
+    for (size_t i = 0; i < count; i++) {
         uint64_t word;
         memcpy(&word, &numbers[i], sizeof word);
         sum = mix(sum, word);
@@ -67,15 +66,54 @@ static uint64_t mix_numbers(uint64_t sum, const double *numbers, size_t count) {
     return sum;
 }
 
-static uint64_t data_sum(const nf_fitting *f) {
-    const nf_fit_config *c = &f->config;
-    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim, held_out = c->validation_x ? c->validation_rows : 0;
-    uint64_t sum = mix_numbers(1, f->x, f->rows * dim);
-    sum = mix_numbers(sum, f->context, f->rows * context_dim);
-    sum = mix_numbers(sum, c->weight, f->rows);
-    sum = mix_numbers(sum, c->validation_x, held_out * dim);
-    sum = mix_numbers(sum, c->validation_context, held_out * context_dim);
-    return mix_numbers(sum, c->validation_weight, held_out);
+enum column { COLUMN_X, COLUMN_CONTEXT, COLUMN_WEIGHT };
+
+/* This rank's numbers of one kind. */
+static nf_status mix_own(nf_fitting *f, const nf_rows *rows, enum column column, uint64_t *sum) {
+    const size_t at_once = f->batch.capacity;
+    for (size_t first = 0; first < rows->own; first += at_once) {
+        const size_t left = rows->own - first, count = left < at_once ? left : at_once;
+        for (size_t i = 0; i < count; i++)
+            f->wanted[i] = first + i;
+        const nf_status status = nf_rows_read(rows, &f->ranks, count, f->wanted, f->batch.x, f->batch.context, f->batch.weight);
+        if (status != NF_OK)
+            return status;
+        if (column == COLUMN_X)
+            *sum = mix_numbers(*sum, f->batch.x, count * rows->dim);
+        else if (column == COLUMN_CONTEXT)
+            *sum = mix_numbers(*sum, f->batch.context, count * rows->context_dim);
+        else
+            *sum = mix_numbers(*sum, f->batch.weight, count);
+    }
+    return NF_OK;
+}
+
+/* The sum goes from rank to rank, so that it is that of the data in one place. */
+static nf_status mix_rows(nf_fitting *f, const nf_rows *rows, enum column column, uint64_t *sum) {
+    const size_t columns = column == COLUMN_X ? rows->dim : column == COLUMN_CONTEXT ? rows->context_dim : 1;
+    const bool there = rows->given && (column != COLUMN_WEIGHT || rows->weighted);
+    nf_status failed = NF_OK;
+    *sum = mix(*sum, there ? rows->total * columns : 0);
+    for (size_t q = 0; there && columns && q < f->ranks.size; q++) {
+        if (q == f->ranks.rank)
+            failed = mix_own(f, rows, column, sum);
+        const nf_status status = nf_ranks_broadcast(&f->ranks, sum, sizeof *sum, q);
+        if (status != NF_OK)
+            return status;
+    }
+    return nf_ranks_agree(&f->ranks, failed);
+}
+
+nf_status nf_checkpoint_sum_data(nf_fitting *f) {
+    const nf_rows *const parts[] = {&f->data, &f->held_out};
+    nf_status status = NF_OK;
+    f->data_sum = 1;
+    for (size_t i = 0; i < 2; i++) {
+        static const enum column data_order[] = {COLUMN_X, COLUMN_CONTEXT, COLUMN_WEIGHT};
+        for (size_t k = 0; status == NF_OK && k < 3; k++)
+            status = mix_rows(f, parts[i], data_order[k], &f->data_sum);
+    }
+    return status;
 }
 
 /* ---- the settings that the bits of a fit depend on; all values as text ---- */
@@ -102,7 +140,7 @@ static void set_real(nf_checkpoint *c, const char *name, double value) {
 static void describe(const nf_fitting *f, nf_checkpoint *c) {
     const nf_fit_config *config = &f->config;
     const engine_update *u = &f->optimizer->update;
-    set_count(c, "rows", f->rows);
+    set_count(c, "rows", f->data.total);
     set_count(c, "validation_rows", f->validation_rows);
     set_count(c, "epochs", config->epochs);
     set_count(c, "batch_size", config->batch_size);
@@ -125,7 +163,8 @@ static void describe(const nf_fitting *f, nf_checkpoint *c) {
     set_real(c, "optimizer.weight_decay", u->weight_decay);
     set_real(c, "optimizer.momentum", u->momentum);
     set_real(c, "optimizer.clip_norm", f->optimizer->clip_norm);
-    set_count(c, "data", data_sum(f));
+    set_count(c, "shards", f->ranks.shards);
+    set_count(c, "data", f->data_sum);
 }
 
 /* ---- the fit as numbers ---- */
@@ -402,6 +441,26 @@ nf_status nf_checkpoint_begin(nf_fitting *f) {
     const nf_status status = begin(f);
     nf_floating_leave(saved);
     errno = saved_errno;
+    return status;
+}
+
+nf_status nf_checkpoint_share(nf_fitting *f) {
+    void *vectors[VECTORS];
+    uint64_t counts[COUNTS];
+    double reals[REALS];
+    nf_status status = NF_OK;
+    vectors_of(f, vectors);
+    state_of(f, counts, reals);
+    for (size_t i = 0; status == NF_OK && i < VECTORS; i++)
+        status = nf_ranks_broadcast(&f->ranks, vectors[i], f->flow->model.parameter_count * f->flow->engine->real_size, 0);
+    if (status == NF_OK)
+        status = nf_ranks_broadcast(&f->ranks, counts, sizeof counts, 0);
+    if (status == NF_OK)
+        status = nf_ranks_broadcast(&f->ranks, reals, sizeof reals, 0);
+    if (status == NF_OK && f->ranks.rank > 0) {
+        take_state(f, counts, reals);
+        f->flow->epoch = nf_unique();
+    }
     return status;
 }
 

@@ -2,7 +2,8 @@
  * nf_fit: mini-batch training by maximum likelihood or flow matching.
  *
  * Nothing here grows with the number of rows: the order of the rows is computed, not stored, and batches are gathered into
- * one buffer. Row i of an epoch, its noise and the split are functions of the seed alone, so the number of threads changes no bit.
+ * one buffer. Row i of an epoch, its noise and the split are functions of the seed alone, and sums are in micro-shards (shards.h), so the number of
+ * threads changes no bit, nor does that of the ranks that share the work.
  */
 #include <math.h>
 #include <stddef.h>
@@ -23,8 +24,12 @@ enum { STREAM_SPLIT = 1, STREAM_NOISE = 2, STREAM_MATCH = 3, STREAM_MATCH_VALIDA
 /* Draws of base sample and time for each held-out row, the same in every epoch, when flow matching is validated. */
 #define MATCH_DRAWS ((size_t)16)
 
-/* Rows gathered at once for the validation loss. */
+/* Rows gathered at once for the validation loss, on each rank; and a number of which it is a multiple whatever the ranks. */
 #define VALIDATION_CHUNK ((size_t)1024)
+#define VALIDATION_TILE ((size_t)128)
+
+/* Rows of all ranks that are exchanged at once, if a batch is not larger: enough that the waiting does not count. */
+#define EXCHANGED_ROWS ((size_t)16384)
 
 typedef struct nf_fitting fit;
 
@@ -36,33 +41,53 @@ static double now(void) {
 
 static size_t size_or(size_t value, size_t fallback) { return value == 0 ? fallback : value; }
 
+static nf_status check_weights(const fit *f, const char *name, const double *weight, size_t rows) {
+    for (size_t r = 0; weight && r < rows; r++)
+        if (!(weight[r] >= 0.0) || !isfinite(weight[r]))
+            return nf_fail(NF_ERR_ARGUMENT, f->function, "config->%s[%zu] is %g, must be finite and not negative", name, r, weight[r]);
+    return NF_OK;
+}
+
+/* Of this rank alone. */
 static nf_status check_data(const fit *f) {
     const nf_fit_config *c = &f->config;
+    const nf_rows *d = &f->data;
     const size_t context_dim = f->flow->model.context_dim;
-    if (f->rows == 0)
+    if (d->read && (d->x || d->context))
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "%s is not NULL, and config->read gives the rows", d->x ? "x" : "context");
+    if (d->own == 0 && f->ranks.size == 1)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "rows is 0");
-    if (!f->x)
+    if (d->own > 0 && !d->read && !d->x)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "x is NULL");
-    if ((context_dim != 0) != (f->context != NULL))
+    if (d->own > 0 && !d->read && (context_dim != 0) != (d->context != NULL))
         return nf_fail(NF_ERR_ARGUMENT, f->function, context_dim ? "context is NULL, and the flow takes %zu columns"
                                                                  : "context is not NULL, and the flow takes %zu columns", context_dim);
     if (c->validation_rows && !c->validation_x)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_x is NULL with %zu validation_rows", c->validation_rows);
     if (c->validation_rows && (context_dim != 0) != (c->validation_context != NULL))
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_context does not go with a flow of context_dim %zu", context_dim);
-    for (size_t r = 0; c->weight && r < f->rows; r++)
-        if (!(c->weight[r] >= 0.0) || !isfinite(c->weight[r]))
-            return nf_fail(NF_ERR_ARGUMENT, f->function, "config->weight[%zu] is %g, must be finite and not negative", r, c->weight[r]);
-    bool any = !c->weight;
-    for (size_t r = 0; !any && r < f->rows; r++)
-        any = c->weight[r] > 0.0;
-    if (!any)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->weight is 0 for all %zu rows", f->rows);
-    for (size_t r = 0; c->validation_weight && r < c->validation_rows; r++)
-        if (!(c->validation_weight[r] >= 0.0) || !isfinite(c->validation_weight[r]))
-            return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_weight[%zu] is %g, must be finite and not negative", r,
-                           c->validation_weight[r]);
-    return NF_OK;
+    nf_status status = check_weights(f, "weight", c->weight, d->own);
+    if (status == NF_OK)
+        status = check_weights(f, "validation_weight", c->validation_weight, c->validation_rows);
+    return status;
+}
+
+/* What can be said of the data of all ranks only. */
+static nf_status check_all_data(fit *f) {
+    const nf_rows *d = &f->data;
+    double any = d->own > 0 && !d->weight;
+    for (size_t r = 0; any == 0.0 && r < d->own; r++)
+        any = d->weight[r] > 0.0;
+    double *all = f->ranks.statuses ? f->ranks.statuses : &any;
+    nf_status status = nf_ranks_gather(&f->ranks, &any, all, 1);
+    if (status != NF_OK)
+        return status;
+    if (d->total == 0)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "rows is 0 on all %zu ranks", f->ranks.size);
+    for (size_t q = 0; q < f->ranks.size; q++)
+        if (all[q] != 0.0)
+            return NF_OK;
+    return nf_fail(NF_ERR_ARGUMENT, f->function, "config->weight is 0 for all %zu rows", d->total);
 }
 
 static nf_status check_settings(const fit *f) {
@@ -77,8 +102,6 @@ static nf_status check_settings(const fit *f) {
         return NF_ERR_ARGUMENT;
     if (c->checkpoint && !*c->checkpoint)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->checkpoint is an empty path");
-    if (c->comm)
-        return nf_fail(NF_ERR_UNSUPPORTED, f->function, "config->comm is set, and this library fits in one process only");
     if (!(c->ema_decay < 1.0))
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->ema_decay is %g, must be less than 1", c->ema_decay);
     if (!isfinite(c->training_tolerance))
@@ -132,8 +155,8 @@ static void fill_defaults(fit *f) {
     if (c->schedule_factor < 0.0)
         c->schedule_factor = 0.0;
     const double fraction = c->validation_fraction == 0.0 ? d.validation_fraction : c->validation_fraction < 0.0 ? 0.0 : c->validation_fraction;
-    f->validation_rows = c->validation_x ? c->validation_rows : (size_t)((double)f->rows * fraction);
-    f->training_rows = c->validation_x ? f->rows : f->rows - f->validation_rows;
+    f->validation_rows = f->held_out.given ? f->held_out.total : (size_t)((double)f->data.total * fraction);
+    f->training_rows = f->held_out.given ? f->data.total : f->data.total - f->validation_rows;
     if (c->batch_size > f->training_rows)
         c->batch_size = f->training_rows;
     f->steps_per_epoch = (f->training_rows + c->batch_size - 1) / c->batch_size;
@@ -142,18 +165,24 @@ static void fill_defaults(fit *f) {
     c->patience = size_or(c->patience, c->epochs / 2 + 1);
     c->schedule_step = size_or(c->schedule_step, c->epochs / 3 + 1);
     c->checkpoint_every = size_or(c->checkpoint_every, 1);
-    f->split = nf_shuffle_begin(c->seed, STREAM_SPLIT, f->rows);
+    f->steps_at_once = f->ranks.size > 1 && c->batch_size < EXCHANGED_ROWS ? EXCHANGED_ROWS / c->batch_size : 1;
+    f->split = nf_shuffle_begin(c->seed, STREAM_SPLIT, f->data.total);
 }
 
 static size_t training_row(const fit *f, size_t place) {
-    return f->config.validation_x ? place : (size_t)nf_shuffle_at(&f->split, f->validation_rows + place);
+    return f->held_out.given ? place : (size_t)nf_shuffle_at(&f->split, f->validation_rows + place);
 }
 
-static nf_status allocate(fit *f) {
-    const nf_allocator *a = &f->allocator;
-    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
-    const size_t rows = f->config.batch_size > VALIDATION_CHUNK ? f->config.batch_size : VALIDATION_CHUNK;
-    const size_t bytes = f->flow->model.parameter_count * f->flow->engine->real_size;
+static nf_plan plan_of(const fit *f, size_t rows) {
+    return nf_plan_of(rows, f->flow->engine->tile_rows, f->ranks.shards, f->ranks.rank, f->ranks.size);
+}
+
+static size_t own_rows(const fit *f, size_t rows) {
+    const nf_plan plan = plan_of(f, rows);
+    return rows ? nf_plan_own_rows(&plan) : 0;
+}
+
+static nf_status allocate_handles(fit *f) {
     nf_status status = nf_workspace_create(f->flow, f->config.threads, &f->workspace);
     if (status == NF_OK)
         status = nf_gradient_create(f->flow, &f->gradient);
@@ -162,20 +191,41 @@ static nf_status allocate(fit *f) {
         .struct_size = sizeof standard, .kind = NF_ADAMW, .learning_rate = d.rate, .weight_decay = d.weight_decay, .clip_norm = 1.0};
     if (status == NF_OK)
         status = nf_optimizer_create(f->flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
+    if (status == NF_OK)
+        f->base_rate = f->optimizer->update.rate;
+    return status == NF_OK ? NF_OK : nf_fail_in(status, f->function);
+}
+
+/* Rows that a rank has at once: those of the steps that are fetched together, and at least a chunk of held-out ones. */
+static size_t most_rows(const fit *f) {
+    const size_t batch = f->config.batch_size, full = own_rows(f, batch), last = own_rows(f, f->training_rows % batch);
+    const size_t rows = (full > last ? full : last) * f->steps_at_once;
+    return rows > VALIDATION_CHUNK ? rows : VALIDATION_CHUNK;
+}
+
+static nf_status allocate(fit *f) {
+    const nf_allocator *a = &f->allocator;
+    const size_t count = f->flow->model.parameter_count, bytes = count * f->flow->engine->real_size, rows = most_rows(f);
+    const size_t outcomes = (1 + 2 * VALIDATION_CHUNK) * sizeof(double);
+    nf_status status = allocate_handles(f);
+    if (status == NF_OK)
+        status = nf_row_buffer_make(&f->batch, &f->ranks, &f->data, rows);
+    if (status == NF_OK)
+        status = nf_reducer_make(&f->reducer, &f->ranks, f->flow->engine, count, f->config.batch_size);
     if (status != NF_OK)
-        return nf_fail_in(status, f->function);
-    f->base_rate = f->optimizer->update.rate;
-    f->batch_x = nf_allocate(a, rows * dim * sizeof(double));
-    f->batch_context = nf_allocate(a, rows * context_dim * sizeof(double));
-    f->batch_weight = nf_allocate(a, rows * sizeof(double));
-    f->log_prob = nf_allocate(a, rows * sizeof(double));
-    f->column_sd = nf_allocate_zeroed(a, dim * sizeof(double));
+        return status;
+    f->wanted = nf_allocate(a, rows * sizeof *f->wanted);
+    f->place = nf_allocate(a, rows * sizeof *f->place);
+    f->log_prob = nf_allocate(a, VALIDATION_CHUNK * sizeof(double));
+    f->outcomes = nf_allocate(a, outcomes);
+    f->all_outcomes = f->ranks.size > 1 ? nf_allocate(a, f->ranks.size * outcomes) : f->outcomes;
+    f->column_sd = nf_allocate_zeroed(a, f->flow->model.dim * sizeof(double));
     f->own_tolerance = nf_allocate(a, 2 * f->flow->model.layer_count * sizeof(double));
-    f->initial = nf_allocate(a, bytes);
     f->best = nf_allocate(a, bytes);
     f->average = nf_allocate(a, bytes);
-    if (!f->batch_x || !f->batch_context || !f->batch_weight || !f->log_prob || !f->column_sd || !f->own_tolerance || !f->initial ||
-        !f->best || !f->average)
+    f->initial = nf_allocate(a, bytes);
+    if (!f->wanted || !f->place || !f->log_prob || !f->outcomes || !f->all_outcomes || !f->column_sd || !f->own_tolerance || !f->best ||
+        !f->average || !f->initial)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for batches of %zu rows", rows);
     for (size_t i = 0; i < f->flow->model.layer_count; i++) {
         f->own_tolerance[2 * i] = f->flow->model.layers[i]->cnf.rtol;
@@ -192,13 +242,21 @@ static void release(fit *f) {
     nf_release(a, f->initial);
     nf_release(a, f->own_tolerance);
     nf_release(a, f->column_sd);
+    if (f->all_outcomes != f->outcomes)
+        nf_release(a, f->all_outcomes);
+    nf_release(a, f->outcomes);
     nf_release(a, f->log_prob);
-    nf_release(a, f->batch_weight);
-    nf_release(a, f->batch_context);
-    nf_release(a, f->batch_x);
+    nf_release(a, f->place);
+    nf_release(a, f->wanted);
+    nf_reducer_free(&f->reducer);
+    nf_row_buffer_free(&f->batch, a);
+    nf_row_exchange_free(&f->exchange, a);
     nf_optimizer_free(f->optimizer);
     nf_gradient_free(f->gradient);
     nf_workspace_free(f->workspace);
+    nf_rows_end(&f->held_out, a);
+    nf_rows_end(&f->data, a);
+    nf_ranks_end(&f->ranks);
 }
 
 static bool finite_row(const double *row, size_t columns) {
@@ -208,55 +266,82 @@ static bool finite_row(const double *row, size_t columns) {
     return true;
 }
 
-/* Mean and standard deviation of the columns of the finite training rows (Welford 1962). */
-static size_t measure_columns(const fit *f, double *mean, double *sd) {
+/* Welford's sums (1962) of the columns of finite rows: mean, and in sd the squared deviations. */
+static void add_rows(const fit *f, size_t rows, double *mean, double *sd, size_t *used) {
     const size_t dim = f->flow->model.dim;
-    size_t used = 0;
-    for (size_t i = 0; i < dim; i++)
-        mean[i] = sd[i] = 0.0;
-    for (size_t place = 0; place < f->training_rows; place++) {
-        const double *row = f->x + training_row(f, place) * dim;
+    for (size_t r = 0; r < rows; r++) {
+        const double *row = f->batch.x + r * dim;
         if (!finite_row(row, dim))
             continue;
-        used++;
+        ++*used;
         for (size_t i = 0; i < dim; i++) {
             const double delta = row[i] - mean[i];
-            mean[i] += delta / (double)used;
+            mean[i] += delta / (double)*used;
             sd[i] += delta * (row[i] - mean[i]);
         }
     }
-    for (size_t i = 0; i < dim; i++)
-        sd[i] = used ? sqrt(sd[i] / (double)used) : 0.0;
-    return used;
 }
 
-/* The affine layer at the data end takes the columns' mean and standard deviation, if nobody has set it before. */
-static nf_status standardize(fit *f) {
+/*
+ * Mean and standard deviation of the columns of the finite training rows. Their order is that of the split, so every row goes to rank 0 once; what that
+ * takes is little beside an epoch.
+ */
+static nf_status measure_columns(fit *f, double *mean, double *sd) {
+    const size_t dim = f->flow->model.dim, step = VALIDATION_CHUNK;
+    nf_status status = NF_OK;
+    size_t used = 0;
+    for (size_t i = 0; i < dim; i++)
+        mean[i] = sd[i] = 0.0;
+    for (size_t first = 0; status == NF_OK && first < f->training_rows; first += step) {
+        const size_t left = f->training_rows - first, most = left < step ? left : step, rows = f->ranks.rank == 0 ? most : 0;
+        for (size_t i = 0; i < rows; i++)
+            f->wanted[i] = training_row(f, first + i);
+        status = nf_rows_fetch(&f->data, &f->ranks, &f->exchange, rows, f->wanted, &f->batch);
+        if (status == NF_OK)
+            add_rows(f, rows, mean, sd, &used);
+    }
+    for (size_t i = 0; i < dim; i++)
+        sd[i] = used ? sqrt(sd[i] / (double)used) : 0.0;
+    if (status == NF_OK)
+        status = nf_ranks_broadcast(&f->ranks, mean, dim * sizeof *mean, 0);
+    if (status == NF_OK)
+        status = nf_ranks_broadcast(&f->ranks, sd, dim * sizeof *sd, 0);
+    return status;
+}
+
+/* An affine layer at the data end that nobody has set before takes the columns' mean and standard deviation. */
+static void set_affine(fit *f, const double *mean, double *parameters) {
     nf_flow *flow = f->flow;
     const nf_model *model = &flow->model;
+    const nf_layer *last = model->layer_count ? model->layers[model->layer_count - 1] : NULL;
     const size_t dim = model->dim;
-    double *mean = nf_allocate(&f->allocator, dim * sizeof *mean);
+    if (f->config.standardize < 0 || !last || last->kind != NF_LAYER_AFFINE || last->inverted)
+        return;
+    flow->engine->to_double(parameters, flow->theta, model->parameter_count);
+    double *slice = parameters + last->parameter_offset;
+    for (size_t i = 0; i < 2 * dim; i++)
+        if (slice[i] != 0.0)
+            return;
+    for (size_t i = 0; i < dim; i++) {
+        slice[i] = f->column_sd[i] > 0.0 && isfinite(f->column_sd[i]) ? log(f->column_sd[i]) : 0.0;
+        slice[dim + i] = isfinite(mean[i]) ? mean[i] : 0.0;
+    }
+    nf_flow_put(flow, parameters);
+}
+
+static nf_status standardize(fit *f) {
+    const nf_model *model = &f->flow->model;
+    double *mean = nf_allocate(&f->allocator, model->dim * sizeof *mean);
     double *parameters = nf_allocate(&f->allocator, model->parameter_count * sizeof *parameters);
     nf_status status = NF_OK;
-    if (!mean || !parameters) {
-        status = nf_fail(NF_ERR_MEMORY, f->function, "no memory for the mean of %zu columns", dim);
-    } else {
+    if (!mean || !parameters)
+        status = nf_fail(NF_ERR_MEMORY, f->function, "no memory for the mean of %zu columns", model->dim);
+    status = nf_ranks_agree(&f->ranks, status);
+    if (status == NF_OK) {
         const nf_floating saved = nf_floating_enter();
-        measure_columns(f, mean, f->column_sd);
-        const nf_layer *last = model->layer_count ? model->layers[model->layer_count - 1] : NULL;
-        if (f->config.standardize >= 0 && last && last->kind == NF_LAYER_AFFINE && !last->inverted) {
-            flow->engine->to_double(parameters, flow->theta, model->parameter_count);
-            double *slice = parameters + last->parameter_offset;
-            bool identity = true;
-            for (size_t i = 0; i < 2 * dim; i++)
-                identity = identity && slice[i] == 0.0;
-            for (size_t i = 0; identity && i < dim; i++) {
-                slice[i] = f->column_sd[i] > 0.0 && isfinite(f->column_sd[i]) ? log(f->column_sd[i]) : 0.0;
-                slice[dim + i] = isfinite(mean[i]) ? mean[i] : 0.0;
-            }
-            if (identity)
-                nf_flow_put(flow, parameters);
-        }
+        status = measure_columns(f, mean, f->column_sd);
+        if (status == NF_OK)
+            set_affine(f, mean, parameters);
         nf_floating_leave(saved);
     }
     nf_release(&f->allocator, parameters);
@@ -264,29 +349,47 @@ static nf_status standardize(fit *f) {
     return status;
 }
 
-static void copy_row(const fit *f, size_t row, size_t at) {
-    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
-    memcpy(f->batch_x + at * dim, f->x + row * dim, dim * sizeof(double));
-    if (context_dim)
-        memcpy(f->batch_context + at * context_dim, f->context + row * context_dim, context_dim * sizeof(double));
-    f->batch_weight[at] = f->config.weight ? f->config.weight[row] : 1.0;
+/* This rank's rows of the next steps, which begin at place `first` of the epoch. */
+static nf_status fetch_steps(fit *f, const nf_shuffle *order, size_t first) {
+    size_t count = 0, at = first;
+    for (size_t step = 0; step < f->steps_at_once && at < f->training_rows; step++) {
+        const size_t left = f->training_rows - at, rows = left < f->config.batch_size ? left : f->config.batch_size;
+        const nf_plan plan = plan_of(f, rows);
+        nf_plan_places(&plan, f->place + count);
+        for (const size_t end = count + nf_plan_own_rows(&plan); count < end; count++)
+            f->wanted[count] = training_row(f, (size_t)nf_shuffle_at(order, at + f->place[count]));
+        at += rows;
+    }
+    f->fetched = at;
+    f->used = 0;
+    return nf_rows_fetch(&f->data, &f->ranks, &f->exchange, count, f->wanted, &f->batch);
 }
+
+/* The batch of a step on this rank: rows of the buffer. */
+typedef struct batch {
+    fit *f;
+    nf_data_step step;
+    double *x;
+    const size_t *place;
+    size_t rows; /* of all ranks */
+} batch;
 
 /*
  * Gaussian noise on the rows of a batch; row i of the epoch draws the same whatever the batch size. It shrinks as the learning rate does, so
  * that the held-out loss finds, by choosing an epoch, how much smoothing the data want.
  */
-static void add_noise(const fit *f, size_t epoch, size_t first, size_t rows, double noise) {
+static void add_noise(const batch *b, uint64_t position, size_t rows, double noise) {
+    const fit *f = b->f;
     const size_t dim = f->flow->model.dim;
     uint32_t key[2];
     nf_philox_key(f->config.seed, STREAM_NOISE, key);
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; i < dim; i += 2) {
             double even, odd;
-            f->flow->engine->normals(key, (uint64_t)epoch * f->training_rows + first + r, i / 2, 1, &even, &odd);
-            f->batch_x[r * dim + i] += noise * f->column_sd[i] * even;
+            f->flow->engine->normals(key, position + b->place[r], i / 2, 1, &even, &odd);
+            b->x[r * dim + i] += noise * f->column_sd[i] * even;
             if (i + 1 < dim)
-                f->batch_x[r * dim + i + 1] += noise * f->column_sd[i + 1] * odd;
+                b->x[r * dim + i + 1] += noise * f->column_sd[i + 1] * odd;
         }
 }
 
@@ -296,20 +399,35 @@ static double rate_at(const fit *f, size_t epoch, size_t step) {
                                              (double)c->epochs * (double)f->steps_per_epoch);
 }
 
-static bool any_finite_row(const fit *f, size_t rows) {
+static bool any_finite_row(const fit *f, const double *x, const double *context, size_t rows) {
     const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
     for (size_t r = 0; r < rows; r++)
-        if (finite_row(f->batch_x + r * dim, dim) && finite_row(f->batch_context + r * context_dim, context_dim))
+        if (finite_row(x + r * dim, dim) && (!context || finite_row(context + r * context_dim, context_dim)))
             return true;
     return false;
 }
 
-static nf_status batch_gradient(const fit *f, size_t rows, uint64_t position, double *loss) {
-    const double *context = f->flow->model.context_dim ? f->batch_context : NULL, *weight = f->config.weight ? f->batch_weight : NULL;
-    if (f->config.objective == NF_OBJECTIVE_LIKELIHOOD)
-        return nf_run_grad_nll(f->flow, f->workspace, rows, f->batch_x, context, weight, f->gradient, loss);
-    nf_rng rng = {f->config.seed, STREAM_MATCH, position};
-    return nf_run_flow_matching(NULL, f->flow, f->workspace, &rng, rows, f->batch_x, context, weight, f->config.pairing, f->gradient, loss);
+/* Weights of all rows of a wave, by shard; its tiles take turns. */
+static void weigh_rows(const batch *b, const nf_wave *wave, nf_shard_sum *sums) {
+    const size_t tile_rows = b->f->flow->engine->tile_rows;
+    for (size_t r = 0; r < wave->rows; r++)
+        sums[r / tile_rows % wave->count].rows_weight += b->step.weight ? b->step.weight[wave->row + r] : 1.0;
+}
+
+static nf_status run_wave(void *user, const nf_wave *wave, nf_shard_sum *sums, nf_step_sum *sum) {
+    const batch *b = user;
+    fit *f = b->f;
+    const nf_status status = nf_run_data_wave(f->flow, f->workspace, &b->step, wave, f->gradient, sums);
+    if (status != NF_OK)
+        return nf_fail_in(status, f->function);
+    const double *x = b->step.x + wave->row * f->flow->model.dim;
+    const double *context = b->step.context ? b->step.context + wave->row * f->flow->model.context_dim : NULL;
+    const size_t bad = f->workspace->stats.bad_rows;
+    weigh_rows(b, wave, sums);
+    sum->bad_rows += (double)bad;
+    sum->finite_rows += bad < wave->rows || any_finite_row(f, x, context, wave->rows);
+    sum->evaluations += (double)f->workspace->stats.rhs_evaluations;
+    return NF_OK;
 }
 
 /* Tolerances of continuous layers: at least `least`. */
@@ -321,34 +439,49 @@ static void set_tolerances(const fit *f, double least) {
     }
 }
 
-/* One batch: gradient and step. Parameters change only when both are finite. */
-static nf_status train_batch(fit *f, const nf_shuffle *order, size_t epoch, size_t first, double *loss_sum, double *weight_sum) {
-    const size_t left = f->training_rows - first, rows = left < f->config.batch_size ? left : f->config.batch_size;
-    double weight = 0;
-    for (size_t i = 0; i < rows; i++) {
-        copy_row(f, training_row(f, (size_t)nf_shuffle_at(order, first + i)), i);
-        weight += f->batch_weight[i];
-    }
-    if (!(weight > 0.0))
-        return NF_OK; /* a batch of rows that do not count */
-    const double rate = rate_at(f, epoch, f->report.steps);
+/* The rows of a step's batch that this rank has; they were fetched. */
+static batch take_batch(fit *f, size_t epoch, size_t first) {
+    const size_t left = f->training_rows - first, rows = left < f->config.batch_size ? left : f->config.batch_size, at = f->used;
+    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
+    batch b = {.f = f, .rows = rows, .x = f->batch.x + at * dim, .place = f->place + at};
+    b.step = (nf_data_step){.x = b.x,
+                            .context = context_dim ? f->batch.context + at * context_dim : NULL,
+                            .weight = f->data.weighted ? f->batch.weight + at : NULL,
+                            .objective = f->config.objective,
+                            .pairing = f->config.pairing,
+                            .rng = {f->config.seed, STREAM_MATCH, (uint64_t)epoch * f->training_rows + first}};
+    return b;
+}
+
+/* The batch's gradient, the same on all ranks. */
+static nf_status batch_gradient(batch *b, uint64_t position, double rate, nf_step_sum *sum) {
+    fit *f = b->f;
+    const nf_plan plan = plan_of(f, b->rows);
+    const size_t own = nf_plan_own_rows(&plan);
     if (f->config.noise > 0.0)
-        add_noise(f, epoch, first, rows, f->config.noise * (f->base_rate > 0.0 ? rate / f->base_rate : 1.0));
-    double loss;
-    nf_gradient_zero(f->gradient);
+        add_noise(b, position, own, f->config.noise * (f->base_rate > 0.0 ? rate / f->base_rate : 1.0));
+    f->used += own;
     set_tolerances(f, f->config.training_tolerance);
-    nf_status status = batch_gradient(f, rows, (uint64_t)epoch * f->training_rows + first, &loss);
+    const nf_status status = nf_reduce(&f->reducer, &plan, run_wave, b, f->gradient, sum);
     set_tolerances(f, 0.0);
-    f->evaluations += f->workspace->stats.rhs_evaluations;
-    if (status != NF_OK && status != NF_ERR_ROWS)
-        return nf_fail_in(status, f->function);
-    if (status == NF_ERR_ROWS) {
-        nf_stats stats = {.struct_size = sizeof stats};
-        nf_workspace_stats(f->workspace, &stats);
-        /* Nothing to learn from rows that are not numbers; but if the flow maps none of those that are, its parameters went astray. */
-        if (stats.bad_rows == rows && !any_finite_row(f, rows))
-            return NF_OK;
-    }
+    return status;
+}
+
+/* One batch: gradient and step. Parameters change only when both are finite. */
+static nf_status train_batch(fit *f, size_t epoch, size_t first, double *loss_sum, double *weight_sum) {
+    const double rate = rate_at(f, epoch, f->report.steps);
+    batch b = take_batch(f, epoch, first);
+    nf_step_sum sum;
+    nf_status status = batch_gradient(&b, (uint64_t)epoch * f->training_rows + first, rate, &sum);
+    if (status != NF_OK)
+        return status;
+    if (!(sum.total.rows_weight > 0.0))
+        return NF_OK; /* a batch of rows that do not count */
+    f->evaluations += (uint64_t)sum.evaluations;
+    /* Nothing to learn from rows that are not numbers; but if the flow maps none of those that are, its parameters went astray. */
+    if (sum.bad_rows == (double)b.rows && sum.finite_rows == 0.0)
+        return NF_OK;
+    const double loss = sum.total.weight > 0.0 ? sum.total.loss / sum.total.weight : NAN;
     if (!isfinite(loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in epoch %zu", epoch + 1);
     f->optimizer->update.rate = rate;
@@ -361,60 +494,94 @@ static nf_status train_batch(fit *f, const nf_shuffle *order, size_t epoch, size
         const double t = (double)f->report.steps, decay = fmin(f->config.ema_decay, (1.0 + t) / (10.0 + t));
         f->flow->engine->average(f->average, f->flow->theta, decay, f->flow->model.parameter_count);
     }
-    *loss_sum += loss * weight;
-    *weight_sum += weight;
+    *loss_sum += loss * sum.total.rows_weight;
+    *weight_sum += sum.total.rows_weight;
     return NF_OK;
 }
 
+/* A loss, or a log density, and its weight; a negative weight: nothing. */
+typedef struct outcome {
+    double value, weight;
+} outcome;
+
 /* The matching loss of held-out rows; every row's draws are its own, and paired with nobody's. */
-static nf_status match_chunk(const fit *f, size_t first, size_t rows, const double *x, const double *context, double *loss_sum,
-                             double *weight_sum) {
+static nf_status match_chunk(const fit *f, size_t first, size_t rows, const double *context, outcome *out) {
     double weight = 0;
     for (size_t i = 0; i < rows; i++)
-        weight += f->batch_weight[i];
+        weight += f->batch.weight[i];
     for (size_t draw = 0; draw < MATCH_DRAWS && weight > 0.0; draw++) {
         nf_rng rng = {f->config.seed, STREAM_MATCH_VALIDATION, draw * f->validation_rows + first};
         double loss;
-        const nf_status status = nf_run_flow_matching(NULL, f->flow, f->workspace, &rng, rows, x, context, f->batch_weight,
+        const nf_status status = nf_run_flow_matching(NULL, f->flow, f->workspace, &rng, rows, f->batch.x, context, f->batch.weight,
                                                       NF_PAIRING_INDEPENDENT, NULL, &loss);
         if (status != NF_OK && status != NF_ERR_ROWS)
             return nf_fail_in(status, f->function);
-        if (isnan(loss))
-            continue; /* no row of this chunk is a number */
-        *loss_sum += weight * loss;
-        *weight_sum += weight;
+        if (!isnan(loss)) /* or no row of this chunk is a number */
+            out[draw] = (outcome){loss, weight};
     }
     return NF_OK;
 }
 
-static nf_status validation_chunk(fit *f, size_t first, size_t rows, double *loss_sum, double *weight_sum) {
+static nf_status density_chunk(const fit *f, size_t rows, const double *context, outcome *out) {
     const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
-    const nf_fit_config *c = &f->config;
-    const double *x = f->batch_x, *context = context_dim ? f->batch_context : NULL;
-    if (c->validation_x) {
-        x = c->validation_x + first * dim;
-        context = context_dim ? c->validation_context + first * context_dim : NULL;
-        for (size_t i = 0; i < rows; i++)
-            f->batch_weight[i] = c->validation_weight ? c->validation_weight[first + i] : 1.0;
-    } else {
-        for (size_t i = 0; i < rows; i++)
-            copy_row(f, (size_t)nf_shuffle_at(&f->split, first + i), i);
-    }
-    if (c->objective == NF_OBJECTIVE_FLOW_MATCHING)
-        return match_chunk(f, first, rows, x, context, loss_sum, weight_sum);
-    nf_status status = nf_run_log_prob(f->flow, f->workspace, rows, x, context, f->log_prob);
+    const nf_status status = nf_run_log_prob(f->flow, f->workspace, rows, f->batch.x, context, f->log_prob);
     if (status != NF_OK && status != NF_ERR_ROWS)
         return nf_fail_in(status, f->function);
-    const nf_floating saved = nf_floating_enter();
-    for (size_t i = 0; i < rows; i++) {
+    for (size_t i = 0; i < rows; i++)
         /* A row of the data that is not a number is not held against the flow; one that the flow cannot map is. */
-        if (!finite_row(x + i * dim, dim) || (context && !finite_row(context + i * context_dim, context_dim)))
-            continue;
-        *loss_sum -= f->batch_weight[i] * f->log_prob[i];
-        *weight_sum += f->batch_weight[i];
+        if (finite_row(f->batch.x + i * dim, dim) && (!context || finite_row(context + i * context_dim, context_dim)))
+            out[i] = (outcome){-f->log_prob[i], f->batch.weight[i]};
+    return NF_OK;
+}
+
+/* What this rank finds out about held-out rows first .. first + rows - 1. */
+static nf_status validation_chunk(fit *f, size_t first, size_t rows, outcome *out) {
+    for (size_t i = 0; i < rows; i++)
+        f->wanted[i] = f->held_out.given ? first + i : (size_t)nf_shuffle_at(&f->split, first + i);
+    const nf_rows *source = f->held_out.given ? &f->held_out : &f->data;
+    nf_status status = nf_rows_fetch(source, &f->ranks, &f->exchange, rows, f->wanted, &f->batch);
+    if (status != NF_OK || rows == 0)
+        return status;
+    const double *context = f->flow->model.context_dim ? f->batch.context : NULL;
+    return f->config.objective == NF_OBJECTIVE_FLOW_MATCHING ? match_chunk(f, first, rows, context, out)
+                                                             : density_chunk(f, rows, context, out);
+}
+
+/* Held-out rows that a rank takes at a time: a row's density is its own, a matching loss is that of its chunk. */
+static size_t chunk_size(const fit *f) {
+    if (f->ranks.size == 1 || f->config.objective == NF_OBJECTIVE_FLOW_MATCHING)
+        return VALIDATION_CHUNK;
+    const size_t share = (f->validation_rows + f->ranks.size - 1) / f->ranks.size;
+    const size_t rows = (share + VALIDATION_TILE - 1) / VALIDATION_TILE * VALIDATION_TILE;
+    return rows < VALIDATION_CHUNK ? rows : VALIDATION_CHUNK;
+}
+
+/* A chunk on each rank, and their outcomes in order. */
+static nf_status validation_round(fit *f, size_t first, size_t chunk, double *loss_sum, double *weight_sum) {
+    const size_t begin = first + f->ranks.rank * chunk, left = begin < f->validation_rows ? f->validation_rows - begin : 0;
+    const size_t pairs = f->config.objective == NF_OBJECTIVE_FLOW_MATCHING ? MATCH_DRAWS : chunk;
+    outcome *own = (outcome *)(void *)(f->outcomes + 1);
+    for (size_t i = 0; i < pairs; i++)
+        own[i] = (outcome){0.0, -1.0};
+    const nf_status found = validation_chunk(f, begin, left < chunk ? left : chunk, own);
+    f->outcomes[0] = found;
+    const nf_status status = nf_ranks_gather(&f->ranks, f->outcomes, f->all_outcomes, 1 + 2 * pairs);
+    if (status != NF_OK)
+        return status;
+    const nf_floating saved = nf_floating_enter();
+    bool failed = false;
+    for (size_t q = 0; q < f->ranks.size; q++) {
+        const double *all = f->all_outcomes + q * (1 + 2 * pairs);
+        failed = failed || all[0] != 0.0;
+        for (size_t i = 0; i < pairs; i++) {
+            if (all[2 + 2 * i] < 0.0)
+                continue;
+            *loss_sum += all[2 + 2 * i] * all[1 + 2 * i];
+            *weight_sum += all[2 + 2 * i];
+        }
     }
     nf_floating_leave(saved);
-    return NF_OK;
+    return failed ? nf_ranks_agree(&f->ranks, found) : NF_OK;
 }
 
 /* NaN when nothing was weighed. */
@@ -434,10 +601,9 @@ static nf_status validate(fit *f, double *loss) {
         f->flow->theta = f->average;
         f->flow->epoch = nf_unique();
     }
-    for (size_t first = 0; status == NF_OK && first < f->validation_rows; first += VALIDATION_CHUNK) {
-        const size_t left = f->validation_rows - first;
-        status = validation_chunk(f, first, left < VALIDATION_CHUNK ? left : VALIDATION_CHUNK, &loss_sum, &weight_sum);
-    }
+    const size_t chunk = chunk_size(f);
+    for (size_t first = 0; status == NF_OK && first < f->validation_rows; first += f->ranks.size * chunk)
+        status = validation_round(f, first, chunk, &loss_sum, &weight_sum);
     if (f->flow->theta != current) {
         f->flow->theta = current;
         f->flow->epoch = nf_unique();
@@ -475,9 +641,12 @@ static nf_status run_epoch(fit *f, size_t epoch) {
     const nf_shuffle order = nf_shuffle_begin(f->config.seed, STREAM_EPOCH + epoch, f->training_rows);
     double loss_sum = 0, weight_sum = 0;
     f->evaluations = 0;
+    f->fetched = 0;
     for (size_t first = 0; first < f->training_rows; first += f->config.batch_size) {
         const nf_floating saved = nf_floating_enter();
-        const nf_status status = train_batch(f, &order, epoch, first, &loss_sum, &weight_sum);
+        nf_status status = first == f->fetched ? fetch_steps(f, &order, first) : NF_OK;
+        if (status == NF_OK)
+            status = train_batch(f, epoch, first, &loss_sum, &weight_sum);
         nf_floating_leave(saved);
         if (status != NF_OK)
             return status;
@@ -503,6 +672,27 @@ static bool is_over(fit *f) {
     return true;
 }
 
+/*
+ * Whether progress stops the fit on any rank. By the way the ranks see whether they still have the same parameters, which they have unless their processors or
+ * mathematics libraries are not the same.
+ */
+static nf_status hear_all(fit *f, bool stop, bool *stops) {
+    *stops = stop;
+    if (f->ranks.size == 1)
+        return NF_OK;
+    const uint64_t digest = nf_ranks_digest(f->flow->theta, f->flow->model.parameter_count * f->flow->engine->real_size);
+    const double own[3] = {stop, (double)(digest >> 32), (double)(digest & UINT32_MAX)};
+    nf_status status = nf_ranks_gather(&f->ranks, own, f->all_outcomes, 3);
+    for (size_t q = 0; status == NF_OK && q < f->ranks.size; q++) {
+        const double *said = f->all_outcomes + 3 * q;
+        *stops = *stops || said[0] != 0.0;
+        if (said[1] != f->all_outcomes[1] || said[2] != f->all_outcomes[2])
+            status = nf_fail(NF_ERR_MISMATCH, f->function, "the parameters of rank %zu have come apart from those of rank 0 in epoch %zu", q,
+                             f->report.epochs_run);
+    }
+    return status;
+}
+
 /* What follows an epoch: the best parameters, the checkpoint, and word to the caller, who may kill the process in his callback. */
 static nf_status end_epoch(fit *f, size_t epoch) {
     const bool validates = f->validation_rows > 0;
@@ -510,11 +700,14 @@ static nf_status end_epoch(fit *f, size_t epoch) {
     if (validates ? f->report.validation_loss < f->best_loss : isfinite(f->report.train_loss))
         keep_best(f, epoch, validates ? f->report.validation_loss : f->report.train_loss);
     const bool due = f->checkpoint && ((epoch + 1) % f->config.checkpoint_every == 0 || is_over(f));
-    nf_status status = due ? nf_checkpoint_write(f) : NF_OK;
-    if (status != NF_OK || !progress_stops(f, epoch, now() - f->seconds_begun))
+    nf_status status = nf_ranks_agree(&f->ranks, due ? nf_checkpoint_write(f) : NF_OK);
+    if (status != NF_OK)
         return status;
-    if (f->checkpoint && !due)
-        status = nf_checkpoint_write(f);
+    bool stops;
+    status = hear_all(f, progress_stops(f, epoch, now() - f->seconds_begun), &stops);
+    if (status != NF_OK || !stops)
+        return status;
+    status = nf_ranks_agree(&f->ranks, f->checkpoint && !due ? nf_checkpoint_write(f) : NF_OK);
     f->report.stop_reason = NF_STOP_CALLBACK;
     return status == NF_OK ? NF_STOPPED : status;
 }
@@ -533,28 +726,98 @@ static nf_status run_epochs(fit *f) {
     return status;
 }
 
-static size_t count_bad_rows(const fit *f) {
+/* Rows of all ranks that are not finite. */
+static nf_status count_bad_rows(fit *f) {
     const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
+    nf_status status = NF_OK;
     size_t bad = 0;
-    for (size_t r = 0; r < f->rows; r++)
-        bad += !finite_row(f->x + r * dim, dim) || (context_dim && !finite_row(f->context + r * context_dim, context_dim));
-    return bad;
+    for (size_t first = 0; status == NF_OK && first < f->data.own; first += VALIDATION_CHUNK) {
+        const size_t left = f->data.own - first, rows = left < VALIDATION_CHUNK ? left : VALIDATION_CHUNK;
+        for (size_t i = 0; i < rows; i++)
+            f->wanted[i] = first + i;
+        status = nf_rows_read(&f->data, &f->ranks, rows, f->wanted, f->batch.x, f->batch.context, NULL);
+        for (size_t r = 0; status == NF_OK && r < rows; r++)
+            bad += !finite_row(f->batch.x + r * dim, dim) || (context_dim && !finite_row(f->batch.context + r * context_dim, context_dim));
+    }
+    status = nf_ranks_agree(&f->ranks, status);
+    const double own = (double)bad;
+    if (status == NF_OK)
+        status = nf_ranks_gather(&f->ranks, &own, f->all_outcomes, 1);
+    for (size_t q = 0; status == NF_OK && q < f->ranks.size; q++)
+        f->report.bad_rows += (size_t)f->all_outcomes[q];
+    return status;
 }
 
-static nf_status run(fit *f) {
-    nf_status status = allocate(f);
+/* That all ranks are about to do the same. */
+static nf_status compare_settings(fit *f) {
+    const nf_fit_config *c = &f->config;
+    const engine_update *u = &f->optimizer->update;
+    const nf_rank_setting settings[] = {NF_HALVES("config->comm->shards", f->ranks.shards),
+                                        {"config->comm->fast", f->ranks.fast},
+                                        {"whether config->comm->exchange is there", f->ranks.comm.exchange != NULL},
+                                        NF_HALVES("config->epochs", c->epochs),
+                                        NF_HALVES("config->batch_size", c->batch_size),
+                                        NF_HALVES("config->patience", c->patience),
+                                        NF_HALVES("config->seed", c->seed),
+                                        NF_HALVES("the number of held-out rows", f->validation_rows),
+                                        {"config->objective", c->objective},
+                                        {"config->pairing", c->pairing},
+                                        {"config->schedule", c->schedule},
+                                        NF_HALVES("config->schedule_step", c->schedule_step),
+                                        {"config->schedule_factor", c->schedule_factor},
+                                        {"config->ema_decay", c->ema_decay},
+                                        {"config->noise", c->noise},
+                                        {"config->training_tolerance", c->training_tolerance},
+                                        {"config->standardize", c->standardize},
+                                        {"optimizer->kind", u->kind},
+                                        {"optimizer->learning_rate", u->rate},
+                                        {"optimizer->beta1", u->beta1},
+                                        {"optimizer->beta2", u->beta2},
+                                        {"optimizer->epsilon", u->epsilon},
+                                        {"optimizer->weight_decay", u->weight_decay},
+                                        {"optimizer->momentum", u->momentum},
+                                        {"optimizer->clip_norm", f->optimizer->clip_norm}};
+    return nf_ranks_compare(&f->ranks, settings, sizeof settings / sizeof *settings);
+}
+
+/* Rank 0's checkpoint, where it has one. */
+static nf_status begin_checkpoints(fit *f) {
+    unsigned char any = f->config.checkpoint != NULL;
+    nf_status status = nf_ranks_broadcast(&f->ranks, &any, sizeof any, 0);
+    if (status != NF_OK || !any)
+        return status;
+    status = nf_checkpoint_sum_data(f);
+    if (status == NF_OK)
+        status = nf_ranks_agree(&f->ranks, f->ranks.rank == 0 ? nf_checkpoint_begin(f) : NF_OK);
+    return status == NF_OK ? nf_checkpoint_share(f) : status;
+}
+
+static nf_status begin(fit *f) {
+    const size_t bytes = f->flow->model.parameter_count * f->flow->engine->real_size;
+    nf_status status = nf_ranks_agree(&f->ranks, allocate(f));
+    if (status == NF_OK)
+        status = compare_settings(f);
+    if (status == NF_OK)
+        status = nf_ranks_share_flow(&f->ranks, f->flow);
+    if (status == NF_OK)
+        status = count_bad_rows(f);
     if (status == NF_OK)
         status = standardize(f);
     if (status != NF_OK)
         return status;
-    memcpy(f->best, f->flow->theta, f->flow->model.parameter_count * f->flow->engine->real_size);
-    memcpy(f->average, f->best, f->flow->model.parameter_count * f->flow->engine->real_size);
+    memcpy(f->best, f->flow->theta, bytes);
+    memcpy(f->average, f->best, bytes);
     f->best_loss = INFINITY;
-    if (f->config.checkpoint)
-        status = nf_checkpoint_begin(f);
+    return begin_checkpoints(f);
+}
+
+static nf_status run(fit *f) {
+    nf_status status = begin(f);
     if (status == NF_OK)
         status = run_epochs(f);
     nf_checkpoint_end(f);
+    if (!f->initial)
+        return status;
     const bool keeps = status == NF_OK || status == NF_STOPPED || status == NF_ERR_DIVERGED;
     memcpy(f->flow->theta, keeps ? f->best : f->initial, f->flow->model.parameter_count * f->flow->engine->real_size);
     f->flow->epoch = nf_unique();
@@ -568,38 +831,81 @@ static void write_report(const fit *f, nf_fit_report *report) {
     report->struct_size = size;
 }
 
-nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *context, const nf_fit_config *config, nf_fit_report *report) {
-    nf_clear_error();
-    nf_status status = nf_check_pointer(__func__, "flow", flow);
-    if (status != NF_OK)
-        return status;
-    const nf_fit_config defaults = {.struct_size = sizeof defaults};
-    fit f = {.function = __func__, .flow = flow, .rows = rows, .x = x, .context = context};
-    f.seconds_begun = now();
-    status = nf_read_config(__func__, config ? config : &defaults, &f.config, sizeof f.config,
-                            offsetof(nf_fit_config, allocator) + sizeof f.config.allocator);
+/* Checks of this rank's arguments; the others hear of what they find. */
+static nf_status check_arguments(const fit *f, const nf_fit_report *report) {
+    nf_status status = nf_check_pointer(f->function, "flow", f->flow);
     if (status == NF_OK && report && report->struct_size < offsetof(nf_fit_report, bad_rows) + sizeof report->bad_rows)
-        status = nf_fail(NF_ERR_ARGUMENT, __func__, "report->struct_size is %zu, which is too small", report->struct_size);
+        status = nf_fail(NF_ERR_ARGUMENT, f->function, "report->struct_size is %zu, which is too small", report->struct_size);
     if (status == NF_OK)
-        status = check_data(&f);
+        status = check_data(f);
+    return status == NF_OK ? check_settings(f) : status;
+}
+
+/* The data of all ranks, and the settings that follow from them. */
+static nf_status settle(fit *f, const nf_fit_report *report) {
+    nf_status status = nf_ranks_agree(&f->ranks, check_arguments(f, report));
     if (status == NF_OK)
-        status = check_settings(&f);
+        status = nf_rows_begin(&f->data, &f->ranks);
+    if (status == NF_OK)
+        status = nf_rows_begin(&f->held_out, &f->ranks);
+    if (status == NF_OK)
+        status = check_all_data(f);
     if (status != NF_OK)
         return status;
     const nf_floating saved = nf_floating_enter();
-    fill_defaults(&f);
+    fill_defaults(f);
     nf_floating_leave(saved);
-    f.allocator = f.config.allocator ? *f.config.allocator : flow->allocator;
+    return NF_OK;
+}
+
+/* The caller's arguments, as far as they can be read. */
+static nf_status read_arguments(fit *f, const nf_fit_config *config, size_t rows, const double *x, const double *context) {
+    const nf_fit_config defaults = {.struct_size = sizeof defaults};
+    nf_fit_config *c = &f->config;
+    const nf_status status = nf_read_config(f->function, config ? config : &defaults, c, sizeof *c,
+                                            offsetof(nf_fit_config, allocator) + sizeof c->allocator);
+    if (status != NF_OK)
+        return status;
+    const size_t dim = f->flow ? f->flow->model.dim : 0, context_dim = f->flow ? f->flow->model.context_dim : 0;
+    f->allocator = c->allocator ? *c->allocator : f->flow ? f->flow->allocator : nf_allocator_or_default(NULL);
+    f->data = (nf_rows){.dim = dim,
+                        .context_dim = context_dim,
+                        .own = rows,
+                        .x = x,
+                        .context = context,
+                        .weight = c->weight,
+                        .read = c->read,
+                        .user = c->read_user};
+    f->held_out = (nf_rows){.dim = dim,
+                            .context_dim = context_dim,
+                            .own = c->validation_x ? c->validation_rows : 0,
+                            .x = c->validation_x,
+                            .context = c->validation_context,
+                            .weight = c->validation_weight};
+    return nf_ranks_begin(&f->ranks, f->function, c->comm, &f->allocator);
+}
+
+nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *context, const nf_fit_config *config, nf_fit_report *report) {
+    nf_clear_error();
+    fit f = {.function = __func__, .flow = flow};
+    f.seconds_begun = now();
+    nf_status status = read_arguments(&f, config, rows, x, context);
+    if (status != NF_OK)
+        return status;
+    status = settle(&f, report);
+    if (status != NF_OK) {
+        release(&f);
+        return status;
+    }
     f.report.struct_size = sizeof f.report;
     f.report.train_loss = f.report.validation_loss = f.report.best_loss = NAN;
-    f.report.bad_rows = count_bad_rows(&f);
     status = run(&f);
-    release(&f);
     f.report.best_loss = f.report.best_epoch ? f.best_loss : NAN;
     f.report.seconds = now() - f.seconds_begun;
     if (report)
         write_report(&f, report);
     if (status == NF_OK && f.report.bad_rows)
-        return nf_fail(NF_ERR_ROWS, __func__, "%zu of %zu rows are not finite and were left out", f.report.bad_rows, rows);
+        status = nf_fail(NF_ERR_ROWS, __func__, "%zu of %zu rows are not finite and were left out", f.report.bad_rows, f.data.total);
+    release(&f);
     return status;
 }

@@ -3,6 +3,8 @@
 #define NF_API_FIT_H
 
 #include "api/handles.h"
+#include "api/rows.h"
+#include "api/shards.h"
 #include "core/shuffle.h"
 
 typedef struct nf_checkpoint nf_checkpoint;
@@ -12,8 +14,9 @@ typedef struct nf_fitting {
     nf_fit_config config;   /* with the defaults filled in */
     nf_allocator allocator; /* of the fit's own memory; the handles take the flow's */
     nf_flow *flow;
-    size_t rows, training_rows, validation_rows, steps_per_epoch;
-    const double *x, *context;
+    nf_ranks ranks;
+    nf_rows data, held_out; /* of all ranks; held_out: arrays that were given */
+    size_t training_rows, validation_rows, steps_per_epoch;
     nf_shuffle split; /* places 0 .. validation_rows - 1 are held out, unless an array was given */
     double base_rate;
 
@@ -21,9 +24,16 @@ typedef struct nf_fitting {
     nf_gradient *gradient;
     nf_optimizer *optimizer;
     double *own_tolerance; /* rtol and atol of each layer */
-    double *batch_x, *batch_context, *batch_weight, *log_prob, *column_sd;
+    nf_reducer reducer;
+    nf_row_exchange exchange;
+    nf_row_buffer batch;      /* this rank's rows of the next steps, or of held-out ones */
+    size_t *wanted, *place;   /* as many: numbers of rows, and their places in their steps */
+    size_t steps_at_once, fetched, used; /* places of the epoch that were fetched; rows of the buffer that were used */
+    double *log_prob, *column_sd;
+    double *outcomes, *all_outcomes; /* of held-out rows: status, then pairs of a loss and a weight, of this rank and of all */
     void *initial, *best, *average; /* parameters */
-    nf_checkpoint *checkpoint;      /* NULL: none */
+    nf_checkpoint *checkpoint;      /* NULL: none, or none on this rank */
+    uint64_t data_sum;              /* of all data, where rank 0 has checkpoints */
 
     nf_fit_report report;
     size_t first_epoch; /* of this call: 0, or where the checkpoint left off */
@@ -37,6 +47,8 @@ typedef struct nf_fitting {
  * epoch. NF_ERR_FORMAT: not a checkpoint, or a damaged one; NF_ERR_MISMATCH: one of another fit.
  */
 nf_status nf_checkpoint_begin(nf_fitting *f);
+nf_status nf_checkpoint_share(nf_fitting *f); /* collective: rank 0's fit for all */
+nf_status nf_checkpoint_sum_data(nf_fitting *f); /* collective: f->data_sum */
 nf_status nf_checkpoint_write(nf_fitting *f);
 void nf_checkpoint_end(nf_fitting *f);
 

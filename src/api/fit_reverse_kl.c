@@ -8,11 +8,12 @@
 #include "api/floating.h"
 #include "api/handles.h"
 #include "api/schedule.h"
+#include "api/shards.h"
 
 /* Streams of the generator. */
 enum { STREAM_STEPS = 11, STREAM_EVALUATION = 12 };
 
-/* Samples evaluated at once. */
+/* Samples evaluated at once, on each rank. */
 #define EVALUATION_CHUNK ((size_t)1024)
 
 typedef struct kl_fit {
@@ -28,6 +29,11 @@ typedef struct kl_fit {
     nf_optimizer *optimizer;
     void *average;
     double *samples; /* of the evaluation: EVALUATION_CHUNK of x, of the target's gradient, log q and log p */
+    double *outcomes, *all_outcomes; /* status and logarithms of weights, of this rank and of all */
+    nf_ranks ranks;
+    nf_reducer reducer;
+    nf_plan plan;
+    double *context; /* of this rank's samples, in the order of its waves; NULL: none */
     nf_reverse_kl_report report;
 } kl_fit;
 
@@ -75,6 +81,33 @@ static void fill_defaults(kl_fit *f) {
     c->progress_every = size_or(c->progress_every, c->steps / 100 + 1);
 }
 
+/* The rows of the context that go with this rank's samples. */
+static nf_status place_context(kl_fit *f) {
+    const size_t columns = f->flow->model.context_dim, own = nf_plan_own_rows(&f->plan);
+    if (!f->config.context)
+        return NF_OK;
+    size_t *place = nf_allocate(&f->allocator, own * sizeof *place);
+    f->context = nf_allocate(&f->allocator, own * columns * sizeof *f->context);
+    if (place && f->context) {
+        nf_plan_places(&f->plan, place);
+        for (size_t i = 0; i < own; i++)
+            memcpy(f->context + i * columns, f->config.context + place[i] * columns, columns * sizeof *f->context);
+    }
+    nf_release(&f->allocator, place);
+    return place && f->context ? NF_OK : nf_fail(NF_ERR_MEMORY, f->function, "no memory for the context of %zu samples", own);
+}
+
+static nf_status allocate_evaluation(kl_fit *f) {
+    const nf_allocator *a = &f->allocator;
+    const size_t outcomes = (1 + EVALUATION_CHUNK) * sizeof *f->outcomes;
+    f->samples = nf_allocate(a, EVALUATION_CHUNK * (2 * f->flow->model.dim + 2) * sizeof *f->samples);
+    f->outcomes = nf_allocate(a, outcomes);
+    f->all_outcomes = f->ranks.size > 1 ? nf_allocate(a, f->ranks.size * outcomes) : f->outcomes;
+    if (!f->samples || !f->outcomes || !f->all_outcomes)
+        return nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu samples", EVALUATION_CHUNK);
+    return NF_OK;
+}
+
 static nf_status allocate(kl_fit *f) {
     const nf_optimizer_config standard = {.struct_size = sizeof standard, .learning_rate = 2e-2, .clip_norm = 10.0};
     const size_t bytes = f->flow->model.parameter_count * f->flow->engine->real_size;
@@ -89,21 +122,27 @@ static nf_status allocate(kl_fit *f) {
     f->average = nf_allocate(&f->allocator, bytes);
     if (!f->average)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu parameters", f->flow->model.parameter_count);
-    if (f->config.evaluation_samples) {
-        f->samples = nf_allocate(&f->allocator, EVALUATION_CHUNK * (2 * f->flow->model.dim + 2) * sizeof *f->samples);
-        if (!f->samples)
-            return nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu samples", EVALUATION_CHUNK);
-    }
-    memcpy(f->average, f->flow->theta, bytes);
-    return NF_OK;
+    f->plan = nf_plan_of(f->config.samples, f->flow->engine->tile_rows, f->ranks.shards, f->ranks.rank, f->ranks.size);
+    status = nf_reducer_make(&f->reducer, &f->ranks, f->flow->engine, f->flow->model.parameter_count, f->config.samples);
+    if (status == NF_OK)
+        status = place_context(f);
+    if (status == NF_OK && f->config.evaluation_samples)
+        status = allocate_evaluation(f);
+    return status;
 }
 
 static void release(kl_fit *f) {
+    if (f->all_outcomes != f->outcomes)
+        nf_release(&f->allocator, f->all_outcomes);
+    nf_release(&f->allocator, f->outcomes);
     nf_release(&f->allocator, f->samples);
+    nf_release(&f->allocator, f->context);
+    nf_reducer_free(&f->reducer);
     nf_release(&f->allocator, f->average);
     nf_optimizer_free(f->optimizer);
     nf_gradient_free(f->gradient);
     nf_workspace_free(f->workspace);
+    nf_ranks_end(&f->ranks);
 }
 
 /* The user's target at the inverse temperature of the step. */
@@ -139,19 +178,35 @@ static void follow_average(kl_fit *f, size_t step) {
     nf_floating_leave(saved);
 }
 
+/* What a wave of a step draws from. */
+typedef struct kl_step {
+    kl_fit *f;
+    nf_rng rng;
+} kl_step;
+
+static nf_status run_wave(void *user, const nf_wave *wave, nf_shard_sum *sums, nf_step_sum *sum) {
+    const kl_step *s = user;
+    kl_fit *f = s->f;
+    const double *context = f->context ? f->context + wave->row * f->flow->model.context_dim : NULL;
+    const nf_status status = nf_run_reverse_kl(f->function, f->flow, f->workspace, wave, &s->rng, context, annealed, f, f->gradient, sums);
+    sum->bad_rows += (double)f->workspace->stats.bad_rows;
+    return status;
+}
+
 static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
     const nf_reverse_kl_config *c = &f->config;
+    kl_step task = {f, *rng};
+    nf_step_sum sum;
     set_step(f, step);
-    nf_gradient_zero(f->gradient);
-    nf_status status = nf_grad_reverse_kl(f->flow, f->workspace, rng, c->samples, c->context, annealed, f, f->gradient, loss);
-    if (status == NF_ERR_ROWS) {
-        nf_stats stats = {.struct_size = sizeof stats};
-        nf_workspace_stats(f->workspace, &stats);
-        f->report.bad_rows += stats.bad_rows;
-        status = NF_OK;
-    }
+    nf_clear_error(); /* a target's status may come without a line */
+    nf_status status = nf_reduce(&f->reducer, &f->plan, run_wave, &task, f->gradient, &sum);
     if (status != NF_OK)
         return status;
+    rng->position += c->samples;
+    f->report.bad_rows += (size_t)sum.bad_rows;
+    const nf_floating saved = nf_floating_enter();
+    *loss = sum.total.weight > 0.0 ? sum.total.loss / sum.total.weight : NAN;
+    nf_floating_leave(saved);
     if (!isfinite(*loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in step %zu", step + 1);
     status = nf_run_step(f->optimizer, f->flow, f->gradient);
@@ -164,6 +219,8 @@ static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
 
 static bool progress_stops(const kl_fit *f, size_t step, double loss) {
     const double seconds = now() - f->begun;
+    if (!f->config.progress)
+        return false;
     const nf_reverse_kl_progress p = {.struct_size = sizeof p,
                                       .step = step + 1,
                                       .steps = f->config.steps,
@@ -173,6 +230,18 @@ static bool progress_stops(const kl_fit *f, size_t step, double loss) {
                                       .seconds = seconds,
                                       .seconds_left = seconds / (double)(step + 1) * (double)(f->config.steps - step - 1)};
     return f->config.progress(f->config.progress_user, &p) != 0;
+}
+
+/* Whether progress stops the fit on any rank. */
+static nf_status hear_all(kl_fit *f, bool stop, bool *stops) {
+    *stops = stop;
+    if (f->ranks.size == 1)
+        return NF_OK;
+    const double own = stop;
+    const nf_status status = nf_ranks_gather(&f->ranks, &own, f->ranks.statuses, 1);
+    for (size_t q = 0; status == NF_OK && q < f->ranks.size; q++)
+        *stops = *stops || f->ranks.statuses[q] != 0.0;
+    return status;
 }
 
 static nf_status run_steps(kl_fit *f) {
@@ -197,9 +266,12 @@ static nf_status run_steps(kl_fit *f) {
             f->report.loss = sum / (double)++summed;
         }
         nf_floating_leave(saved);
-        if (!c->progress || ((step + 1) % c->progress_every != 0 && step + 1 != c->steps))
+        if ((step + 1) % c->progress_every != 0 && step + 1 != c->steps)
             continue;
-        const bool stops = progress_stops(f, step, since / (double)counted);
+        bool stops;
+        const nf_status heard = hear_all(f, progress_stops(f, step, since / (double)counted), &stops);
+        if (heard != NF_OK)
+            return heard;
         since = 0;
         counted = 0;
         if (stops) {
@@ -234,31 +306,58 @@ static void add_weight(weights *w, double value) {
     w->square += e * e;
 }
 
-static nf_status evaluate(kl_fit *f) {
-    const size_t dim = f->flow->model.dim, chunk = EVALUATION_CHUNK, total = f->config.evaluation_samples;
-    if (total == 0)
-        return NF_OK;
+/* log p - log q of samples first .. first + rows - 1; NaN where one of them is not finite. */
+static nf_status weigh_samples(kl_fit *f, size_t first, size_t rows, double *log_weight) {
+    const size_t dim = f->flow->model.dim, chunk = EVALUATION_CHUNK;
     double *x = f->samples, *slope = x + chunk * dim, *log_q = slope + chunk * dim, *log_p = log_q + chunk;
+    const double *context = f->config.context ? f->config.context + first * f->flow->model.context_dim : NULL;
+    nf_rng rng = {f->config.seed, STREAM_EVALUATION, first};
+    nf_status status = nf_sample(f->flow, f->workspace, &rng, rows, context, x, log_q);
+    if (status != NF_OK && status != NF_ERR_ROWS)
+        return status;
+    for (size_t r = 0; r < rows; r++)
+        for (size_t i = 0; !isfinite(log_q[r]) && i < dim; i++)
+            x[r * dim + i] = 0.0; /* the target is shown numbers only */
+    nf_clear_error();
+    status = f->target(f->user, rows, x, log_p, slope);
+    const nf_floating saved = nf_floating_enter();
+    for (size_t r = 0; status == NF_OK && r < rows; r++)
+        log_weight[r] = isfinite(log_q[r]) && isfinite(log_p[r]) ? log_p[r] - log_q[r] : NAN;
+    nf_floating_leave(saved);
+    return status;
+}
+
+/* A chunk on each rank, and all weights in order. */
+static nf_status weigh_round(kl_fit *f, size_t first, size_t chunk, weights *w) {
+    const size_t total = f->config.evaluation_samples, begin = first + f->ranks.rank * chunk, left = begin < total ? total - begin : 0;
+    const size_t rows = left < chunk ? left : chunk;
+    for (size_t i = 0; i < chunk; i++)
+        f->outcomes[1 + i] = NAN;
+    const nf_status own = rows ? weigh_samples(f, begin, rows, f->outcomes + 1) : NF_OK;
+    f->outcomes[0] = own;
+    const nf_status status = nf_ranks_gather(&f->ranks, f->outcomes, f->all_outcomes, 1 + chunk);
+    if (status != NF_OK)
+        return status;
+    for (size_t q = 0; q < f->ranks.size; q++)
+        if (f->all_outcomes[q * (1 + chunk)] != 0.0)
+            return nf_ranks_agree(&f->ranks, own);
+    const nf_floating saved = nf_floating_enter();
+    for (size_t q = 0; q < f->ranks.size; q++)
+        for (size_t i = 0; i < chunk; i++)
+            if (!isnan(f->all_outcomes[q * (1 + chunk) + 1 + i]))
+                add_weight(w, f->all_outcomes[q * (1 + chunk) + 1 + i]);
+    nf_floating_leave(saved);
+    return NF_OK;
+}
+
+static nf_status evaluate(kl_fit *f) {
+    const size_t total = f->config.evaluation_samples, share = (total + f->ranks.size - 1) / f->ranks.size;
+    const size_t tile = f->flow->engine->tile_rows, tiles = (share + tile - 1) / tile * tile;
+    const size_t chunk = f->ranks.size == 1 || tiles > EVALUATION_CHUNK ? EVALUATION_CHUNK : tiles;
     weights w = {.shift = -INFINITY};
-    nf_rng rng = {f->config.seed, STREAM_EVALUATION, 0};
     nf_status status = NF_OK;
-    for (size_t first = 0; status == NF_OK && first < total; first += chunk) {
-        const size_t rows = total - first < chunk ? total - first : chunk;
-        const double *context = f->config.context ? f->config.context + first * f->flow->model.context_dim : NULL;
-        status = nf_sample(f->flow, f->workspace, &rng, rows, context, x, log_q);
-        if (status == NF_ERR_ROWS)
-            status = NF_OK;
-        for (size_t r = 0; r < rows; r++)
-            for (size_t i = 0; !isfinite(log_q[r]) && i < dim; i++)
-                x[r * dim + i] = 0.0; /* the target is shown numbers only */
-        if (status == NF_OK)
-            status = f->target(f->user, rows, x, log_p, slope);
-        const nf_floating saved = nf_floating_enter();
-        for (size_t r = 0; status == NF_OK && r < rows; r++)
-            if (isfinite(log_q[r]) && isfinite(log_p[r]))
-                add_weight(&w, log_p[r] - log_q[r]);
-        nf_floating_leave(saved);
-    }
+    for (size_t first = 0; status == NF_OK && first < total; first += f->ranks.size * chunk)
+        status = weigh_round(f, first, chunk, &w);
     if (status == NF_OK && w.count > 0) {
         const nf_floating saved = nf_floating_enter();
         const double n = (double)w.count;
@@ -271,8 +370,54 @@ static nf_status evaluate(kl_fit *f) {
     return status;
 }
 
+/* That all ranks are about to do the same. */
+static nf_status compare_settings(kl_fit *f) {
+    const nf_reverse_kl_config *c = &f->config;
+    const engine_update *u = &f->optimizer->update;
+    const size_t numbers = c->context ? c->samples * f->flow->model.context_dim : 0;
+    const uint64_t context = numbers ? nf_ranks_digest(c->context, numbers * sizeof(double)) : 0;
+    const nf_rank_setting settings[] = {NF_HALVES("config->comm->shards", f->ranks.shards),
+                                        {"config->comm->fast", f->ranks.fast},
+                                        {"whether config->comm->exchange is there", f->ranks.comm.exchange != NULL},
+                                        NF_HALVES("config->steps", c->steps),
+                                        NF_HALVES("config->samples", c->samples),
+                                        NF_HALVES("config->seed", c->seed),
+                                        NF_HALVES("config->evaluation_samples", c->evaluation_samples),
+                                        NF_HALVES("config->progress_every", c->progress_every),
+                                        NF_HALVES("the digest of config->context", context),
+                                        {"config->schedule", c->schedule},
+                                        NF_HALVES("config->schedule_step", c->schedule_step),
+                                        {"config->schedule_factor", c->schedule_factor},
+                                        {"config->beta_start", c->beta_start},
+                                        NF_HALVES("config->anneal_steps", c->anneal_steps),
+                                        {"config->ema_decay", c->ema_decay},
+                                        {"optimizer->kind", u->kind},
+                                        {"optimizer->learning_rate", u->rate},
+                                        {"optimizer->beta1", u->beta1},
+                                        {"optimizer->beta2", u->beta2},
+                                        {"optimizer->epsilon", u->epsilon},
+                                        {"optimizer->weight_decay", u->weight_decay},
+                                        {"optimizer->momentum", u->momentum},
+                                        {"optimizer->clip_norm", f->optimizer->clip_norm}};
+    return nf_ranks_compare(&f->ranks, settings, sizeof settings / sizeof *settings);
+}
+
+/* Parameters that came from rank 0 for a fit that did not come about are put back. */
+static nf_status begin(kl_fit *f) {
+    const size_t bytes = f->flow->model.parameter_count * f->flow->engine->real_size;
+    nf_status status = nf_ranks_agree(&f->ranks, allocate(f));
+    if (status != NF_OK)
+        return status;
+    memcpy(f->average, f->flow->theta, bytes);
+    status = compare_settings(f);
+    if (status == NF_OK)
+        status = nf_ranks_share_flow(&f->ranks, f->flow);
+    memcpy(status == NF_OK ? f->average : f->flow->theta, status == NF_OK ? f->flow->theta : f->average, bytes);
+    return status;
+}
+
 static nf_status run(kl_fit *f) {
-    nf_status status = allocate(f);
+    nf_status status = begin(f);
     if (status != NF_OK)
         return status;
     status = run_steps(f);
@@ -286,26 +431,35 @@ static nf_status run(kl_fit *f) {
     return evaluated == NF_OK ? status : evaluated;
 }
 
+/* Checks of this rank's arguments; the others hear of what they find. */
+static nf_status check_arguments(const kl_fit *f, const nf_reverse_kl_report *report) {
+    nf_status status = nf_check_pointer(f->function, "flow", f->flow);
+    if (status == NF_OK && !f->target)
+        status = nf_fail(NF_ERR_ARGUMENT, f->function, "target is NULL");
+    if (status == NF_OK && report && report->struct_size < sizeof *report)
+        status = nf_fail(NF_ERR_ARGUMENT, f->function, "report->struct_size is %zu, which is too small", report->struct_size);
+    return status == NF_OK ? check(f) : status;
+}
+
 nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *user, const nf_reverse_kl_config *config,
                             nf_reverse_kl_report *report) {
     nf_clear_error();
-    nf_status status = nf_check_pointer(__func__, "flow", flow);
-    if (status == NF_OK && !target)
-        status = nf_fail(NF_ERR_ARGUMENT, __func__, "target is NULL");
-    if (status != NF_OK)
-        return status;
     const nf_reverse_kl_config defaults = {.struct_size = sizeof defaults};
     kl_fit f = {.function = __func__, .flow = flow, .target = target, .user = user, .begun = now()};
-    status = nf_read_config(__func__, config ? config : &defaults, &f.config, sizeof f.config,
-                            offsetof(nf_reverse_kl_config, allocator) + sizeof f.config.allocator);
-    if (status == NF_OK && report && report->struct_size < sizeof *report)
-        status = nf_fail(NF_ERR_ARGUMENT, __func__, "report->struct_size is %zu, which is too small", report->struct_size);
-    if (status == NF_OK)
-        status = check(&f);
+    nf_status status = nf_read_config(__func__, config ? config : &defaults, &f.config, sizeof f.config,
+                                      offsetof(nf_reverse_kl_config, allocator) + sizeof f.config.allocator);
     if (status != NF_OK)
         return status;
+    f.allocator = f.config.allocator ? *f.config.allocator : flow ? flow->allocator : nf_allocator_or_default(NULL);
+    status = nf_ranks_begin(&f.ranks, __func__, f.config.comm, &f.allocator);
+    if (status != NF_OK)
+        return status;
+    status = nf_ranks_agree(&f.ranks, check_arguments(&f, report));
+    if (status != NF_OK) {
+        release(&f);
+        return status;
+    }
     fill_defaults(&f);
-    f.allocator = f.config.allocator ? *f.config.allocator : flow->allocator;
     f.report = (nf_reverse_kl_report){.struct_size = sizeof f.report,
                                       .loss = NAN,
                                       .elbo = NAN,

@@ -5,6 +5,7 @@
 
 #include "api/floating.h"
 #include "api/run.h"
+#include "api/shards.h"
 #include "core/philox.h"
 #include "engine/tile_failure.h"
 
@@ -161,10 +162,9 @@ static engine_job job_of(const nf_flow *flow, size_t rows, const double *in, con
                         .slot_stride = g ? g->stride : 0};
 }
 
-/* Push and pull all rows, or match them; the sums of all lanes, in order. */
-static nf_status differentiate(const char *function, const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action,
-                               nf_gradient *g, engine_sum *total) {
-    const size_t lanes = nf_gradient_slots(tiles_of(flow, job->rows));
+/* Push and pull all rows, or match them, a lane for each slot; the lanes' sums are left in the workspace. */
+static nf_status differentiate_lanes(const char *function, nf_workspace *ws, const engine_job *job, run_action action, size_t lanes,
+                                     nf_gradient *g) {
     const nf_run run = {.function = function,
                         .job = job,
                         .workspace = ws,
@@ -174,7 +174,14 @@ static nf_status differentiate(const char *function, const nf_flow *flow, nf_wor
     if (g)
         clear_slots(g, lanes);
     nf_run_begin(ws);
-    nf_status status = nf_run_rows(&run, 0);
+    return nf_run_rows(&run, 0);
+}
+
+/* The sums of all lanes, in order. */
+static nf_status differentiate(const char *function, const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action,
+                               nf_gradient *g, engine_sum *total) {
+    const size_t lanes = nf_gradient_slots(tiles_of(flow, job->rows));
+    const nf_status status = differentiate_lanes(function, ws, job, action, lanes, g);
     memset(total, 0, sizeof *total);
     const nf_floating saved = nf_floating_enter();
     for (size_t i = 0; status == NF_OK && i < lanes; i++) {
@@ -208,14 +215,13 @@ static nf_status differentiate_mean(const char *function, const nf_flow *flow, n
     return status;
 }
 
-static nf_status grad_nll(const char *function, const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
-                          const double *weight, nf_gradient *gradient, double *loss) {
-    engine_job job = job_of(flow, rows, x, context, true, gradient);
+static engine_job nll_job(const nf_flow *flow, size_t rows, const double *x, const double *context, const double *weight, nf_gradient *g) {
+    engine_job job = job_of(flow, rows, x, context, true, g);
     job.density = true;
     job.penalty = true;
     job.scale = -1.0;
     job.weight = weight;
-    return differentiate_mean(function, flow, ws, &job, RUN_STORE_AND_PULL, gradient, loss);
+    return job;
 }
 
 nf_status nf_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
@@ -229,12 +235,10 @@ nf_status nf_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const 
         status = nf_check_gradient(__func__, flow, gradient);
     if (status == NF_OK)
         status = check_weights(__func__, rows, weight);
-    return status == NF_OK ? grad_nll(__func__, flow, ws, rows, x, context, weight, gradient, loss) : status;
-}
-
-nf_status nf_run_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
-                          const double *weight, nf_gradient *gradient, double *loss) {
-    return grad_nll(NULL, flow, ws, rows, x, context, weight, gradient, loss);
+    if (status != NF_OK)
+        return status;
+    const engine_job job = nll_job(flow, rows, x, context, weight, gradient);
+    return differentiate_mean(__func__, flow, ws, &job, RUN_STORE_AND_PULL, gradient, loss);
 }
 
 static nf_status vjp(const char *function, const nf_flow *flow, nf_workspace *given, engine_job *job, nf_gradient *gradient,
@@ -294,7 +298,8 @@ nf_status nf_inverse_vjp(const nf_flow *flow, nf_workspace *ws, size_t rows, con
 
 /* One chunk of reverse KL: as many tiles as there are threads to push them, so that their records are all at hand. */
 typedef struct kl_chunk {
-    size_t first, rows, tile, lanes;
+    size_t first, rows, tile, lanes, slots;
+    nf_shard_sum *sums; /* of the slots */
 } kl_chunk;
 
 static bool finite_row(const double *row, size_t dim) {
@@ -320,7 +325,7 @@ static void cover_bad_rows(double *x, const double *log_q, size_t rows, size_t d
 }
 
 /* Cotangents of log q - log p: minus the target's gradient, and rows that the target spoils. */
-static void take_target(const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk, engine_sum *total) {
+static void take_target(const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk) {
     const size_t dim = flow->model.dim, tile_rows = flow->engine->tile_rows;
     const nf_floating saved = nf_floating_enter();
     for (size_t r = 0; r < chunk->rows; r++) {
@@ -328,8 +333,9 @@ static void take_target(const nf_flow *flow, nf_workspace *ws, const kl_chunk *c
         if (!isfinite(ws->target_log_q[r]))
             continue;
         if (isfinite(ws->target_log_p[r]) && finite_row(g, dim)) {
-            total->loss += ws->target_log_q[r] - ws->target_log_p[r];
-            total->good++;
+            nf_shard_sum *sum = &chunk->sums[(chunk->tile + r / tile_rows) % chunk->slots];
+            sum->loss += ws->target_log_q[r] - ws->target_log_p[r];
+            sum->good += 1.0;
             continue;
         }
         flow->engine->reject(&ws->threads[r / tile_rows % ws->thread_count], r, ROW_TARGET);
@@ -338,7 +344,7 @@ static void take_target(const nf_flow *flow, nf_workspace *ws, const kl_chunk *c
 }
 
 static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk, engine_job *job,
-                         nf_target_fn target, void *user, size_t slots, engine_sum *total) {
+                         nf_target_fn target, void *user) {
     job->rows = chunk->rows;
     nf_run run = {.function = function, .job = job, .workspace = ws, .action = RUN_STORE, .lanes = chunk->lanes};
     nf_status status = nf_run_rows(&run, chunk->first);
@@ -348,11 +354,45 @@ static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace
     status = target(user, chunk->rows, ws->target_x, ws->target_log_p, ws->target_gradient);
     if (status != NF_OK)
         return status;
-    take_target(flow, ws, chunk, total);
+    take_target(flow, ws, chunk);
     run.action = RUN_PULL;
-    run.first_slot = chunk->tile % slots;
-    run.slots = slots;
+    run.first_slot = chunk->tile % chunk->slots;
+    run.slots = chunk->slots;
     return nf_run_rows(&run, chunk->first);
+}
+
+nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_workspace *ws, const nf_wave *wave, const nf_rng *rng,
+                            const double *context, nf_target_fn target, void *user, nf_gradient *gradient, nf_shard_sum *sums) {
+    const size_t tiles = tiles_of(flow, wave->rows), tile_rows = flow->engine->tile_rows;
+    const size_t at_once = ws->thread_count < wave->count ? ws->thread_count : wave->count;
+    engine_job job = job_of(flow, 0, NULL, NULL, false, gradient);
+    nf_philox_key(rng->seed, rng->stream, job.key);
+    job.position = rng->position;
+    job.dealt.own = wave->count;
+    job.dealt.all = wave->shards;
+    job.dealt.first = wave->first;
+    job.out = ws->target_x;
+    job.log_prob = ws->target_log_q;
+    job.grad_out = ws->target_gradient;
+    job.log_q = true;
+    job.scale = -1.0;
+    clear_slots(gradient, wave->count);
+    nf_run_begin(ws);
+    nf_status status = NF_OK;
+    for (size_t tile = 0; status == NF_OK && tile < tiles; tile += at_once) {
+        kl_chunk chunk = {.first = tile * tile_rows,
+                          .tile = tile,
+                          .lanes = tiles - tile < at_once ? tiles - tile : at_once,
+                          .slots = wave->count,
+                          .sums = sums};
+        chunk.rows = wave->rows - chunk.first < chunk.lanes * tile_rows ? wave->rows - chunk.first : chunk.lanes * tile_rows;
+        job.dealt.skip = tile;
+        job.context = context ? context + chunk.first * flow->model.context_dim : NULL;
+        status = kl_step(function, flow, ws, &chunk, &job, target, user);
+    }
+    for (size_t i = 0; i < wave->count; i++)
+        sums[i].weight = sums[i].good;
+    return status;
 }
 
 nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *rng, size_t rows, const double *context,
@@ -372,32 +412,25 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
     status = nf_workspace_borrow(flow, given, &ws);
     if (status != NF_OK)
         return nf_fail_in(status, __func__);
-
-    const size_t tiles = tiles_of(flow, rows), slots = nf_gradient_slots(tiles), tile_rows = flow->engine->tile_rows;
-    const size_t at_once = ws->thread_count < slots ? ws->thread_count : slots;
-    engine_job job = job_of(flow, 0, NULL, NULL, false, gradient);
-    nf_philox_key(rng->seed, rng->stream, job.key);
-    job.out = ws->target_x;
-    job.log_prob = ws->target_log_q;
-    job.grad_out = ws->target_gradient;
-    job.log_q = true;
-    job.scale = -1.0;
-    clear_slots(gradient, slots);
-    nf_run_begin(ws);
-    engine_sum total = {0, 0, 0};
-    for (size_t tile = 0; status == NF_OK && tile < tiles; tile += at_once) {
-        kl_chunk chunk = {.first = tile * tile_rows, .tile = tile, .lanes = tiles - tile < at_once ? tiles - tile : at_once};
-        chunk.rows = rows - chunk.first < chunk.lanes * tile_rows ? rows - chunk.first : chunk.lanes * tile_rows;
-        job.position = rng->position + chunk.first;
-        job.context = context ? context + chunk.first * flow->model.context_dim : NULL;
-        status = kl_step(__func__, flow, ws, &chunk, &job, target, user, slots, &total);
-    }
+    const size_t slots = nf_gradient_slots(tiles_of(flow, rows));
+    const nf_wave all = {.count = slots, .shards = slots, .rows = rows};
+    nf_shard_sum sums[GRADIENT_SLOTS];
+    memset(sums, 0, sizeof sums);
+    status = nf_run_reverse_kl(__func__, flow, ws, &all, rng, context, target, user, gradient, sums);
     if (status == NF_OK) {
-        if (total.good)
-            commit_slots(gradient, slots, (double)total.good);
+        engine_sum total = {0, 0, 0};
+        const nf_floating saved = nf_floating_enter();
+        for (size_t i = 0; i < slots; i++) {
+            total.loss += sums[i].loss;
+            total.weight += sums[i].good;
+        }
+        nf_floating_leave(saved);
+        if (total.weight > 0.0)
+            commit_slots(gradient, slots, total.weight);
         if (loss)
-            *loss = mean_of(&total, (double)total.good);
+            *loss = mean_of(&total, total.weight);
         rng->position += rows;
+        const engine_job job = job_of(flow, rows, NULL, NULL, false, NULL);
         status = nf_run_end(__func__, ws, &job, "z");
     }
     nf_workspace_return(given, ws);
@@ -424,19 +457,47 @@ nf_status nf_check_flow_matching(const char *function, const nf_flow *flow) {
     return find_field(function, flow, &layer);
 }
 
+static nf_status matching_job(const char *function, const nf_flow *flow, const nf_rng *rng, size_t rows, const double *x,
+                              const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, engine_job *job) {
+    *job = job_of(flow, rows, x, context, true, gradient);
+    job->record = false;
+    job->weight = weight;
+    job->paired = pairing == NF_PAIRING_OPTIMAL;
+    job->position = rng->position;
+    nf_philox_key(rng->seed, rng->stream, job->key);
+    return find_field(function, flow, &job->matched);
+}
+
 nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t rows, const double *x,
                                const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss) {
-    engine_job job = job_of(flow, rows, x, context, true, gradient);
-    job.record = false;
-    job.weight = weight;
-    job.paired = pairing == NF_PAIRING_OPTIMAL;
-    job.position = rng->position;
-    nf_philox_key(rng->seed, rng->stream, job.key);
-    nf_status status = find_field(function, flow, &job.matched);
+    engine_job job;
+    nf_status status = matching_job(function, flow, rng, rows, x, context, weight, pairing, gradient, &job);
     if (status == NF_OK)
         status = differentiate_mean(function, flow, ws, &job, RUN_MATCH, gradient, loss);
     if (status == NF_OK || status == NF_ERR_ROWS)
         rng->position += rows;
+    return status;
+}
+
+nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *ws, const nf_data_step *step, const nf_wave *wave, nf_gradient *gradient,
+                           nf_shard_sum *sums) {
+    const double *x = step->x + wave->row * flow->model.dim, *weight = step->weight ? step->weight + wave->row : NULL;
+    const double *context = step->context ? step->context + wave->row * flow->model.context_dim : NULL;
+    const bool match = step->objective == NF_OBJECTIVE_FLOW_MATCHING;
+    engine_job job = nll_job(flow, wave->rows, x, context, weight, gradient);
+    nf_status status = NF_OK;
+    if (match)
+        status = matching_job(NULL, flow, &step->rng, wave->rows, x, context, weight, step->pairing, gradient, &job);
+    job.dealt.own = wave->count;
+    job.dealt.all = wave->shards;
+    job.dealt.first = wave->first;
+    if (status == NF_OK)
+        status = differentiate_lanes(NULL, ws, &job, match ? RUN_MATCH : RUN_STORE_AND_PULL, wave->count, gradient);
+    for (size_t i = 0; status == NF_OK && i < wave->count; i++) {
+        sums[i].loss = ws->sums[i].loss;
+        sums[i].weight = ws->sums[i].weight;
+        sums[i].good = (double)ws->sums[i].good;
+    }
     return status;
 }
 

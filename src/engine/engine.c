@@ -160,14 +160,23 @@ static size_t load_lane(const double *row, size_t features, real *lane) {
     return bad;
 }
 
+/* Of the generator, for the first row of a tile. */
+static uint64_t position_of(const engine_job *job, size_t first) {
+    if (job->dealt.own == 0)
+        return job->position + first;
+    const size_t at = job->dealt.skip + first / TILE_ROWS;
+    return job->position + (at / job->dealt.own * job->dealt.all + job->dealt.first + at % job->dealt.own) * TILE_ROWS;
+}
+
 static void draw_base(const engine_job *job, thread_map *m, size_t first, size_t rows) {
     const nf_model *model = job->model;
+    const uint64_t position = position_of(job, first);
     double even[PANEL], odd[PANEL];
     for (size_t p = 0; p < m->t.panels; p++) {
         const size_t start = p * PANEL, lanes = rows - start < PANEL ? rows - start : PANEL;
         real *panel = tile_panel(&m->t, p);
         for (size_t f = 0; f < model->dim; f += 2) {
-            R(engine).normals(job->key, job->position + first + start, f / 2, lanes, even, odd);
+            R(engine).normals(job->key, position + start, f / 2, lanes, even, odd);
             for (size_t l = 0; l < lanes; l++) {
                 panel[f * PANEL + l] = (real)(model->mean ? madd_double(model->sd[f], even[l], model->mean[f]) : even[l]);
                 if (f + 1 < model->dim)
@@ -487,7 +496,7 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, engi
 /* Uniform in (0, 1), from the block of normals after those of the base sample. */
 static void draw_fractions(const engine_job *job, size_t first, size_t rows, double *fraction) {
     double even[TILE_ROWS], odd[TILE_ROWS];
-    R(engine).normals(job->key, job->position + first, (job->model->dim + 1) / 2, rows, even, odd);
+    R(engine).normals(job->key, position_of(job, first), (job->model->dim + 1) / 2, rows, even, odd);
     for (size_t l = 0; l < rows; l++)
         fraction[l] = 0.5 * erfc(-0.70710678118654752440 * even[l]);
 }

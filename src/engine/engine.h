@@ -34,6 +34,11 @@ typedef struct engine_job {
     const double *in;  /* NULL: base samples drawn from key, row r at position + r */
     uint32_t key[2];
     uint64_t position;
+    /* The tiles of this job among those of a step, whose first row has `position`: tile j here is tile (skip + j) / own * all + first + (skip + j) % own
+       there. own 0: the job is the step. */
+    struct {
+        size_t own, all, first, skip;
+    } dealt;
     const double *context;
     size_t rows;
     double *out, *log_det, *log_prob; /* what push_done stores */
