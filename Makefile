@@ -372,6 +372,8 @@ include tools/tools.mk
 
 include docs/docs.mk
 
+include src/mpi/mpi.mk
+
 clean: ## remove all builds
 	rm -rf build
 

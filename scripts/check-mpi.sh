@@ -1,0 +1,79 @@
+#!/bin/sh
+# libnflow_mpi with each MPI: installed into an empty prefix, built against by pkg-config as a user would, and the scenes of tests/mpi with 1 to 4 processes. What the scenes
+# print must not depend on the MPI or on the number of processes.
+# usage: check-mpi.sh BUILD MPI...
+set -eu
+build=$1
+shift
+cc=${CC:-cc}
+prefix=$(mktemp -d)
+trap 'rm -rf "$prefix"' EXIT
+make --no-print-directory BUILD="$build" PREFIX="$prefix" MPIS="$*" install-mpi >/dev/null
+export PKG_CONFIG_PATH="$prefix/lib/pkgconfig" LD_LIBRARY_PATH="$prefix/lib"
+# Processes share this machine's cores, so they must not spin; and the user may be root, as in a container.
+export OMPI_MCA_mpi_yield_when_idle=1 OMPI_MCA_btl_base_warn_component_unused=0 OMPI_MCA_btl=self,vader,tcp
+failed=0
+run() { # MPI, processes, command
+    mpi=$1
+    processes=$2
+    shift 2
+    set -- -n "$processes" "$@"
+    if [ "$mpi" = openmpi ]; then
+        set -- --oversubscribe "$@"
+        [ "$(id -u)" -ne 0 ] || set -- --allow-run-as-root "$@"
+    fi
+    timeout 120 "mpirun.$mpi" "$@"
+}
+bad() {
+    failed=$((failed + 1))
+    echo "FAILED: $*"
+}
+scene() { # MPI, processes, arguments of the scene; its lines are compared with those of the first run of it
+    what="$1, $2 processes, $(echo "$3" | sed 's|/.*||')"
+    # shellcheck disable=SC2086 # a scene and its file
+    run "$1" "$2" "$prefix/scenes-$1" $3 >"$prefix/said" 2>"$prefix/errors" || { bad "$what"; cat "$prefix/said" "$prefix/errors"; return; }
+    for line in 'fit in double' 'fit in single' losses 'fit in 16 shards' 'reverse KL' elbo 'flow matching'; do
+        grep "^$line " "$prefix/said" >>"$prefix/lines" || true
+    done
+}
+
+for mpi; do
+    # shellcheck disable=SC2046 # flags are words
+    for source in tests/mpi/scenes examples/mpi/fit_over_processes; do
+        $cc -std=c11 -Wall -Wextra $source.c $(pkg-config --cflags --libs "nflow-mpi-$mpi") -lm -o "$prefix/$(basename $source)-$mpi"
+    done
+    : >"$prefix/lines-$mpi"
+    for processes in 1 2 3 4; do
+        scene $mpi $processes 'bits shards reverse_kl matching bulk'
+    done
+    for scenes in 'bulk_rounds failing' isa fast communicators; do
+        scene $mpi 2 "$scenes"
+        scene $mpi 4 "$scenes"
+    done
+    rm -f "$prefix/checkpoint"
+    scene $mpi 3 "stop $prefix/checkpoint"
+    scene $mpi 2 "resume $prefix/checkpoint"
+    for processes in 1 2 4; do
+        run $mpi $processes "$prefix/fit_over_processes-$mpi" >"$prefix/example" 2>&1 || { bad "$mpi, $processes processes, example"; cat "$prefix/example"; }
+        grep '^parameters' "$prefix/example" | sed 's/^/example: /' >>"$prefix/lines"
+    done
+    # A killed process: the manager of the processes ends them all, or the others are left with an error; nobody hangs.
+    status=0
+    run $mpi 3 "$prefix/scenes-$mpi" killed >"$prefix/said" 2>&1 || status=$?
+    if [ $status -eq 0 ] || [ $status -eq 124 ]; then
+        bad "$mpi: a killed process, status $status"
+        cat "$prefix/said"
+    fi
+    echo "$mpi: done ($(run $mpi 1 sh -c 'echo a killed process ends the job with status' 2>/dev/null) $status)"
+done
+sort -u "$prefix/lines" >"$prefix/unique"
+cat "$prefix/unique"
+names=$(sed 's/ [0-9a-f]*$//' "$prefix/unique" | sort | uniq -c | awk '$1 != 1 && $2 != "losses" || ($2 == "losses" && $1 != 2)')
+if [ -n "$names" ] || [ "$(wc -l <"$prefix/unique")" -ne 9 ]; then
+    bad "bits that depend on the processes or on the MPI: $names"
+fi
+make --no-print-directory BUILD="$build" PREFIX="$prefix" MPIS="$*" uninstall-mpi >/dev/null
+left=$(find "$prefix/include" "$prefix/lib" -type f -o -type l)
+[ -z "$left" ] || bad "uninstall-mpi left: $left"
+[ $failed -eq 0 ] || { echo "check-mpi: $failed failures"; exit 1; }
+echo "check-mpi: the same bits with 1, 2, 3 and 4 processes of: $*"

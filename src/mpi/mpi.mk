@@ -1,0 +1,56 @@
+# libnflow_mpi, a companion that nothing else needs: one library for each MPI of MPIS, with the flags of that MPI's pkg-config module.
+
+MPIS ?= openmpi mpich
+MODULE_openmpi ?= ompi-c
+MODULE_mpich ?= mpich
+
+MPI_SOURCES := $(wildcard src/mpi/*.c)
+mpi_shared = $(BUILD)/libnflow_mpi_$(1).so.$(VERSION)
+mpi_static = $(BUILD)/libnflow_mpi_$(1).a
+mpi_pc = sed -e 's|@MPI@|$(1)|g' -e 's|@MODULE@|$(MODULE_$(1))|' -e 's|@PREFIX@|$(2)|' -e 's|@LIBDIR@|$(3)|' -e 's|@INCLUDEDIR@|$(4)|' \
+    -e 's|@VERSION@|$(VERSION)|' src/mpi/nflow-mpi.pc.in
+
+.PHONY: mpi mpi-deps install-mpi uninstall-mpi check-mpi bench-scale
+
+mpi: all $(foreach m,$(MPIS),$(call mpi_shared,$(m)) $(call mpi_static,$(m))) ## build libnflow_mpi for each MPI of MPIS (openmpi mpich)
+
+# The headers of an MPI are not held to this library's warnings.
+define mpi_rule
+$$(BUILD)/mpi-$(1)/%.o: src/mpi/%.c
+	@mkdir -p $$(@D)
+	$$(CC) $$(BASE_FLAGS) $$(OPTIMIZE) $$$$($$(PKG_CONFIG) --cflags $$(MODULE_$(1)) | sed 's/-I/-isystem /g') -c $$< -o $$@
+
+$(call mpi_static,$(1)): $$(MPI_SOURCES:src/mpi/%.c=$$(BUILD)/mpi-$(1)/%.o)
+	@rm -f $$@
+	@$$(AR) rcs $$@ $$^
+
+$(call mpi_shared,$(1)): $$(MPI_SOURCES:src/mpi/%.c=$$(BUILD)/mpi-$(1)/%.o) src/mpi/libnflow_mpi.map $$(SHARED)
+	$$(CC) -shared $$(EXTRA) $$(LDFLAGS) -Wl,-soname,libnflow_mpi_$(1).so.$$(SOVERSION) -Wl,--version-script=src/mpi/libnflow_mpi.map -Wl,-z,defs \
+	    $$(filter %.o,$$^) $$(SHARED) $$$$($$(PKG_CONFIG) --libs $$(MODULE_$(1))) -o $$@
+	@ln -sf $$(notdir $$@) $$(BUILD)/libnflow_mpi_$(1).so.$$(SOVERSION)
+	@ln -sf libnflow_mpi_$(1).so.$$(SOVERSION) $$(BUILD)/libnflow_mpi_$(1).so
+endef
+$(foreach m,$(MPIS),$(eval $(call mpi_rule,$(m))))
+
+install-mpi: install mpi ## libnflow and libnflow_mpi into PREFIX
+	$(INSTALL) -m 644 include/nflow_mpi.h $(DESTDIR)$(INCLUDEDIR)/nflow_mpi.h
+	@set -e; $(foreach m,$(MPIS),\
+	    $(INSTALL) -m 644 $(call mpi_static,$(m)) $(DESTDIR)$(LIBDIR); \
+	    $(INSTALL) -m 755 $(call mpi_shared,$(m)) $(DESTDIR)$(LIBDIR); \
+	    ln -sf libnflow_mpi_$(m).so.$(VERSION) $(DESTDIR)$(LIBDIR)/libnflow_mpi_$(m).so.$(SOVERSION); \
+	    ln -sf libnflow_mpi_$(m).so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libnflow_mpi_$(m).so; \
+	    $(call mpi_pc,$(m),$(PREFIX),$(LIBDIR),$(INCLUDEDIR)) > $(DESTDIR)$(LIBDIR)/pkgconfig/nflow-mpi-$(m).pc;)
+
+uninstall-mpi: uninstall ## remove what install-mpi put there
+	rm -f $(DESTDIR)$(INCLUDEDIR)/nflow_mpi.h $(DESTDIR)$(LIBDIR)/libnflow_mpi_* $(DESTDIR)$(LIBDIR)/pkgconfig/nflow-mpi-*.pc
+
+mpi-deps:
+	@sh scripts/mpi-deps.sh $(MPIS)
+
+check-mpi: ## install OpenMPI and MPICH where they are missing, and run the tests of libnflow_mpi with 1 to 4 processes of each
+	@CC='$(CC)' sh scripts/deps.sh build
+	@sh scripts/mpi-deps.sh $(MPIS)
+	@$(MAKE) --no-print-directory mpi
+	@CC='$(CC)' sh scripts/check-mpi.sh $(BUILD) $(MPIS)
+
+-include $(wildcard $(BUILD)/mpi-*/*.d)
