@@ -11,7 +11,7 @@
 
 #include <nflow_mpi.h>
 
-enum { ROWS = 20000, DIM = 2 }; /* of all processes */
+enum { ROWS = 8000, DIM = 2 }; /* of all processes */
 
 /* The simulator: row number i of all is a function of i, whoever makes it. Here a bent Gaussian. */
 static nf_status simulate(size_t first, size_t rows, double (*x)[DIM]) {
@@ -45,10 +45,10 @@ static nf_status work(nf_mpi *mpi, const nf_comm *comm) {
     nf_rng rng = {.seed = 3};
     nf_status status = x ? simulate(first, rows, x) : NF_ERR_MEMORY;
     if (status == NF_OK)
-        status = nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = DIM, .precision = NF_SINGLE), &flow);
+        status = nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = DIM, .couplings = 4, .precision = NF_SINGLE), &flow);
     /* A process that has failed so far calls all the same, with a flow that is NULL, so that the others hear of it. */
     const nf_status fitted = nf_fit(status == NF_OK ? flow : NULL, rows, x ? x[0] : NULL, NULL,
-                                    NF_CONFIG(nf_fit_config, .epochs = 20, .batch_size = 1024, .comm = comm), &report);
+                                    NF_CONFIG(nf_fit_config, .epochs = 20, .batch_size = 512, .comm = comm), &report);
     if (status == NF_OK)
         status = fitted;
     if (fitted == NF_OK)
