@@ -296,6 +296,12 @@ class fit_config : public config_of<nf_fit_config, fit_config> {
     }
     fit_config &checkpoint_every(std::size_t value) { return set(&nf_fit_config::checkpoint_every, value); }
     fit_config &comm(const nf_comm *value) { return set(&nf_fit_config::comm, value); }
+    /* So many rows by callback, which must not throw; fit is then given an empty x and context. */
+    fit_config &read(std::size_t rows, nf_rows_fn function, void *user) {
+        read_rows_ = rows;
+        set(&nf_fit_config::read_user, user);
+        return set(&nf_fit_config::read, function);
+    }
     /* Called after every epoch; false stops the fit. */
     fit_config &progress(std::function<bool(const nf_fit_progress &)> value) {
         progress_ = std::move(value);
@@ -306,6 +312,7 @@ class fit_config : public config_of<nf_fit_config, fit_config> {
     friend class flow;
     nf_optimizer_config optimizer_{};
     bool with_optimizer_ = false;
+    std::size_t read_rows_ = 0;
     numbers validation_x_, validation_context_, validation_weight_, weight_;
     std::string checkpoint_;
     std::function<bool(const nf_fit_progress &)> progress_;
@@ -328,6 +335,7 @@ class reverse_kl_config : public config_of<nf_reverse_kl_config, reverse_kl_conf
     reverse_kl_config &beta_start(double value) { return set(&nf_reverse_kl_config::beta_start, value); }
     reverse_kl_config &anneal_steps(std::size_t value) { return set(&nf_reverse_kl_config::anneal_steps, value); }
     reverse_kl_config &ema_decay(double value) { return set(&nf_reverse_kl_config::ema_decay, value); }
+    reverse_kl_config &comm(const nf_comm *value) { return set(&nf_reverse_kl_config::comm, value); }
     reverse_kl_config &evaluation_samples(std::size_t value) { return set(&nf_reverse_kl_config::evaluation_samples, value); }
     reverse_kl_config &context(numbers value) {
         context_ = value;
@@ -677,8 +685,9 @@ class flow {
 
     nf_fit_report fit(numbers x, const fit_config &config = {}) { return fit(x, {}, config); }
     nf_fit_report fit(numbers x, numbers context, const fit_config &config) {
-        const std::size_t n = rows("x", x);
         nf_fit_config c = *config.get();
+        const bool reads = c.read && x.empty();
+        const std::size_t n = reads ? config.read_rows_ : rows("x", x);
         nf_fit_report report{};
         report.struct_size = sizeof report;
         if (config.with_optimizer_)
@@ -697,7 +706,7 @@ class flow {
             c.progress = detail::progress_of<nf_fit_progress>;
             c.progress_user = &guard;
         }
-        const nf_status status = nf_fit(get(), n, x.data(), conditions(context, n), &c, &report);
+        const nf_status status = nf_fit(get(), n, reads ? nullptr : x.data(), reads ? nullptr : conditions(context, n), &c, &report);
         guard.check(status == NF_ERR_ROWS ? NF_OK : status);
         return report;
     }

@@ -109,6 +109,17 @@ static void callbacks() {
     MUST(caught([&] { flow.grad_reverse_kl(rng, 10, refuse, gradient); }));
     MUST(caught([&] { flow.diagnose_with(refuse); }));
     MUST(flow.parameters() == before);
+    nflow::flow twin = flow.clone();
+    const auto reader = [](void *user, std::size_t count, const std::size_t *row, double *to, double *) {
+        const auto &from = *static_cast<const std::vector<double> *>(user);
+        for (std::size_t i = 0; i < count; i++)
+            for (std::size_t j = 0; j < 2; j++)
+                to[2 * i + j] = from[2 * row[i] + j];
+        return NF_OK;
+    };
+    flow.fit(x, nflow::fit_config().epochs(2));
+    twin.fit({}, nflow::fit_config().epochs(2).read(100, reader, &x));
+    MUST(flow.parameters() == twin.parameters() && flow.parameters() != before);
     x[1] = std::nan("");
     MUST(flow.fit(x, nflow::fit_config().epochs(1)).bad_rows == 1);
 }

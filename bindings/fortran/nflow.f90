@@ -163,7 +163,10 @@ module nflow
         integer(c_size_t) :: struct_size = 0
         integer(c_int) :: rank = 0, size = 0
         type(c_ptr) :: user = c_null_ptr
-        type(c_funptr) :: allgather = c_null_funptr, broadcast = c_null_funptr, barrier = c_null_funptr
+        type(c_funptr) :: allgather = c_null_funptr, broadcast = c_null_funptr, barrier = c_null_funptr, &
+            exchange = c_null_funptr, allreduce = c_null_funptr
+        integer(c_size_t) :: shards = 0
+        integer(c_int) :: fast = 0, reserved = 0
     end type
 
     type, bind(C) :: nf_fit_config
@@ -183,6 +186,8 @@ module nflow
         type(c_ptr) :: comm = c_null_ptr
         type(c_funptr) :: progress = c_null_funptr
         type(c_ptr) :: progress_user = c_null_ptr, allocator = c_null_ptr
+        type(c_funptr) :: read = c_null_funptr
+        type(c_ptr) :: read_user = c_null_ptr
     end type
 
     type, bind(C) :: nf_fit_report
@@ -211,7 +216,7 @@ module nflow
         type(c_ptr) :: context = c_null_ptr
         integer(c_size_t) :: progress_every = 0
         type(c_funptr) :: progress = c_null_funptr
-        type(c_ptr) :: progress_user = c_null_ptr, allocator = c_null_ptr
+        type(c_ptr) :: progress_user = c_null_ptr, allocator = c_null_ptr, comm = c_null_ptr
     end type
 
     type, bind(C) :: nf_reverse_kl_report
@@ -317,6 +322,27 @@ module nflow
         integer(c_int) function nf_barrier_fn(user) bind(C)
             import
             type(c_ptr), value :: user
+        end function
+        integer(c_int) function nf_exchange_fn(user, send, send_counts, receive, receive_counts) bind(C)
+            import
+            type(c_ptr), value :: user
+            real(c_double), intent(in) :: send(*)
+            integer(c_size_t), intent(in) :: send_counts(*), receive_counts(*)
+            real(c_double), intent(out) :: receive(*)
+        end function
+        integer(c_int) function nf_allreduce_fn(user, values, count) bind(C)
+            import
+            type(c_ptr), value :: user
+            integer(c_size_t), value :: count
+            real(c_double), intent(inout) :: values(count)
+        end function
+        ! read of nf_fit_config; `row` counts from 0
+        integer(c_int) function nf_rows_fn(user, count, row, x, context) bind(C)
+            import
+            type(c_ptr), value :: user, context
+            integer(c_size_t), value :: count
+            integer(c_size_t), intent(in) :: row(count)
+            real(c_double), intent(out) :: x(*)
         end function
     end interface
 

@@ -118,14 +118,16 @@ class FitProgress(_Struct):
 
 
 class Comm(_Struct):
-    _fields_ = _members(("struct_size", Z), ("rank size", I), ("user allgather broadcast barrier", P))
+    _fields_ = _members(("struct_size", Z), ("rank size", I), ("user allgather broadcast barrier exchange allreduce", P), ("shards", Z),
+                        ("fast reserved", I))
 
 
 class FitConfig(_Struct):
     _fields_ = _members(("struct_size epochs batch_size patience threads", Z), ("seed", U), ("optimizer", P), ("schedule objective", I),
                         ("schedule_step", Z), ("schedule_factor validation_fraction", D), ("validation_rows", Z),
                         ("validation_x validation_context validation_weight weight", P), ("ema_decay noise training_tolerance", D),
-                        ("standardize pairing", I), ("checkpoint", P), ("checkpoint_every", Z), ("comm progress progress_user allocator", P))
+                        ("standardize pairing", I), ("checkpoint", P), ("checkpoint_every", Z),
+                        ("comm progress progress_user allocator read read_user", P))
 
 
 class FitReport(_Struct):
@@ -140,7 +142,7 @@ class ReverseKlProgress(_Struct):
 class ReverseKlConfig(_Struct):
     _fields_ = _members(("struct_size steps samples threads", Z), ("seed", U), ("optimizer", P), ("schedule reserved", I), ("schedule_step", Z),
                         ("schedule_factor beta_start", D), ("anneal_steps", Z), ("ema_decay", D), ("evaluation_samples", Z), ("context", P),
-                        ("progress_every", Z), ("progress progress_user allocator", P))
+                        ("progress_every", Z), ("progress progress_user allocator comm", P))
 
 
 class ReverseKlReport(_Struct):

@@ -92,7 +92,7 @@ def check_cpp(header, path):
         expect(body, "nflow.hpp has no builder of", struct)
         common = re.search(r"class family_config :.*?\n};", text, flags=re.S)[0] if "family_config" in body[0] else ""
         for member, _, _ in members:
-            if member in ("struct_size", "reserved", "allocator", "progress_user", "target_user", "inputs", "outputs"):
+            if member in ("struct_size", "reserved", "allocator", "progress_user", "read_user", "target_user", "inputs", "outputs"):
                 continue
             setter = {"validation_rows": "validation", "validation_x": "validation", "validation_context": "validation",
                       "validation_weight": "validation", "target": None}.get(member, member)
