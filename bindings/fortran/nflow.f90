@@ -336,13 +336,14 @@ module nflow
             integer(c_size_t), value :: count
             real(c_double), intent(inout) :: values(count)
         end function
-        ! read of nf_fit_config; `row` counts from 0
+        ! read of nf_fit_config; `row` counts from 0; context is not present when the flow takes none
         integer(c_int) function nf_rows_fn(user, count, row, x, context) bind(C)
             import
-            type(c_ptr), value :: user, context
+            type(c_ptr), value :: user
             integer(c_size_t), value :: count
             integer(c_size_t), intent(in) :: row(count)
             real(c_double), intent(out) :: x(*)
+            real(c_double), intent(out), optional :: context(*)
         end function
     end interface
 
@@ -659,8 +660,7 @@ module nflow
             import
             type(c_ptr), value :: flow
             integer(c_size_t), value :: rows
-            real(c_double), intent(in) :: x(*)
-            real(c_double), intent(in), optional :: context(*)
+            real(c_double), intent(in), optional :: x(*), context(*)
             type(nf_fit_config), intent(in), optional :: config
             type(nf_fit_report), intent(inout), optional :: report
         end function

@@ -37,6 +37,22 @@ contains
         decay = merge(NF_OK, NF_ERR_ARGUMENT, all(t >= 0))
     end function
 
+    ! Rows by callback: user points to all of them.
+    integer(c_int) function rows_of(user, count, row, x, context) bind(C)
+        type(c_ptr), value :: user
+        integer(c_size_t), value :: count
+        integer(c_size_t), intent(in) :: row(count)
+        real(c_double), intent(out) :: x(*)
+        real(c_double), intent(out), optional :: context(*)
+        real(c_double), pointer :: all_rows(:, :)
+        integer :: i
+        call c_f_pointer(user, all_rows, [2, 400])
+        do i = 1, int(count)
+            x(2*i - 1:2*i) = all_rows(:, row(i) + 1)
+        end do
+        rows_of = merge(NF_ERR_ARGUMENT, NF_OK, present(context))
+    end function
+
     integer(c_int) function refusing(user, count, row, t, y, dydt) bind(C)
         type(c_ptr), value :: user
         integer(c_size_t), value :: count
@@ -53,7 +69,7 @@ program scenario
     use, intrinsic :: iso_fortran_env, only: error_unit
     implicit none
     integer(c_size_t), parameter :: rows = 400, draws = 100
-    real(c_double) :: x(2, rows)
+    real(c_double), target :: x(2, rows)
     type(nf_realnvp_config) :: config
     type(c_ptr) :: flow, loaded
     character(len=1000) :: model
@@ -120,6 +136,27 @@ contains
         call must(nf_fit(flow, rows, x, config=fit, report=report))
         call print_bits("epochs", [epochs])
         call print_bits("best", [report%best_loss])
+        call train_by_callback(fit, report%best_loss)
+    end subroutine
+
+    ! The same fit of a clone that never saw the array.
+    subroutine train_by_callback(fit, expected)
+        type(nf_fit_config), intent(in) :: fit
+        real(c_double), intent(in) :: expected
+        type(nf_fit_config) :: by_callback
+        type(nf_fit_report) :: report
+        type(c_ptr) :: copy
+        real(c_double), target :: ignored
+        ignored = 0
+        call nf_init(report)
+        call must(nf_realnvp_create(config, copy))
+        by_callback = fit
+        by_callback%progress_user = c_loc(ignored)
+        by_callback%read = c_funloc(rows_of)
+        by_callback%read_user = c_loc(x)
+        call must(nf_fit(copy, rows, config=by_callback, report=report))
+        if (transfer(report%best_loss, 0_c_int64_t) /= transfer(expected, 0_c_int64_t)) stop 8
+        call nf_flow_free(copy)
     end subroutine
 
     subroutine use_flow()

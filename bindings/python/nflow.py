@@ -211,6 +211,7 @@ RESULTS = {
 _PROGRESS = ctypes.CFUNCTYPE(I, P, POINTER(FitProgress))
 _REVERSE_KL_PROGRESS = ctypes.CFUNCTYPE(I, P, POINTER(ReverseKlProgress))
 _TARGET = ctypes.CFUNCTYPE(I, P, Z, POINTER(D), POINTER(D), POINTER(D))
+_ROWS = ctypes.CFUNCTYPE(I, P, Z, POINTER(Z), POINTER(D), POINTER(D))
 _ODE = ctypes.CFUNCTYPE(I, P, Z, POINTER(Z), POINTER(D), POINTER(D), POINTER(D))
 
 
@@ -398,6 +399,19 @@ class _Calls:
                 np.ctypeslib.as_array(grad_x, (rows, dim))[:] = gradient
             return 0
         return None if function is None else self.guard(_TARGET, call)
+
+    def rows(self, function, dim, context_dim):
+        """function(row) gives the rows of x with these indices, or a pair of them and their context."""
+        def call(_, count, row, x, context):
+            answer = function(np.ctypeslib.as_array(row, (count,)))
+            values, given = answer if isinstance(answer, tuple) else (answer, None)
+            np.ctypeslib.as_array(x, (count, dim))[:] = values
+            if context_dim:
+                if given is None:
+                    raise ValueError("read gives no context")
+                np.ctypeslib.as_array(context, (count, context_dim))[:] = given
+            return 0
+        return self.guard(_ROWS, call)
 
     def check(self, status, result=None):
         if self.raised is not None:
@@ -717,24 +731,35 @@ class Flow(_Owner):
 
     # -- training
 
-    def fit(self, x, context=None, progress=None, weight=None, validation_x=None, validation_context=None, validation_weight=None,
-            checkpoint=None, **config):
-        """Fit to rows of x by mini-batches; the report. progress(p) is called after each epoch and stops the fit when it returns true."""
-        x, calls = self._rows(x, "x"), _Calls()
+    def fit(self, x=None, context=None, progress=None, weight=None, validation_x=None, validation_context=None, validation_weight=None,
+            checkpoint=None, read=None, rows=None, **config):
+        """Fit to rows of x by mini-batches; the report. progress(p) is called after each epoch and stops the fit when it returns true.
+
+        Or to `rows` rows of which read(row) gives those with the indices row, count x dim, with a context as a pair.
+        """
+        if (x is None) != (read is not None and rows is not None):
+            raise ValueError("fit takes x, or read and rows")
+        calls = _Calls()
+        if x is None:
+            count = _size(rows, "rows")
+            config["read"] = calls.rows(read, self.dim, self.context_dim)
+        else:
+            x = self._rows(x, "x")
+            count, context = len(x), self._context(context, len(x))
         report = FitReport(struct_size=ctypes.sizeof(FitReport))
         if validation_x is not None:
             validation_x = self._rows(validation_x, "validation_x")
-            rows = len(validation_x)
-            config.update(validation_x=validation_x, validation_rows=rows, validation_context=self._context(validation_context, rows))
+            held = len(validation_x)
+            config.update(validation_x=validation_x, validation_rows=held, validation_context=self._context(validation_context, held))
             if validation_weight is not None:
-                config["validation_weight"] = _array(validation_weight, "validation_weight", rows)
+                config["validation_weight"] = _array(validation_weight, "validation_weight", held)
         if weight is not None:
-            config["weight"] = _array(weight, "weight", len(x))
+            config["weight"] = _array(weight, "weight", count)
         if checkpoint is not None:
             config["checkpoint"] = os.fsencode(checkpoint)
         config["progress"] = calls.progress(_PROGRESS, FitProgress, progress)
         config = _config(FitConfig, config)
-        status = lib.nf_fit(self.handle, len(x), _at(x), _at(self._context(context, len(x))), byref(config), byref(report))
+        status = lib.nf_fit(self.handle, count, _at(x), _at(context), byref(config), byref(report))
         if status == Status.ERR_ROWS and calls.raised is None:
             warnings.warn(lib.nf_last_error().decode("utf-8", "replace"), RowsWarning, stacklevel=2)
             return report

@@ -232,6 +232,20 @@ class Callbacks(unittest.TestCase):
         with self.assertRaises(Stop):
             flow.fit_reverse_kl(lambda x: (-.5 * (x * x).sum(1), -x), progress=stop, steps=10)
 
+    def test_rows_by_callback(self):
+        context = self.x[:, :1] ** 2
+        one, other = (nflow.Flow.realnvp(dim=2, context_dim=1, couplings=2, hidden_width=8, seed=3) for _ in range(2))
+        one.fit(self.x, context=context, epochs=2, seed=5)
+        other.fit(read=lambda row: (self.x[row], context[row]), rows=len(self.x), epochs=2, seed=5)
+        np.testing.assert_array_equal(one.parameters, other.parameters)
+        with self.assertRaises(Stop):
+            other.fit(read=stop, rows=5, epochs=1)
+        with self.assertRaisesRegex(ValueError, "no context"):
+            other.fit(read=lambda row: self.x[row], rows=5, epochs=1)
+        for wrong in (dict(), dict(rows=5), dict(x=self.x, read=stop, rows=5)):
+            with self.assertRaisesRegex(ValueError, "x, or read and rows"):
+                other.fit(**wrong)
+
     def test_exceptions_of_targets(self):
         flow = nflow.Flow.planar(dim=2, layers=2, seed=1)
         before = flow.parameters
