@@ -5,11 +5,6 @@
 #include "scene.h"
 #include "tool.h"
 
-static int rising(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 void scene_curve_range(const scene *s, double *low, double *high) {
     double *all = allocate(2 * s->epochs, sizeof *all);
     size_t count = 0;
@@ -19,7 +14,7 @@ void scene_curve_range(const scene *s, double *low, double *high) {
         if (isfinite(s->held_out[i]))
             all[count++] = s->held_out[i];
     }
-    qsort(all, count, sizeof *all, rising);
+    qsort(all, count, sizeof *all, compare_numbers);
     *low = count ? all[0] : 0.0;
     *high = count ? all[count - 1 - count / 10] : 1.0;
     free(all);

@@ -51,11 +51,11 @@ void *allocate(size_t count, size_t size); /* zeros */
 char *copy_text(const char *text);
 __attribute__((format(printf, 1, 2))) char *new_text(const char *format, ...);
 
+/* For qsort of double: rising. */
+int compare_numbers(const void *a, const void *b);
+
 /* Processors that this process may use. */
 size_t processors(void);
-
-/* Seconds of a clock that only goes forward. */
-double now(void);
 
 /* Ends with a message if what was written to the standard output did not get there. */
 void finish_output(void);

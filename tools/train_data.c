@@ -101,16 +101,11 @@ static char **names_of(const table *t, const size_t *index, size_t count) {
 
 /* ---- Values */
 
-static int rising(const void *a, const void *b) {
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
 static double *sorted_column(size_t rows, const double *x, size_t columns, size_t column) {
     double *sorted = allocate(rows, sizeof *sorted);
     for (size_t i = 0; i < rows; i++)
         sorted[i] = x[i * columns + column];
-    qsort(sorted, rows, sizeof *sorted, rising);
+    qsort(sorted, rows, sizeof *sorted, compare_numbers);
     return sorted;
 }
 
