@@ -113,7 +113,7 @@ SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(TEST_SUPPORT))
 
 TEST_PROGRAMS := $(TESTS_PLAIN:tests/%.c=$(BUILD)/tests/%)
 # Those that parse and allocate; arithmetic alone is left to the sanitizers, which are ten times as fast.
-VALGRIND_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,safetensors file optimizer config)
+VALGRIND_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,safetensors schema file optimizer config api abi ode model limits)
 
 $(BUILD)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
@@ -234,7 +234,7 @@ check-threads: $(SHARED) $(THREAD_PROGRAMS) $(BUILD)/examples/embed
 	$(BUILD)/examples/embed
 
 check-valgrind: all tests ## the plain tests under valgrind
-	@WRAP='valgrind -q --error-exitcode=99 --leak-check=full' CK_FORK=no NFLOW_ISA=v3 sh scripts/run-tests.sh $(VALGRIND_PROGRAMS)
+	@NFLOW_TEST_BRIEF=1 WRAP='valgrind -q --error-exitcode=99 --leak-check=full' CK_FORK=no NFLOW_ISA=v3 sh scripts/run-tests.sh $(VALGRIND_PROGRAMS)
 
 $(BUILD)/tests/openblas-host: tests/openblas/host.c $(STATIC)
 	@mkdir -p $(@D)

@@ -214,7 +214,7 @@ START_TEST(vjps_agree_with_differences) {
     for (int square = 0; square < 2; square++) {
         bench *b = setup(_i / 4, square != 0);
         vjp(b, _i & 1, _i & 2);
-        for (size_t i = 0; i < b->parameters; i++) {
+        for (size_t i = 0; i < b->parameters; i += is_brief() ? 7 : 1) {
             const double d = slope(b, &b->theta[i]), g = (double)b->gradient[i];
             ck_assert_msg(fabs(g - d) <= 1e-7 * fmax(1, fabs(d)), "square %d, parameter %zu of %zu: %.10g, difference %.10g", square, i, b->parameters, g, d);
         }

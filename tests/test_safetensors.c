@@ -171,6 +171,8 @@ static const struct {
     {"{\"w\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":16}}", 16, "tensor w: data_offsets are not two"},
     {"{\"w\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[0,16.0]}}", 16, "tensor w: data_offsets are not two"},
     {"{\"w\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[-16,0]}}", 16, "tensor w: data_offsets are not two"},
+    {"{\"w\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[\"0\",16]}}", 16, "tensor w: data_offsets are not two"},
+    {"{\"w\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[0,-16]}}", 16, "tensor w: data_offsets are not two"},
     {"{\"w\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[16,0]}}", 16, "run backwards"},
     {"{\"w\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[0,16]}}", 8, "end at 16"},
     {"{\"w\":{\"dtype\":\"F64\",\"shape\":[2],\"data_offsets\":[9223372036854775800,9223372036854775807]}}", 16, "tensor w: data_offsets end"},

@@ -33,5 +33,6 @@ nf_status nf_json_check_limits(const char *name, const char *text, size_t size, 
 }
 
 bool nf_json_lacked_memory(const json_error_t *error) {
-    return json_error_code(error) == json_error_out_of_memory || !*error->text;
+    /* In this order: without a text the code was not set either. */
+    return !*error->text || json_error_code(error) == json_error_out_of_memory;
 }
