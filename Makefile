@@ -113,7 +113,7 @@ SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(TEST_SUPPORT))
 
 TEST_PROGRAMS := $(TESTS_PLAIN:tests/%.c=$(BUILD)/tests/%)
 # Those that parse and allocate; arithmetic alone is left to the sanitizers, which are ten times as fast.
-VALGRIND_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,safetensors schema file optimizer config api abi ode model limits)
+VALGRIND_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,safetensors schema file optimizer config api abi ode)
 
 $(BUILD)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
