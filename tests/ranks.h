@@ -24,7 +24,7 @@ typedef struct rank_result {
     nf_status status;
     char line[LINE];
     size_t calls;  /* of operations */
-    size_t numbers; /* doubles that this rank sent to others in exchanges and gathers */
+    size_t numbers; /* doubles that this rank sends to others, with rings for gathers and sums */
 } rank_result;
 
 /* What a rank does; `line` takes its last error. */

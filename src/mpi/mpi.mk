@@ -54,3 +54,19 @@ check-mpi: ## install OpenMPI and MPICH where they are missing, and run the test
 	@CC='$(CC)' sh scripts/check-mpi.sh $(BUILD) $(MPIS)
 
 -include $(wildcard $(BUILD)/mpi-*/*.d)
+
+# The cost of sums in a fixed order: ranks as threads, by the processor time of each; processes, by the clock. And what a cluster would make of it.
+bench-scale: $(BUILD)/bench/scale ## efficiency on a cluster by a calibrated model: docs/figures/scale.svg; NETWORK="latency_us overhead_us GB/s"
+	$< $(NETWORK) >build/scale.txt
+	gnuplot -e 'data="build/scale.txt"; output="docs/figures/scale.svg"' bench/scale.gp
+
+.PHONY: bench-ranks bench-mpi
+bench-ranks: $(BUILD)/bench/ranks ## processor time of a fit's step on ranks that are threads, in both modes
+	$<
+
+$(BUILD)/bench/ranks: bench/ranks.c bench/measure.c $(BUILD)/tests/ranks.o $(STATIC)
+	@mkdir -p $(@D)
+	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) -Itests bench/ranks.c bench/measure.c $(BUILD)/tests/ranks.o $(STATIC) $(TEST_LIBS) -o $@
+
+bench-mpi: mpi ## seconds and memory of a fit's step on 1, 2 and 4 processes of each MPI
+	@CC='$(CC)' sh scripts/bench-mpi.sh $(BUILD) $(MPIS)
