@@ -77,7 +77,7 @@ static void usage(FILE *file) {
         fprintf(file, "               %-14s%s\n", toy_name(toy_at(i)), toy_about(toy_at(i)));
     fputs("  --epochs   how often each row is seen (as often as makes some 4000 steps)\n"
           "  --seconds  stop training after this time (7)\n"
-          "  --seed     of the toy rows, the first parameters, the shuffles and the samples (1)\n"
+          "  --seed     of the toy rows, the first parameters, the shuffles and the samples (5)\n"
           "  --output   writes prefix.safetensors, prefix-samples.csv, prefix.png and prefix.svg (demo)\n",
           file);
 }
@@ -114,7 +114,7 @@ static void read_option(options *o, const char *name, const char *value) {
 }
 
 static options read_options(int count, char **words) {
-    options o = {.output = "demo", .set = toy_find("two_moons"), .seconds = 7.0, .seed = 1};
+    options o = {.output = "demo", .set = toy_find("two_moons"), .seconds = 7.0, .seed = 5};
     for (int i = 1; i < count; i += 2) {
         if (strcmp(words[i], "--help") == 0 || strcmp(words[i], "-h") == 0) {
             usage(stdout);
