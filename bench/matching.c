@@ -75,22 +75,29 @@ static void plot(point curve[SETS][WAYS][POINTS], const char *prefix) {
         fprintf(stderr, "matching: gnuplot cannot be started\n");
         exit(1);
     }
-    fprintf(gnuplot, "set terminal svg size 1200,400 font 'sans-serif,12' background rgb 'white'\nset output '%s.svg'\nset multiplot layout 1,3\n"
-                     "set logscale x\nset format x '%%g'\nset xlabel 'processor seconds of the fit'\nset ylabel 'held-out NLL, nats'\nset key top right font ',10'\n",
+    fprintf(gnuplot, "set terminal svg size 1200,420 font 'sans-serif,12' background rgb 'white'\nset output '%s.svg'\nset multiplot layout 1,3\n"
+                     "set logscale x\nset format x '%%g'\nset xlabel 'processor seconds of the fit'\nset ylabel 'held-out NLL, nats'\nset key bottom left reverse Left\n"
+                     "set grid lc rgb '#dddddd'\nset border 3\nset tics nomirror\n",
             prefix);
+    static const char *const colors[WAYS] = {"#1f4e79", "#b5482a", "#2f8f6f"};
     for (size_t s = 0; s < SETS; s++) {
-        double best = INFINITY;
+        double best = INFINITY, worst = -INFINITY;
         for (size_t w = 0; w < WAYS; w++)
-            for (size_t p = 0; p < POINTS; p++)
+            for (size_t p = 0; p < POINTS; p++) {
                 best = fmin(best, curve[s][w][p].nll);
-        fprintf(gnuplot, "set title '%s' noenhanced\nset yrange [%g:%g]\nplot ", held_out_sets[s], best - 0.1, best + 1.2);
+                worst = fmax(worst, curve[s][w][p].nll);
+            }
+        worst = fmin(worst, best + 1.2);
+        const double margin = 0.05 * (worst - best);
+        fprintf(gnuplot, "set title '%s' noenhanced\nset yrange [%g:%g]\nplot ", held_out_sets[s], best - margin, worst + margin);
         for (size_t w = 0; w < WAYS; w++)
-            fprintf(gnuplot, "'-' using 1:2 with linespoints lw 2 pt 7 ps 0.5 title '%s'%s", ways[w].name, w + 1 < WAYS ? ", " : "\n");
+            fprintf(gnuplot, "'-' using 1:2 with linespoints lw 2 pt 7 ps 0.5 lc rgb '%s' title '%s'%s", colors[w], ways[w].name, w + 1 < WAYS ? ", " : "\n");
         for (size_t w = 0; w < WAYS; w++) {
             for (size_t p = 0; p < POINTS; p++)
                 fprintf(gnuplot, "%g %g\n", curve[s][w][p].seconds, curve[s][w][p].nll);
             fputs("e\n", gnuplot);
         }
+        fputs("unset key\n", gnuplot);
     }
     fputs("unset multiplot\n", gnuplot);
     if (pclose(gnuplot) != 0)
