@@ -59,8 +59,8 @@ for command in $commands; do
     status 0 "$command" --help :: usage: nflow "$command"
     if [ "$(awk 'length > 80' output | wc -l)" -ne 0 ]; then fail "nflow $command --help is wider than 80 columns"; else pass; fi
     # Help and manual page have the same options.
-    sed -n 's/^  \(-., \|    \)\(--[a-z0-9-]*\).*/\2/p' output | sort >in-help
-    sed -n 's/^\(\\fB.*, \)\{0,1\}\\fB\\-\\-\([a-z0-9\\-]*\)\\fR.*/--\2/p' "$pages/nflow-$command.1" | sed 's/\\//g' | sort >in-page
+    sed -n 's/^  \(-., \|    \)\(--[a-z0-9-]*\).*/\2/p' output | grep -vx -e --help | sort >in-help
+    sed -n '/^\.SH OPTIONS/,/^\.SH E/p' "$pages/nflow-$command.1" | sed 's/\\f[BIRP]//g; s/\\//g' | grep -o -e '--[a-z][a-z0-9-]*' | grep -vx -e --help | sort -u >in-page
     if cmp -s in-help in-page && [ -s in-help ]; then pass; else diff in-help in-page >output; fail "nflow-$command.1 and --help have other options"; fi
     status 2 "$command" --nonsense :: there is no such option
 done
