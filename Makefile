@@ -206,7 +206,7 @@ fuzz: ## look for new inputs for FUZZ_SECONDS a target (60), with clang and libF
 
 .PHONY: fuzz-now
 fuzz-now: $(FUZZ:%=$(BUILD)/tests/fuzz/fuzz_%)
-	@for t in $(FUZZ); do sh scripts/fuzz.sh $$t $(BUILD)/tests/fuzz/fuzz_$$t $(FUZZ_SECONDS) || exit 1; done
+	@printf '%s\n' $(FUZZ) | xargs -P "$$(nproc 2>/dev/null || echo 1)" -I{} sh scripts/fuzz.sh {} $(BUILD)/tests/fuzz/fuzz_{} $(FUZZ_SECONDS)
 
 $(BUILD)/tests/fuzz/fuzz_%: $(BUILD)/tests/fuzz/fuzz_%.o $(BUILD)/examples/csv.o $(BUILD)/tools/npy.o $(STATIC)
 	$(CC) $(EXTRA) -fsanitize=fuzzer $(LDFLAGS) $^ $(JANSSON_LIBS) -lpthread -lm -o $@
