@@ -440,6 +440,24 @@ START_TEST(arguments_of_one_rank) {
 }
 END_TEST
 
+static nf_status fit_without_flow(void *user, const nf_comm *comm, char line[LINE]) {
+    const data *d = user;
+    nf_flow *flow = flow_of(PLANAR, 3);
+    const nf_status status = nf_fit(comm->rank == 1 ? NULL : flow, ROWS, d->x, NULL, NF_CONFIG(nf_fit_config, .comm = comm), NULL);
+    snprintf(line, LINE, "%s", nf_last_error());
+    nf_flow_free(flow);
+    return status;
+}
+
+START_TEST(a_rank_without_a_flow) {
+    data *d = new_data();
+    rank_result results[MOST_RANKS];
+    ck_assert(run_ranks(&(rank_options){.size = 3}, fit_without_flow, d, results));
+    all_are(results, 3, NF_ERR_ARGUMENT, "flow is NULL (rank 1 of 3)");
+    free(d);
+}
+END_TEST
+
 START_TEST(flows_that_differ) {
     data *d = new_data();
     task *t = new_bytes(sizeof *t);
@@ -722,6 +740,7 @@ int main(void) {
     tcase_add_checked_fixture(failures, NULL, drop_path);
     tcase_add_test(failures, a_checkpoint_of_other_data_is_refused_by_all);
     tcase_add_test(failures, arguments_of_one_rank);
+    tcase_add_test(failures, a_rank_without_a_flow);
     tcase_add_test(failures, flows_that_differ);
     tcase_add_test(failures, instruction_sets_that_differ);
     tcase_add_test(failures, a_reader_that_fails);
