@@ -76,7 +76,7 @@ static nf_status check_data(const fit *f) {
 static nf_status check_all_data(fit *f) {
     const nf_rows *d = &f->data;
     double any = d->own > 0 && !d->weight;
-    for (size_t r = 0; any == 0.0 && r < d->own; r++)
+    for (size_t r = 0; d->weight && any == 0.0 && r < d->own; r++)
         any = d->weight[r] > 0.0;
     double *all = f->ranks.statuses ? f->ranks.statuses : &any;
     nf_status status = nf_ranks_gather(&f->ranks, &any, all, 1);
@@ -337,7 +337,7 @@ static nf_status standardize(fit *f) {
     if (!mean || !parameters)
         status = nf_fail(NF_ERR_MEMORY, f->function, "no memory for the mean of %zu columns", model->dim);
     status = nf_ranks_agree(&f->ranks, status);
-    if (status == NF_OK) {
+    if (status == NF_OK && mean && parameters) {
         const nf_floating saved = nf_floating_enter();
         status = measure_columns(f, mean, f->column_sd);
         if (status == NF_OK)

@@ -225,7 +225,12 @@ nf_status nf_ranks_agree(nf_ranks *r, nf_status mine) {
     return NF_OK;
 }
 
-static bool same_bits(double a, double b) { return memcmp(&a, &b, sizeof a) == 0; }
+static bool same_bits(double a, double b) {
+    uint64_t x, y;
+    memcpy(&x, &a, sizeof x);
+    memcpy(&y, &b, sizeof y);
+    return x == y;
+}
 
 nf_status nf_ranks_compare(nf_ranks *r, const nf_rank_setting *settings, size_t count) {
     if (r->size == 1)

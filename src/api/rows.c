@@ -33,7 +33,7 @@ nf_status nf_rows_begin(nf_rows *rows, nf_ranks *ranks) {
         status = nf_ranks_gather(ranks, (double[]){(double)rows->own, given, rows->weight && rows->own}, all, 3);
     rows->total = 0;
     rows->given = rows->weighted = false;
-    for (size_t q = 0; status == NF_OK && q < ranks->size; q++) {
+    for (size_t q = 0; status == NF_OK && rows->begin && all && q < ranks->size; q++) {
         rows->begin[q] = rows->total;
         rows->total += (size_t)all[3 * q];
         rows->given = rows->given || all[3 * q + 1] != 0.0;

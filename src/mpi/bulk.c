@@ -92,8 +92,9 @@ static nf_status begin(bulk *b, nf_status status) {
             if (q != (size_t)b->mpi->rank)
                 nf_mpi_fail(found, "%s: rank %zu of %zu: %s", b->function, q, size, nf_status_name(found));
         }
-        if (found == NF_OK && memcmp(theirs + DIM, first + DIM, (WORDS - DIM) * sizeof *first) != 0)
-            found = nf_mpi_fail(NF_ERR_MISMATCH, "%s: the flow or the generator of rank %zu of %zu is not that of rank 0", b->function, q, size);
+        for (size_t i = DIM; found == NF_OK && i < WORDS; i++)
+            if (theirs[i] != first[i])
+                found = nf_mpi_fail(NF_ERR_MISMATCH, "%s: the flow or the generator of rank %zu of %zu is not that of rank 0", b->function, q, size);
         if (b->begin && b->said)
             b->begin[q + 1] = b->begin[q] + (size_t)theirs[ROWS];
     }

@@ -146,7 +146,7 @@ static nf_status check(MPI_Comm communicator) {
 
 static nf_mpi *allocate(void) {
     nf_mpi *mpi = calloc(1, sizeof *mpi);
-    MPI_Request *requests = calloc(2 * PARTNERS, sizeof *requests);
+    MPI_Request *requests = calloc((size_t)2 * PARTNERS, sizeof *requests);
     if (mpi && requests) {
         mpi->requests = requests;
         return mpi;
