@@ -12,7 +12,6 @@
 # usage: check-docs.sh BUILD
 set -eu
 build=$1
-root=$PWD
 cc=${CC:-cc}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -92,11 +91,13 @@ check_links() { # page
     links=$((links + $(wc -l <"$work/links")))
 }
 
+makefiles=$(find . -name '*.mk' ! -path './build/*')
 # "make word" in code, where the word is no variable or option.
 check_targets() { # page
     grep -o '\(`\|^    \|[;&] \)make [a-z][a-z-]*' "$1" | sed 's/.*make //' | sort -u >"$work/targets"
     while read -r target; do
-        grep -q "^$target:\|^$target \|PHONY:.* $target\( \|\$\)" "$root/Makefile" "$root"/*/*.mk || say "$1: there is no target $target"
+        # shellcheck disable=SC2086 # a list of files
+        grep -q "^$target:\|^$target \|PHONY:.* $target\( \|\$\)" Makefile $makefiles || say "$1: there is no target $target"
     done <"$work/targets"
 }
 
