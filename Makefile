@@ -374,6 +374,8 @@ include docs/docs.mk
 
 include src/mpi/mpi.mk
 
+include debian/debian.mk
+
 clean: ## remove all builds
 	rm -rf build
 
