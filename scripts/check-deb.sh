@@ -12,7 +12,8 @@ git ls-files -z | xargs -0 cp -dp --parents -t "$out/libnflow"
 cd "$out/libnflow"
 
 unset CC CFLAGS LDFLAGS MAKEFLAGS MFLAGS MAKELEVEL
-export DEB_BUILD_OPTIONS="${DEB_BUILD_OPTIONS:+$DEB_BUILD_OPTIONS }parallel=$(nproc)"
+DEB_BUILD_OPTIONS="${DEB_BUILD_OPTIONS:+$DEB_BUILD_OPTIONS }parallel=$(nproc)"
+export DEB_BUILD_OPTIONS
 dpkg-buildpackage -us -uc -b >"$out/build.log" 2>&1 || { tail -n 60 "$out/build.log"; exit 1; }
 grep -E '^[0-9]+%: Checks:|test programs passed' "$out/build.log" || true
 cd "$out"
@@ -43,7 +44,7 @@ if [ "$(id -u)" -eq 0 ] && ! dpkg -s libnflow0 >/dev/null 2>&1; then
         { tail -n 20 "$out/install.log"; exit 1; }
     dpkg -L libnflow0 libnflow-dev nflow-tools | sort -u | while read -r path; do if [ -f "$path" ]; then echo "$path"; fi; done >"$out/files"
     tests
-    MANPAGER=cat man -P cat nflow libnflow >/dev/null 2>&1 || ! command -v man >/dev/null || { echo "a manual page is not found"; exit 1; }
+    man -P cat nflow libnflow >/dev/null 2>&1 || ! command -v man >/dev/null || { echo "a manual page is not found"; exit 1; }
     remove
     trap - EXIT
     while read -r path; do

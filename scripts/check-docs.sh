@@ -53,7 +53,8 @@ page_fragments() { # page
     : >"$work/scope"
     : >"$work/body"
     for block in "$work"/blocks/*.c; do
-        [ -f "$block" ] && ! grep -q '^int main(' "$block" || continue
+        [ -f "$block" ] || continue
+        if grep -q '^int main(' "$block"; then continue; fi
         line=$(head -n 1 "$block")
         if sed -n 2p "$block" | grep -q '^static'; then
             { echo "#line $line \"$1\""; tail -n +2 "$block"; } >>"$work/scope"
