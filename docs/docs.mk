@@ -25,7 +25,7 @@ $(BUILD)/docs/gallery: docs/gallery/gallery.c $(BUILD)/examples/toy.o $(BUILD)/e
 	@mkdir -p $(@D)
 	$(CC) $(BASE_FLAGS) $(OPTIMIZE) -Iexamples $^ $(JANSSON_LIBS) -lpthread -lm -o $@
 
-# Some minutes: twenty fits, of which the continuous flows take most.
+# Two minutes: twenty-four fits, of which the continuous flows take most.
 gallery: $(BUILD)/docs/gallery ## train and draw the pictures of docs/gallery.md into FIGURES (docs/figures)
 	@CC='$(CC)' sh scripts/deps.sh demo
 	@mkdir -p $(BUILD)/gallery $(FIGURES)
