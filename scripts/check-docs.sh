@@ -9,6 +9,7 @@
 #   - Links and pictures lead to files that exist; each "make target" is a target.
 #   - Man pages are without a warning from groff.
 # What is too dear or changes the machine is indented, and not run. The examples of docs/bindings.md are run by bindings/check.sh, in folders of their own.
+# docs/mpi.md is of programs that need an MPI and a queue: its C is compiled where there is an MPI, its batch script parsed.
 # usage: check-docs.sh BUILD
 set -eu
 build=$1
@@ -36,6 +37,20 @@ split() {
         /^```/ { open = 0; close(file); next }
         open { print > file }
         END { if (open) { print "a block is not closed" > "/dev/stderr"; exit 1 } }' "$1"
+}
+
+mpi_page() { # page: its blocks are tried, but do not run
+    for block in "$work"/blocks/*.sh; do
+        [ -f "$block" ] || continue
+        tail -n +2 "$block" | bash -n >"$work/log" 2>&1 || say "$1:$(head -n 1 "$block"): no script"
+    done
+    for module in ompi-c mpich; do
+        pkg-config --exists $module 2>/dev/null || continue
+        { printf '#include <mpi.h>\n#include <nflow_mpi.h>\n'; cat "$work/run/fragments.c"; } >"$work/run/mpi.c"
+        # shellcheck disable=SC2046,SC2086
+        $cc -std=c11 -Wall -Wextra -Werror -fsyntax-only $(pkg-config --cflags $module libnflow | sed 's/-I/-isystem /g') "$work/run/mpi.c" >"$work/log" 2>&1 ||
+            say "$1: its fragments do not build with $module"
+    done
 }
 
 program() { # page block
@@ -69,6 +84,7 @@ page_fragments() { # page
         /\/\* file scope \*\// { put(scope); next }
         /\/\* fragments \*\// { put(body); next }
         { print }' docs/fragment.c >"$work/run/fragments.c"
+    [ "$1" != docs/mpi.md ] || return 0
     # shellcheck disable=SC2046,SC2086
     (cd "$work/run" && $cc $flags fragments.c $(pkg-config --cflags --libs libnflow) -lm -o fragments && ./fragments) >"$work/log" 2>&1 ||
         say "$1: its fragments do not build, or fail"
@@ -109,6 +125,10 @@ for page in README.md CONTRIBUTING.md SECURITY.md docs/*.md; do
     [ "$page" != docs/bindings.md ] || continue
     split "$page"
     page_fragments "$page"
+    if [ "$page" = docs/mpi.md ]; then
+        mpi_page "$page"
+        continue
+    fi
     for block in "$work"/blocks/*.c "$work"/blocks/*.sh; do
         case $block in
         *.c) if [ -f "$block" ] && grep -q '^int main(' "$block"; then program "$page" "$block"; fi ;;
