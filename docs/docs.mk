@@ -6,7 +6,7 @@ FIGURES ?= docs/figures
 
 .PHONY: docs check-docs check-house gallery install-docs uninstall-docs
 
-docs: ## the reference of the header, with Doxygen; a warning is an error
+docs: ## the reference of the headers, with Doxygen; a warning is an error
 	@sh scripts/deps.sh docs
 	@mkdir -p $(BUILD)/docs
 	@(cat docs/Doxyfile; echo "OUTPUT_DIRECTORY=$(BUILD)/docs"; echo "PROJECT_NUMBER=$(VERSION)") | doxygen -

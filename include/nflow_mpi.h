@@ -24,7 +24,7 @@
 extern "C" {
 #endif
 
-typedef struct nf_mpi nf_mpi;
+typedef struct nf_mpi nf_mpi; /* a duplicate of a communicator, and the table of operations over it */
 
 /*
  * From a communicator of C, or of Fortran (a handle of the module mpi, or comm%MPI_VAL of mpi_f08). MPI must be initialised and not finalised, and the communicator no
