@@ -71,7 +71,8 @@ if have apt-get; then
     export DEBIAN_FRONTEND=noninteractive
     # shellcheck disable=SC2086 # a list of packages
     if ! $run apt-get install -y --no-install-recommends $missing >/dev/null 2>&1; then
-        $run apt-get update >/dev/null && $run apt-get install -y --no-install-recommends $missing >/dev/null || exit 1
+        $run apt-get update >/dev/null || true # an index that is missing may be of no use here
+        $run apt-get install -y --no-install-recommends $missing >/dev/null || exit 1
     fi
     look
     [ -z "$missing" ] && exit 0

@@ -9,9 +9,12 @@ while [ $# -ge 2 ]; do
 done
 [ -z "$missing" ] && exit 0
 if command -v apt-get >/dev/null && [ "$(id -u)" -eq 0 ]; then
-    apt-get update >/dev/null
+    export DEBIAN_FRONTEND=noninteractive
     # shellcheck disable=SC2086
-    DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $missing >/dev/null
+    apt-get install -y --no-install-recommends $missing >/dev/null 2>&1 && exit 0
+    apt-get update >/dev/null || true # an index that is missing may be of no use here
+    # shellcheck disable=SC2086
+    apt-get install -y --no-install-recommends $missing >/dev/null
     exit 0
 fi
 echo "missing:$missing"
