@@ -159,7 +159,7 @@ deps: ## install what is missing to build, show the demo and run the tests
 	@CC='$(CC)' sh scripts/deps.sh demo check
 
 check: ## install what is missing, build, run every test
-	@CC='$(CC)' sh scripts/deps.sh check
+	@CC='$(CC)' sh scripts/deps.sh demo check
 	@$(MAKE) --no-print-directory check-now
 
 .PHONY: check-now check-once
