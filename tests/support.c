@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void must_be_(nf_status wanted, nf_status got, const char *call, const char *file, int line) {
     if (wanted != got)
@@ -186,6 +187,18 @@ nf_flow *make_realnvp(size_t dim, size_t context_dim, nf_precision precision, co
                                      .hidden_layers = 1, .hidden_width = 6, .allocator = allocator),
                            &flow));
     return flow;
+}
+
+const char *scratch_folder(void) {
+    const char *folder = getenv("TMPDIR");
+    return folder && *folder ? folder : "/tmp";
+}
+
+void make_scratch_file(char *path, size_t size, const char *name) {
+    ck_assert_int_lt(snprintf(path, size, "%s/nflow-%s-XXXXXX", scratch_folder(), name), (int)size);
+    const int file = mkstemp(path);
+    ck_assert_int_ge(file, 0);
+    close(file);
 }
 
 int run_suite(Suite *suite) {

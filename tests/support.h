@@ -115,6 +115,11 @@ double *new_context(subject *s, size_t rows); /* NULL when the flow takes none *
 /* A small Real NVP: what tests take that need any flow. */
 nf_flow *make_realnvp(size_t dim, size_t context_dim, nf_precision precision, const nf_allocator *allocator);
 
+/* Where tests write: TMPDIR, or /tmp. */
+const char *scratch_folder(void);
+/* An empty file there of a name of its own. */
+void make_scratch_file(char *path, size_t size, const char *name);
+
 int run_suite(Suite *suite);
 
 #endif

@@ -5,13 +5,13 @@
  * A change that makes one of these lines fail breaks such programs. Fields are appended after a struct's last one, and get
  * lines of their own.
  */
-#include "checks.h"
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "nflow.h"
+#include "support.h"
 
 /* ---- Enums: 32 bits, pinned values ---- */
 
@@ -635,9 +635,6 @@ static Suite *abi_suite(void) {
 }
 
 int main(void) {
-    SRunner *runner = srunner_create(abi_suite());
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
+    const int failed = run_suite(abi_suite());
     return failed == 0 ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -226,11 +226,6 @@ static const struct call {
 
 /* ---- a scene ---- */
 
-static const char *scratch_folder(void) {
-    const char *folder = getenv("TMPDIR");
-    return folder && *folder ? folder : P_tmpdir;
-}
-
 static void set_scene(scene *s, nf_precision precision) {
     memset(s, 0, sizeof *s);
     random_source random = random_begin(6);

@@ -18,8 +18,7 @@ enum { ROWS = 300, DIM = 2, EPOCHS = 6 };
 static char path[300];
 
 static void set_path(void) {
-    const char *folder = getenv("TMPDIR");
-    snprintf(path, sizeof path, "%s/nflow-checkpoint-%ld", folder && *folder ? folder : "/tmp", (long)getpid());
+    snprintf(path, sizeof path, "%s/nflow-checkpoint-%ld", scratch_folder(), (long)getpid());
     unlink(path);
 }
 

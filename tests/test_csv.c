@@ -1,5 +1,4 @@
 /* The CSV reader of the examples: what it takes, and what it says of what it does not take. */
-#include "checks.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -7,15 +6,11 @@
 #include <unistd.h>
 
 #include "csv.h"
+#include "support.h"
 
-static char path[64];
+static char path[128];
 
-static void setup(void) {
-    strcpy(path, "/tmp/nflow-csv-XXXXXX");
-    const int file = mkstemp(path);
-    ck_assert_int_ge(file, 0);
-    close(file);
-}
+static void setup(void) { make_scratch_file(path, sizeof path, "csv"); }
 
 static void teardown(void) { unlink(path); }
 
@@ -161,9 +156,5 @@ static Suite *csv_suite(void) {
 }
 
 int main(void) {
-    SRunner *runner = srunner_create(csv_suite());
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(csv_suite());
 }

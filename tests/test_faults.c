@@ -167,8 +167,7 @@ static void disarm(void) { plan.armed = false; }
 static char folder[256], path[300];
 
 static void make_folder(void) {
-    const char *parent = getenv("TMPDIR");
-    snprintf(folder, sizeof folder, "%s/nflow-faults-XXXXXX", parent && *parent ? parent : "/tmp");
+    snprintf(folder, sizeof folder, "%s/nflow-faults-XXXXXX", scratch_folder());
     ck_assert_ptr_nonnull(mkdtemp(folder));
     snprintf(path, sizeof path, "%s/m", folder);
 }

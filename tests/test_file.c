@@ -1,5 +1,4 @@
 /* Model files through the public interface: what is saved is loaded, lies about the structure are refused, and saving is atomic. */
-#include "checks.h"
 #include <dirent.h>
 #include <math.h>
 #include <stdbool.h>
@@ -13,6 +12,7 @@
 #include "core/memory.h"
 #include "io/safetensors.h"
 #include "nflow.h"
+#include "support.h"
 
 static nf_flow *make_flow(nf_precision precision) {
     nf_flow *flow, *part;
@@ -51,8 +51,7 @@ static char folder[256];
 /* A folder of the test's own, made when it is first asked for. */
 static const char *scratch(void) {
     if (!*folder) {
-        const char *parent = getenv("TMPDIR");
-        snprintf(folder, sizeof folder, "%s/nflow-file-XXXXXX", parent && *parent ? parent : "/tmp");
+        snprintf(folder, sizeof folder, "%s/nflow-file-XXXXXX", scratch_folder());
         ck_assert_ptr_nonnull(mkdtemp(folder));
     }
     return folder;
@@ -430,9 +429,5 @@ int main(void) {
     tcase_add_loop_test(c, no_truncation_does_harm, 0, 3);
     tcase_add_loop_test(c, no_changed_byte_does_harm, 0, 3);
     suite_add_tcase(s, c);
-    SRunner *runner = srunner_create(s);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(s);
 }

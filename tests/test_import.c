@@ -30,8 +30,7 @@ static const char *program(void) {
 }
 
 static void new_folder(char *folder, size_t size) {
-    const char *above = getenv("TMPDIR");
-    snprintf(folder, size, "%s/nflow-import-XXXXXX", above && *above ? above : P_tmpdir);
+    snprintf(folder, size, "%s/nflow-import-XXXXXX", scratch_folder());
     ck_assert_ptr_nonnull(mkdtemp(folder));
 }
 

@@ -304,9 +304,8 @@ START_TEST(data_are_held_once) {
     unsigned long long header = 0;
     for (size_t i = 0; i < 8; i++)
         header |= (unsigned long long)((unsigned char *)bytes)[i] << (8 * i);
-    const char *folder = getenv("TMPDIR");
     char path[300];
-    snprintf(path, sizeof path, "%s/nflow-limits-%d", folder && *folder ? folder : "/tmp", _i);
+    snprintf(path, sizeof path, "%s/nflow-limits-%d", scratch_folder(), _i);
     must(nf_flow_save(flow, path));
     json_set_alloc_funcs(count_alloc, count_free);
     memset(&cost, 0, sizeof cost);

@@ -31,8 +31,7 @@ static void check_tensor(const nf_flow *flow, size_t index, const double *parame
 static void check_flow(const nf_flow *flow) {
     char path[256], command[512], *line = NULL;
     size_t size = 0, tensors = 0;
-    const char *folder = getenv("TMPDIR");
-    snprintf(path, sizeof path, "%s/nflow-python-%ld.safetensors", folder && *folder ? folder : P_tmpdir, (long)getpid());
+    snprintf(path, sizeof path, "%s/nflow-python-%ld.safetensors", scratch_folder(), (long)getpid());
     must(nf_flow_save(flow, path));
     double *parameters = new_numbers(nf_parameter_count(flow));
     must(nf_get_parameters(flow, parameters));

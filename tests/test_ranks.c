@@ -323,8 +323,7 @@ END_TEST
 static char path[300];
 
 static void set_path(void) {
-    const char *folder = getenv("TMPDIR");
-    snprintf(path, sizeof path, "%s/nflow-ranks-%ld", folder && *folder ? folder : "/tmp", (long)getpid());
+    snprintf(path, sizeof path, "%s/nflow-ranks-%ld", scratch_folder(), (long)getpid());
     unlink(path);
 }
 

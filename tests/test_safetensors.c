@@ -1,5 +1,4 @@
 /* The safetensors reader and writer: what it must read, and some seventy lies that it must refuse with the right word. */
-#include "checks.h"
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,6 +7,7 @@
 #include "core/memory.h"
 #include "core/status.h"
 #include "io/safetensors.h"
+#include "support.h"
 
 static nf_allocator standard(void) { return nf_allocator_or_default(NULL); }
 
@@ -376,9 +376,5 @@ static Suite *suite(void) {
 }
 
 int main(void) {
-    SRunner *runner = srunner_create(suite());
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite());
 }

@@ -8,14 +8,9 @@
 #include "model.h"
 #include "support.h"
 
-static char path[64], message[600];
+static char path[300], message[600];
 
-static void setup(void) {
-    strcpy(path, "/tmp/nflow-model-XXXXXX");
-    const int file = mkstemp(path);
-    ck_assert_int_ge(file, 0);
-    close(file);
-}
+static void setup(void) { make_scratch_file(path, sizeof path, "model"); }
 
 static void teardown(void) { unlink(path); }
 
@@ -98,9 +93,5 @@ int main(void) {
     tcase_add_test(tests, files_of_the_library_have_default_names);
     tcase_add_test(tests, saving_keeps_the_mode_and_says_why_not);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -196,9 +196,5 @@ int main(void) {
     tcase_add_test(tests, refuses_a_header_that_is_too_long);
     tcase_add_test(tests, reads_what_it_writes);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -120,9 +120,5 @@ int main(void) {
     tcase_add_loop_test(tests, says_what_is_wrong, 0, (int)(sizeof bad / sizeof bad[0]));
     tcase_add_test(tests, splits_lists);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -8,15 +8,10 @@
 #include "support.h"
 #include "table.h"
 
-static char path[64], message[600];
+static char path[300], message[600];
 static table t;
 
-static void setup(void) {
-    strcpy(path, "/tmp/nflow-table-XXXXXX");
-    const int file = mkstemp(path);
-    ck_assert_int_ge(file, 0);
-    close(file);
-}
+static void setup(void) { make_scratch_file(path, sizeof path, "table"); }
 
 static void teardown(void) { unlink(path); }
 
@@ -168,9 +163,5 @@ int main(void) {
     tcase_add_test(tests, names_the_file_that_is_missing);
     tcase_add_test(tests, writes_what_it_reads);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -138,9 +138,5 @@ int main(void) {
     tcase_add_test(tests, durations);
     tcase_add_test(tests, curve_is_kept);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -108,9 +108,5 @@ int main(void) {
     tcase_add_test(tests, a_column_that_is_a_sum_is_noticed);
     tcase_add_test(tests, steps_between_values);
     suite_add_tcase(suite, tests);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

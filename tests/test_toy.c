@@ -1,10 +1,10 @@
 /* The toy densities of the examples: they sum to one, their rows follow them, and their entropies are those of their rows. */
-#include "checks.h"
 #include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "support.h"
 #include "toy.h"
 
 enum { ROWS = 20000 };
@@ -145,9 +145,5 @@ static Suite *toy_suite(void) {
 }
 
 int main(void) {
-    SRunner *runner = srunner_create(toy_suite());
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(toy_suite());
 }
