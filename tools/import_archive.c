@@ -11,9 +11,10 @@
 #include <string.h>
 
 #include "import.h"
+#include "safetensors.h"
 #include "tool.h"
 
-enum { LENGTH_BYTES = 8, MOST_HEADER = 100000000 };
+enum { MOST_HEADER = 100000000 };
 
 typedef struct kept {
     struct kept *next;
@@ -55,29 +56,6 @@ void archive_close(archive *a) {
 }
 
 /* ---- bytes */
-
-static unsigned char *read_all(archive *a, size_t *size) {
-    FILE *file = strcmp(a->path, "-") == 0 ? stdin : fopen(a->path, "rb");
-    if (!file)
-        die("%s: %s", a->path, strerror(errno));
-    size_t room = 1 << 16;
-    unsigned char *bytes = allocate(room, 1);
-    *size = 0;
-    for (size_t got; (got = fread(bytes + *size, 1, room - *size, file)) > 0;) {
-        *size += got;
-        if (*size == room) {
-            unsigned char *larger = room < SIZE_MAX / 2 ? realloc(bytes, room *= 2) : NULL;
-            if (!larger)
-                die("%s: no memory for the file", a->path);
-            bytes = larger;
-        }
-    }
-    if (ferror(file))
-        die("%s: %s", a->path, strerror(errno));
-    if (file != stdin)
-        fclose(file);
-    return bytes;
-}
 
 static uint64_t little_endian(const unsigned char *bytes, size_t count) {
     uint64_t value = 0;
@@ -175,11 +153,11 @@ static void read_metadata(archive *a, const json_t *metadata) {
 void archive_open(archive *a, const char *path) {
     size_t size;
     *a = (archive){.path = path};
-    unsigned char *bytes = read_all(a, &size);
-    const uint64_t length = size >= LENGTH_BYTES ? little_endian(bytes, LENGTH_BYTES) : 0;
-    if (length == 0 || length > MOST_HEADER || length > size - LENGTH_BYTES)
+    unsigned char *bytes = read_file(path, &size);
+    const uint64_t length = size >= SAFETENSORS_LENGTH ? safetensors_length(bytes) : 0;
+    if (length == 0 || length > MOST_HEADER || length > size - SAFETENSORS_LENGTH)
         die("%s: this is no safetensors file; write it with export_torch.py", path);
-    json_t *header = parse(a, "the header", (const char *)bytes + LENGTH_BYTES, (size_t)length), *entry;
+    json_t *header = parse(a, "the header", (const char *)bytes + SAFETENSORS_LENGTH, (size_t)length), *entry;
     const char *name;
     read_metadata(a, json_object_get(header, "__metadata__"));
     a->arrays = archive_keep(a, json_object_size(header), sizeof *a->arrays);
@@ -188,7 +166,7 @@ void archive_open(archive *a, const char *path) {
             continue;
         array *t = &a->arrays[a->count++];
         t->name = archive_text(a, "%s", name);
-        read_tensor(a, t, entry, bytes + LENGTH_BYTES + (size_t)length, size - LENGTH_BYTES - (size_t)length);
+        read_tensor(a, t, entry, bytes + SAFETENSORS_LENGTH + (size_t)length, size - SAFETENSORS_LENGTH - (size_t)length);
     }
     json_decref(header);
     free(bytes);

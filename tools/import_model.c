@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "import.h"
+#include "safetensors.h"
 #include "tool.h"
 
 json_t *draft_list(const size_t *items, size_t count) {
@@ -83,60 +84,26 @@ static json_t *flow_of(const draft *d) {
     return json_pack("{s:I, s:I, s:o, s:o}", "dim", (json_int_t)d->dim, "context", (json_int_t)d->context_dim, "base", base_of(d), "layers", layers);
 }
 
-static size_t add_header(json_t *header, size_t layer, const draft_tensor *t, size_t offset) {
-    const size_t size = t->rows * t->columns * sizeof(double);
-    char name[100];
-    snprintf(name, sizeof name, "layers.%zu.%s", layer, t->name);
-    json_t *shape = t->rank == 2 ? json_pack("[I, I]", (json_int_t)t->rows, (json_int_t)t->columns) : json_pack("[I]", (json_int_t)t->rows);
-    json_object_set_new(
-        header, name,
-        json_pack("{s:s, s:o, s:[I, I]}", "dtype", "F64", "shape", shape, "data_offsets", (json_int_t)offset, (json_int_t)(offset + size)));
-    return offset + size;
-}
-
-static char *header_of(const draft *d, size_t *data) {
-    json_t *flow = flow_of(d), *header = json_object();
-    char *structure = json_dumps(flow, JSON_COMPACT);
-    json_object_set_new(header, "__metadata__", json_pack("{s:s, s:s, s:s}", "format", "nflow", "version", "1", "flow", structure ? structure : ""));
-    *data = 0;
-    for (size_t i = 0; i < d->count; i++)
-        for (size_t t = 0; t < layer_at(d, i)->count; t++)
-            *data = add_header(header, i, &layer_at(d, i)->tensors[t], *data);
-    char *text = json_dumps(header, JSON_COMPACT);
-    if (!structure || !text)
-        die("no memory for the model's header");
-    free(structure);
-    json_decref(flow);
-    json_decref(header);
-    for (size_t i = 0; i < d->count; i++)
-        json_decref(d->layers[i].json);
-    return text;
-}
-
-static unsigned char *store(unsigned char *to, uint64_t value) {
-    for (size_t i = 0; i < 8; i++)
-        *to++ = (unsigned char)(value >> 8 * i);
-    return to;
-}
-
 unsigned char *draft_write(const draft *d, size_t *size) {
-    size_t data;
-    char *header = header_of(d, &data);
-    const size_t length = strlen(header), padded = (length + 7) / 8 * 8;
-    *size = 8 + padded + data;
-    unsigned char *bytes = allocate(*size, 1), *next = store(bytes, padded);
-    memset(next, ' ', padded);
-    memcpy(next, header, length);
-    next += padded;
+    json_t *header = safetensors_model_header(flow_of(d));
+    size_t data = 0, start;
+    for (size_t i = 0; i < d->count; i++)
+        for (size_t t = 0; t < layer_at(d, i)->count; t++) {
+            const draft_tensor *tensor = &layer_at(d, i)->tensors[t];
+            data = safetensors_add(header, i, tensor->name, tensor->rank, tensor->rows, tensor->columns, data);
+        }
+    unsigned char *bytes = safetensors_frame(header, data, &start), *next = bytes + start;
+    *size = start + data;
     for (size_t i = 0; i < d->count; i++)
         for (size_t t = 0; t < layer_at(d, i)->count; t++) {
             const draft_tensor *tensor = &layer_at(d, i)->tensors[t];
             for (size_t k = 0; k < tensor->rows * tensor->columns; k++) {
                 uint64_t bits;
                 memcpy(&bits, &tensor->values[k], sizeof bits);
-                next = store(next, bits);
+                next = safetensors_put_word(next, bits);
             }
         }
-    free(header);
+    for (size_t i = 0; i < d->count; i++)
+        json_decref(d->layers[i].json);
     return bytes;
 }

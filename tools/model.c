@@ -1,4 +1,4 @@
-/* The header of a safetensors file is JSON behind its length, 8 bytes, the least significant first. */
+/* Model files as the command reads and writes them: with the names of the columns and the history of the training in their metadata. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdint.h>
@@ -9,16 +9,8 @@
 #include <unistd.h>
 
 #include "model.h"
+#include "safetensors.h"
 #include "tool.h"
-
-enum { LENGTH_BYTES = 8, ALIGNMENT = 8 };
-
-static uint64_t header_length(const unsigned char *bytes) {
-    uint64_t length = 0;
-    for (size_t i = 0; i < LENGTH_BYTES; i++)
-        length |= (uint64_t)bytes[i] << 8 * i;
-    return length;
-}
 
 /* ---- Names */
 
@@ -59,37 +51,11 @@ static json_t *metadata_of(const json_t *header, const char *key) {
 
 /* ---- Loading */
 
-static unsigned char *read_file(const char *path, size_t *size) {
-    FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
-    if (!file)
-        die("%s: %s", path, strerror(errno));
-    size_t room = 1 << 16;
-    unsigned char *bytes = malloc(room);
-    *size = 0;
-    for (size_t got = 1; bytes && got > 0; *size += got) {
-        if (room - *size < room / 2) {
-            room *= 2;
-            unsigned char *larger = realloc(bytes, room);
-            if (!larger)
-                free(bytes);
-            bytes = larger;
-        }
-        got = bytes ? fread(bytes + *size, 1, room - *size, file) : 0;
-    }
-    if (!bytes)
-        die("%s: no memory for the file", path);
-    if (ferror(file))
-        die("%s: %s", path, strerror(errno));
-    if (file != stdin)
-        fclose(file);
-    return bytes;
-}
-
 /* What people will confuse with a model, by name. */
 static void say_not_a_model(const char *path, const unsigned char *bytes, size_t size) {
     const char *line = nf_last_error(), *detail = strstr(line, ": ");
     detail = detail ? detail + 2 : line;
-    if (size < LENGTH_BYTES || header_length(bytes) > size - LENGTH_BYTES)
+    if (size < SAFETENSORS_LENGTH || safetensors_length(bytes) > size - SAFETENSORS_LENGTH)
         die("%s: this is not a model file (%s); the model comes first, then the data", path, detail);
     die("%s: %s", path, detail);
 }
@@ -102,7 +68,7 @@ void model_load(model *m, const char *path) {
         say_not_a_model(path, bytes, size);
     m->dim = nf_flow_dim(m->flow);
     m->context_dim = nf_flow_context_dim(m->flow);
-    json_t *header = json_loadb((const char *)bytes + LENGTH_BYTES, (size_t)header_length(bytes), 0, NULL);
+    json_t *header = json_loadb((const char *)bytes + SAFETENSORS_LENGTH, (size_t)safetensors_length(bytes), 0, NULL);
     json_t *names = metadata_of(header, "columns"), *context_names = metadata_of(header, "context_columns");
     m->names = names_of(names, m->dim);
     m->context_names = names_of(context_names, m->context_dim);
@@ -150,9 +116,9 @@ static json_t *array_of(char *const *names, size_t count) {
     return array;
 }
 
-/* The header with more metadata, as text padded to the format's alignment. */
-static char *new_header(const model *m, const unsigned char *bytes) {
-    json_t *header = json_loadb((const char *)bytes + LENGTH_BYTES, (size_t)header_length(bytes), 0, NULL);
+/* The length and the header with more metadata: what stands before the data. */
+static unsigned char *new_head(const model *m, const unsigned char *bytes, size_t *size) {
+    json_t *header = json_loadb((const char *)bytes + SAFETENSORS_LENGTH, (size_t)safetensors_length(bytes), 0, NULL);
     json_t *metadata = json_object_get(header, "__metadata__");
     if (!metadata)
         die("no memory for the model's header");
@@ -168,14 +134,7 @@ static char *new_header(const model *m, const unsigned char *bytes) {
     }
     if (m->training)
         add_metadata(metadata, "training", m->training);
-    char *text = json_dumps(header, JSON_COMPACT);
-    json_decref(header);
-    if (!text)
-        die("no memory for the model's header");
-    const size_t length = strlen(text), padding = (ALIGNMENT - length % ALIGNMENT) % ALIGNMENT;
-    char *padded = new_text("%s%*s", text, (int)padding, "");
-    free(text);
-    return padded;
+    return safetensors_frame(header, 0, size);
 }
 
 static bool write_all(int file, const void *bytes, size_t size) {
@@ -191,22 +150,23 @@ static bool write_all(int file, const void *bytes, size_t size) {
     return true;
 }
 
-static bool write_model(int file, const char *header, const unsigned char *data, size_t size) {
-    unsigned char length[LENGTH_BYTES];
-    for (size_t i = 0; i < LENGTH_BYTES; i++)
-        length[i] = (unsigned char)((uint64_t)strlen(header) >> 8 * i);
-    return write_all(file, length, sizeof length) && write_all(file, header, strlen(header)) && write_all(file, data, size);
-}
+/* What a model file is made of. */
+typedef struct model_parts {
+    const unsigned char *head, *data;
+    size_t head_size, data_size;
+} model_parts;
+
+static bool write_model(int file, const model_parts *p) { return write_all(file, p->head, p->head_size) && write_all(file, p->data, p->data_size); }
 
 /* Into a temporary file, on the disk, and then in the place of the old one; with its mode, or that of a new file. */
-static bool replace_file(const char *path, const char *header, const unsigned char *data, size_t size) {
+static bool replace_file(const char *path, const model_parts *parts) {
     struct stat old;
     const mode_t mask = umask(0);
     umask(mask);
     const mode_t mode = stat(path, &old) == 0 ? old.st_mode & 07777 : 0666 & ~mask;
     char *temporary = new_text("%s.XXXXXX", path);
     const int file = mkstemp(temporary);
-    bool good = file >= 0 && write_model(file, header, data, size) && fchmod(file, mode) == 0 && fsync(file) == 0;
+    bool good = file >= 0 && write_model(file, parts) && fchmod(file, mode) == 0 && fsync(file) == 0;
     int error = errno;
     if (file >= 0 && close(file) != 0 && good) {
         good = false;
@@ -231,21 +191,23 @@ bool model_save(const model *m, const char *path, char *message, size_t size) {
         snprintf(message, size, "%s", nf_last_error());
         return false;
     }
-    const size_t data = LENGTH_BYTES + (size_t)header_length(bytes);
-    char *header = new_header(m, bytes);
+    const size_t data = SAFETENSORS_LENGTH + (size_t)safetensors_length(bytes);
+    model_parts parts = {.data = (unsigned char *)bytes + data, .data_size = length - data};
+    unsigned char *head = new_head(m, bytes, &parts.head_size);
+    parts.head = head;
     const bool special = stat(path, &place) == 0 && !S_ISREG(place.st_mode); /* a device or a pipe is written to */
     bool good;
     if (strcmp(path, "-") == 0 || special) {
         const int file = special ? open(path, O_WRONLY) : STDOUT_FILENO;
-        good = file >= 0 && write_model(file, header, (unsigned char *)bytes + data, length - data);
+        good = file >= 0 && write_model(file, &parts);
         if (special && file >= 0 && close(file) != 0)
             good = false;
     } else {
-        good = replace_file(path, header, (unsigned char *)bytes + data, length - data);
+        good = replace_file(path, &parts);
     }
     if (!good)
         snprintf(message, size, "%s: %s", path, strerror(errno));
-    free(header);
+    free(head);
     nf_free(bytes);
     return good;
 }

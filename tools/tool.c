@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <sched.h>
 #include <stdarg.h>
+#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -80,6 +81,29 @@ char *new_text(const char *format, ...) {
     if (length < 0)
         die("no memory");
     return text;
+}
+
+unsigned char *read_file(const char *path, size_t *size) {
+    FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
+    if (!file)
+        die("%s: %s", path, strerror(errno));
+    size_t room = 1 << 16;
+    unsigned char *bytes = allocate(room, 1);
+    *size = 0;
+    for (size_t got; (got = fread(bytes + *size, 1, room - *size, file)) > 0;) {
+        *size += got;
+        if (*size == room) {
+            unsigned char *larger = room < SIZE_MAX / 2 ? realloc(bytes, room *= 2) : NULL;
+            if (!larger)
+                die("%s: no memory for the file", path);
+            bytes = larger;
+        }
+    }
+    if (ferror(file))
+        die("%s: %s", path, strerror(errno));
+    if (file != stdin)
+        fclose(file);
+    return bytes;
 }
 
 int compare_numbers(const void *a, const void *b) {

@@ -51,6 +51,9 @@ void *allocate(size_t count, size_t size); /* zeros */
 char *copy_text(const char *text);
 __attribute__((format(printf, 1, 2))) char *new_text(const char *format, ...);
 
+/* All of a file, or with "-" of the standard input; freed by the caller. */
+unsigned char *read_file(const char *path, size_t *size);
+
 /* For qsort of double: rising. */
 int compare_numbers(const void *a, const void *b);
 

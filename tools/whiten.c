@@ -8,8 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
+#include "safetensors.h"
 #include "tool.h"
 #include "whiten.h"
 
@@ -162,47 +161,35 @@ static json_t *indices(const level *l, size_t dim, bool targets) {
     return array;
 }
 
-/* A tensor's entry in the header of a safetensors file; returns where the next one begins. */
-static size_t put_tensor(json_t *header, size_t layer, const char *name, size_t rows, size_t columns, size_t at) {
-    char key[64];
-    const size_t end = at + 8 * rows * (columns ? columns : 1);
-    snprintf(key, sizeof key, "layers.%zu.%s", layer, name);
-    json_object_set_new(header, key,
-                        columns ? json_pack("{s:s, s:[I,I], s:[I,I]}", "dtype", "F64", "shape", (json_int_t)rows, (json_int_t)columns,
-                                            "data_offsets", (json_int_t)at, (json_int_t)end)
-                                : json_pack("{s:s, s:[I], s:[I,I]}", "dtype", "F64", "shape", (json_int_t)rows, "data_offsets",
-                                            (json_int_t)at, (json_int_t)end));
-    return end;
-}
-
-/* The header, and how many bytes of data it speaks of. */
-static char *describe(const whitening *w, size_t *data) {
-    json_t *header = json_object(), *layers = json_array();
+/* The structure of the flow. */
+static json_t *structure(const whitening *w) {
+    json_t *layers = json_array();
     level l = first_level(w->dim);
-    size_t layer = 0;
-    *data = 0;
-    for (; l.targets > 0; halve(&l, w->dim), find_targets(&l), layer++) {
+    for (; l.targets > 0; halve(&l, w->dim), find_targets(&l))
         json_array_append_new(layers,
                               json_pack("{s:s, s:o, s:o, s:[], s:s, s:s}", "type", "coupling", "identity", indices(&l, w->dim, false),
                                         "transformed", indices(&l, w->dim, true), "hidden", "activation", "gelu", "scale", "exp"));
-        *data = put_tensor(header, layer, "net.0.weight", 2 * l.targets, w->dim - l.targets, *data);
-        *data = put_tensor(header, layer, "net.0.bias", 2 * l.targets, 0, *data);
-    }
     free_level(&l);
     json_array_append_new(layers, json_pack("{s:s}", "type", "actnorm"));
-    *data = put_tensor(header, layer, "log_scale", w->dim, 0, *data);
-    *data = put_tensor(header, layer, "shift", w->dim, 0, *data);
-    json_t *flow = json_pack("{s:I, s:I, s:{s:s, s:f}, s:o}", "dim", (json_int_t)w->dim, "context", (json_int_t)0, "base", "type", "normal",
-                             "scale", 1.0, "layers", layers);
-    char *text = json_dumps(flow, JSON_COMPACT);
-    json_object_set_new(header, "__metadata__", json_pack("{s:s, s:s, s:s}", "format", "nflow", "version", "1", "flow", text ? text : ""));
-    char *line = json_dumps(header, JSON_COMPACT);
-    json_decref(flow);
-    json_decref(header);
-    free(text);
-    if (!line)
-        die("no memory for the whitening layers");
-    return line;
+    return json_pack("{s:I, s:I, s:{s:s, s:f}, s:o}", "dim", (json_int_t)w->dim, "context", (json_int_t)0, "base", "type", "normal", "scale", 1.0,
+                     "layers", layers);
+}
+
+/* A file of the flow with all parameters 0. */
+static unsigned char *blank_file(const whitening *w, size_t *size) {
+    json_t *header = safetensors_model_header(structure(w));
+    level l = first_level(w->dim);
+    size_t layer = 0, data = 0, start;
+    for (; l.targets > 0; halve(&l, w->dim), find_targets(&l), layer++) {
+        data = safetensors_add(header, layer, "net.0.weight", 2, 2 * l.targets, w->dim - l.targets, data);
+        data = safetensors_add(header, layer, "net.0.bias", 1, 2 * l.targets, 1, data);
+    }
+    free_level(&l);
+    data = safetensors_add(header, layer, "log_scale", 1, w->dim, 1, data);
+    data = safetensors_add(header, layer, "shift", 1, w->dim, 1, data);
+    unsigned char *bytes = safetensors_frame(header, data, &start);
+    *size = start + data;
+    return bytes;
 }
 
 /* The parameters, in the order of the layers. */
@@ -222,20 +209,13 @@ static double *parameters(const whitening *w, size_t count) {
 }
 
 nf_flow *whiten_flow(const whitening *w) {
-    size_t data;
-    char *header = describe(w, &data);
-    const size_t length = strlen(header), padded = (length + 7) / 8 * 8;
-    unsigned char *bytes = allocate(8 + padded + data, 1);
-    for (size_t i = 0; i < 8; i++)
-        bytes[i] = (unsigned char)((uint64_t)padded >> 8 * i);
-    memset(bytes + 8, ' ', padded);
-    memcpy(bytes + 8, header, length);
+    size_t size;
+    unsigned char *bytes = blank_file(w, &size);
     nf_flow *flow;
-    must(nf_flow_load_memory(bytes, 8 + padded + data, &flow));
+    must(nf_flow_load_memory(bytes, size, &flow));
     double *all = parameters(w, nf_parameter_count(flow));
     must(nf_set_parameters(flow, all));
     free(all);
     free(bytes);
-    free(header);
     return flow;
 }
