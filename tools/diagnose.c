@@ -65,12 +65,10 @@ int nflow_diagnose(int count, char **words) {
                             sizeof entries / sizeof entries[0],
                             1,
                             2};
-    const size_t left = options_read(&set, count, words);
-    if (left == 2)
-        refuse_two_inputs(words[1], words[2]);
+    const char *data = evaluation_words(&set, count, words);
     model_load(&e.m, words[1]);
-    if (left == 2)
-        evaluation_read(&e, words[2]);
+    if (data)
+        evaluation_read(&e, data);
     else if (e.m.context_dim > 0)
         die_usage("%s takes a context, so it needs data: nflow diagnose MODEL DATA", words[1]);
     nf_diagnose_report report = {.struct_size = sizeof report};

@@ -4,9 +4,11 @@
 
 #include "evaluate.h"
 
-void refuse_two_inputs(const char *a, const char *b) {
-    if (strcmp(a, "-") == 0 && strcmp(b, "-") == 0)
+const char *evaluation_words(const option_set *set, int count, char **words) {
+    const char *data = options_read(set, count, words) == 2 ? words[2] : NULL;
+    if (data && strcmp(words[1], "-") == 0 && strcmp(data, "-") == 0)
         die_usage("only one of the files can be the standard input");
+    return data;
 }
 
 void evaluation_begin(evaluation *e, const char *model_path) {

@@ -26,6 +26,8 @@ typedef struct evaluation {
 #define OPTION_APPEND(e)                                                                                                                   \
     { "append", 'a', OPTION_FLAG, &(e)->append, NULL, "write the table's columns too, before the results" }
 
+/* Reads the options; words[1] is then the model's path, and what is returned that of the data, NULL when there is none. Only one of them can be "-". */
+const char *evaluation_words(const option_set *set, int count, char **words);
 void evaluation_begin(evaluation *e, const char *model_path);
 void evaluation_read(evaluation *e, const char *data_path);
 
@@ -35,8 +37,5 @@ int evaluation_status(const evaluation *e, nf_status status);
 /* Results of all rows, `columns` of these names, behind the input's if that was asked for. */
 void evaluation_write(const evaluation *e, size_t columns, const double *results, const char *const *names);
 void evaluation_end(evaluation *e);
-
-/* Only one file can be the standard input. */
-void refuse_two_inputs(const char *a, const char *b);
 
 #endif

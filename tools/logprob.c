@@ -44,10 +44,9 @@ int nflow_logprob(int count, char **words) {
                             sizeof entries / sizeof entries[0],
                             2,
                             2};
-    options_read(&set, count, words);
-    refuse_two_inputs(words[1], words[2]);
+    const char *data = evaluation_words(&set, count, words);
     evaluation_begin(&e, words[1]);
-    evaluation_read(&e, words[2]);
+    evaluation_read(&e, data);
     double *log_prob = allocate(e.rows.rows, sizeof *log_prob);
     const int status = evaluation_status(&e, nf_log_prob(e.m.flow, e.workspace, e.rows.rows, e.rows.x, e.rows.context, log_prob));
     if (mean)

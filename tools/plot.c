@@ -346,10 +346,7 @@ int nflow_plot(int count, char **words) {
                             sizeof entries / sizeof entries[0],
                             1,
                             2};
-    const size_t left = options_read(&set, count, words);
-    const char *data = left == 2 ? words[2] : NULL;
-    if (data)
-        refuse_two_inputs(words[1], data);
+    const char *data = evaluation_words(&set, count, words);
     if (o.output && !o.terminal)
         format_of(o.output);
     evaluation_begin(&g.e, words[1]);

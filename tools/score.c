@@ -13,10 +13,9 @@ int nflow_score(int count, char **words) {
                             sizeof entries / sizeof entries[0],
                             2,
                             2};
-    options_read(&set, count, words);
-    refuse_two_inputs(words[1], words[2]);
+    const char *data = evaluation_words(&set, count, words);
     evaluation_begin(&e, words[1]);
-    evaluation_read(&e, words[2]);
+    evaluation_read(&e, data);
     double *score = allocate(e.rows.rows, e.m.dim * sizeof *score);
     char **names = allocate(e.m.dim, sizeof *names);
     for (size_t i = 0; i < e.m.dim; i++)

@@ -52,10 +52,9 @@ int nflow_transform(int count, char **words) {
                             sizeof entries / sizeof entries[0],
                             2,
                             2};
-    options_read(&set, count, words);
-    refuse_two_inputs(words[1], words[2]);
+    const char *data = evaluation_words(&set, count, words);
     evaluation_begin(&e, words[1]);
-    const int status = transform(&e, to, words[2], log_det);
+    const int status = transform(&e, to, data, log_det);
     evaluation_end(&e);
     return status;
 }
