@@ -1,7 +1,7 @@
 #!/bin/sh
 # What the build and the tests need beside a compiler and make: says nothing and does nothing when all is there, installs what is missing
 # with apt-get as root or with sudo, and otherwise prints the command and fails.
-# usage: deps.sh [build|demo|check|bindings|docs|deb]...   (without arguments: build, demo and check)
+# usage: deps.sh [build|demo|check|bindings|docs|deb|openmpi|mpich|analysers|gates]...   (without arguments: build, demo and check)
 set -u
 
 missing=
@@ -47,6 +47,27 @@ look() {
             have gfortran || need gfortran gcc-gfortran gcc-fortran gcc
             have g++ || need g++ gcc-c++ gcc gcc
             sh scripts/python.sh numpy >/dev/null || need python3-numpy python3-numpy python-numpy numpy
+            ;;
+        openmpi) # both MPIs side by side, by the names that Debian gives their commands and modules
+            { have mpirun.openmpi && "${PKG_CONFIG:-pkg-config}" --exists ompi-c; } 2>/dev/null ||
+                need 'openmpi-bin libopenmpi-dev' openmpi-devel openmpi open-mpi
+            ;;
+        mpich)
+            { have mpirun.mpich && "${PKG_CONFIG:-pkg-config}" --exists mpich; } 2>/dev/null || need 'mpich libmpich-dev' mpich-devel mpich mpich
+            ;;
+        analysers)
+            have clang-tidy || need clang-tidy clang-tools-extra clang llvm
+            have cppcheck || need cppcheck cppcheck cppcheck cppcheck
+            ;;
+        gates) # the slower ones that are not named above
+            have nm || need binutils binutils binutils binutils
+            have abidiff || need abigail-tools libabigail libabigail libabigail
+            have clang || need clang clang clang llvm
+            have valgrind || need valgrind valgrind valgrind valgrind
+            for build in serial pthread openmp; do
+                [ -e "/usr/lib/$("${CC:-cc}" -print-multiarch 2>/dev/null)/openblas-$build/libopenblas.so.0" ] ||
+                    need "libopenblas0-$build" "openblas-$build" openblas openblas
+            done
             ;;
         esac
     done

@@ -26,7 +26,7 @@ check-refused: $(REFUSED_SUITES)
 # The three static analysers, for a gate: two CPU minutes, of which clang-tidy has most.
 .PHONY: check-analysers
 check-analysers: ## clang-tidy, cppcheck and gcc -fanalyzer, which must be silent but for scripts/analysers.allow
-	@sh scripts/gate-packages.sh clang-tidy clang-tidy cppcheck cppcheck
+	@sh scripts/deps.sh analysers
 	@sh scripts/analyse.sh gcc
 	@sh scripts/analyse.sh cppcheck
 	@sh scripts/analyse.sh tidy

@@ -10,7 +10,7 @@ mpi_static = $(BUILD)/libnflow_mpi_$(1).a
 mpi_pc = sed -e 's|@MPI@|$(1)|g' -e 's|@MODULE@|$(MODULE_$(1))|' -e 's|@PREFIX@|$(2)|' -e 's|@LIBDIR@|$(3)|' -e 's|@INCLUDEDIR@|$(4)|' \
     -e 's|@VERSION@|$(VERSION)|' src/mpi/nflow-mpi.pc.in
 
-.PHONY: mpi mpi-deps install-mpi uninstall-mpi check-mpi bench-scale
+.PHONY: mpi install-mpi uninstall-mpi check-mpi bench-scale
 
 mpi: all $(foreach m,$(MPIS),$(call mpi_shared,$(m)) $(call mpi_static,$(m))) ## build libnflow_mpi for each MPI of MPIS (openmpi mpich)
 
@@ -44,12 +44,8 @@ install-mpi: install mpi ## libnflow and libnflow_mpi into PREFIX
 uninstall-mpi: uninstall ## remove what install-mpi put there
 	rm -f $(DESTDIR)$(INCLUDEDIR)/nflow_mpi.h $(DESTDIR)$(LIBDIR)/libnflow_mpi_* $(DESTDIR)$(LIBDIR)/pkgconfig/nflow-mpi-*.pc
 
-mpi-deps:
-	@sh scripts/mpi-deps.sh $(MPIS)
-
 check-mpi: ## install OpenMPI and MPICH where they are missing, and run the tests of libnflow_mpi with 1 to 4 processes of each
-	@CC='$(CC)' sh scripts/deps.sh build
-	@sh scripts/mpi-deps.sh $(MPIS)
+	@sh scripts/deps.sh build $(MPIS)
 	@$(MAKE) --no-print-directory mpi
 	@CC='$(CC)' sh scripts/check-mpi.sh $(BUILD) $(MPIS)
 
