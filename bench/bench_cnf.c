@@ -18,20 +18,13 @@ enum { ROWS = 400, BATCH = 32 };
 
 static double data[ROWS * 2], log_prob[ROWS];
 
-static void require(nf_status status) {
-    if (status == NF_OK)
-        return;
-    fprintf(stderr, "%s\n", nf_last_error());
-    exit(1);
-}
-
 static nf_flow *make(nf_dynamics dynamics, int shared, double tolerance) {
     const double sd[2] = {sqrt(0.1), sqrt(0.1)};
     nf_flow *flow;
-    require(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .dynamics = dynamics, .precision = NF_SINGLE, .hidden_layers = 2, .hidden_width = 32, .units = 64,
+    bench_require(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .dynamics = dynamics, .precision = NF_SINGLE, .hidden_layers = 2, .hidden_width = 32, .units = 64,
                                     .rtol = tolerance, .atol = tolerance / 100, .t0 = 0, .t1 = 1, .seed = 3, .shared_step = shared),
                           &flow));
-    require(nf_flow_set_base_normal(flow, NULL, sd));
+    bench_require(nf_flow_set_base_normal(flow, NULL, sd));
     return flow;
 }
 
@@ -49,22 +42,22 @@ static void train(const char *name, nf_dynamics dynamics, int shared, double tol
     nf_gradient *gradient;
     nf_optimizer *optimizer;
     double x[BATCH * 2], loss = NAN, evaluations = 0;
-    require(nf_workspace_create(flow, 1, &ws));
-    require(nf_gradient_create(flow, &gradient));
-    require(nf_optimizer_create(flow, NF_CONFIG(nf_optimizer_config, .learning_rate = 1e-3), &optimizer));
+    bench_require(nf_workspace_create(flow, 1, &ws));
+    bench_require(nf_gradient_create(flow, &gradient));
+    bench_require(nf_optimizer_create(flow, NF_CONFIG(nf_optimizer_config, .learning_rate = 1e-3), &optimizer));
     const double cpu = bench_seconds(0), start = bench_seconds(1);
     for (size_t step = 0; step < steps; step++) {
         nf_stats stats = {.struct_size = sizeof stats};
         take_batch(step, x);
         nf_gradient_zero(gradient);
-        require(nf_grad_nll(flow, ws, BATCH, x, NULL, NULL, gradient, &loss));
-        require(nf_optimizer_step(optimizer, flow, gradient));
-        require(nf_workspace_stats(ws, &stats));
+        bench_require(nf_grad_nll(flow, ws, BATCH, x, NULL, NULL, gradient, &loss));
+        bench_require(nf_optimizer_step(optimizer, flow, gradient));
+        bench_require(nf_workspace_stats(ws, &stats));
         evaluations += (double)stats.rhs_evaluations;
     }
     const double seconds = bench_seconds(1) - start, cpu_seconds = bench_seconds(0) - cpu;
     double sum = 0;
-    require(nf_log_prob(flow, ws, ROWS, data, NULL, log_prob));
+    bench_require(nf_log_prob(flow, ws, ROWS, data, NULL, log_prob));
     for (size_t r = 0; r < ROWS; r++)
         sum -= log_prob[r];
     printf("{\"work\": \"cnf_train\", \"size\": \"%s\", \"real\": \"f32\", \"isa\": \"%s\", \"threads\": 1, \"steps\": %zu, \"rtol\": %g, \"seconds\": %.3f, \"cpu_seconds\": %.3f, "

@@ -31,39 +31,32 @@ typedef struct work {
     double *x, *z, *log_prob;
 } work;
 
-static void require(nf_status status) {
-    if (status == NF_OK)
-        return;
-    fprintf(stderr, "%s\n", nf_last_error());
-    exit(1);
-}
-
 static void train_step(void *user) {
     work *w = user;
     double loss;
-    require(nf_gradient_zero(w->gradient));
-    require(nf_grad_nll(w->flow, w->workspace, w->rows, w->x, NULL, NULL, w->gradient, &loss));
-    require(nf_optimizer_step(w->optimizer, w->flow, w->gradient));
+    bench_require(nf_gradient_zero(w->gradient));
+    bench_require(nf_grad_nll(w->flow, w->workspace, w->rows, w->x, NULL, NULL, w->gradient, &loss));
+    bench_require(nf_optimizer_step(w->optimizer, w->flow, w->gradient));
 }
 
 static void forward(void *user) {
     work *w = user;
-    require(nf_forward(w->flow, w->workspace, w->rows, w->x, NULL, w->z, w->log_prob));
+    bench_require(nf_forward(w->flow, w->workspace, w->rows, w->x, NULL, w->z, w->log_prob));
 }
 
 static void inverse(void *user) {
     work *w = user;
-    require(nf_inverse(w->flow, w->workspace, w->rows, w->x, NULL, w->z, w->log_prob));
+    bench_require(nf_inverse(w->flow, w->workspace, w->rows, w->x, NULL, w->z, w->log_prob));
 }
 
 static void log_prob(void *user) {
     work *w = user;
-    require(nf_log_prob(w->flow, w->workspace, w->rows, w->x, NULL, w->log_prob));
+    bench_require(nf_log_prob(w->flow, w->workspace, w->rows, w->x, NULL, w->log_prob));
 }
 
 static void one_row(void *user) {
     work *w = user;
-    require(nf_log_prob(w->flow, w->workspace, 1, w->x, NULL, w->log_prob));
+    bench_require(nf_log_prob(w->flow, w->workspace, 1, w->x, NULL, w->log_prob));
 }
 
 /* Multiply-adds of one row through all nets, times two. The other families are not made of products. */
@@ -74,13 +67,13 @@ static double flops_of_row(const size_of_work *s) {
 
 static void create(const size_of_work *s, nf_precision precision, nf_flow **flow) {
     if (strcmp(s->family, "realnvp") == 0)
-        require(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = s->dim, .couplings = s->layers, .hidden_width = s->width,
+        bench_require(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = s->dim, .couplings = s->layers, .hidden_width = s->width,
                                             .precision = precision, .actnorm = -1, .seed = 11),
                                   flow));
     else if (strcmp(s->family, "planar") == 0)
-        require(nf_planar_create(NF_CONFIG(nf_planar_config, .dim = s->dim, .layers = s->layers, .precision = precision, .seed = 11), flow));
+        bench_require(nf_planar_create(NF_CONFIG(nf_planar_config, .dim = s->dim, .layers = s->layers, .precision = precision, .seed = 11), flow));
     else
-        require(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = s->dim, .units = s->width, .dynamics = NF_DYNAMICS_HYPER, .rtol = 1e-7,
+        bench_require(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = s->dim, .units = s->width, .dynamics = NF_DYNAMICS_HYPER, .rtol = 1e-7,
                                         .atol = 1e-9, .precision = precision, .seed = 11),
                               flow));
 }
@@ -88,16 +81,16 @@ static void create(const size_of_work *s, nf_precision precision, nf_flow **flow
 static void open_work(work *w, const size_of_work *s, nf_precision precision, size_t threads) {
     w->rows = s->batch;
     create(s, precision, &w->flow);
-    require(nf_workspace_create(w->flow, threads, &w->workspace));
-    require(nf_gradient_create(w->flow, &w->gradient));
-    require(nf_optimizer_create(w->flow, NF_CONFIG(nf_optimizer_config, .learning_rate = 1e-6), &w->optimizer));
+    bench_require(nf_workspace_create(w->flow, threads, &w->workspace));
+    bench_require(nf_gradient_create(w->flow, &w->gradient));
+    bench_require(nf_optimizer_create(w->flow, NF_CONFIG(nf_optimizer_config, .learning_rate = 1e-6), &w->optimizer));
     w->x = malloc(w->rows * s->dim * sizeof *w->x);
     w->z = malloc(w->rows * s->dim * sizeof *w->z);
     w->log_prob = malloc(w->rows * sizeof *w->log_prob);
     if (!w->x || !w->z || !w->log_prob)
         exit(1);
     nf_rng rng = {3, 5, 0};
-    require(nf_sample(w->flow, NULL, &rng, w->rows, NULL, w->x, NULL));
+    bench_require(nf_sample(w->flow, NULL, &rng, w->rows, NULL, w->x, NULL));
 }
 
 static void close_work(work *w) {

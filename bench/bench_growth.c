@@ -18,24 +18,17 @@ typedef struct work {
     double *x, *log_prob;
 } work;
 
-static void require(nf_status status) {
-    if (status == NF_OK)
-        return;
-    fprintf(stderr, "%s\n", nf_last_error());
-    exit(1);
-}
-
 static void log_prob(void *user) {
     work *w = user;
-    require(nf_log_prob(w->flow, w->workspace, w->rows, w->x, NULL, w->log_prob));
+    bench_require(nf_log_prob(w->flow, w->workspace, w->rows, w->x, NULL, w->log_prob));
 }
 
 static void train_step(void *user) {
     work *w = user;
     double loss;
-    require(nf_gradient_zero(w->gradient));
-    require(nf_grad_nll(w->flow, w->workspace, w->rows, w->x, NULL, NULL, w->gradient, &loss));
-    require(nf_optimizer_step(w->optimizer, w->flow, w->gradient));
+    bench_require(nf_gradient_zero(w->gradient));
+    bench_require(nf_grad_nll(w->flow, w->workspace, w->rows, w->x, NULL, NULL, w->gradient, &loss));
+    bench_require(nf_optimizer_step(w->optimizer, w->flow, w->gradient));
 }
 
 typedef struct point {
@@ -44,18 +37,18 @@ typedef struct point {
 
 static void measure(const char *curve, size_t x, const point *p) {
     work w = {.rows = p->rows};
-    require(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = p->dim, .couplings = p->layers, .hidden_width = p->width, .precision = NF_SINGLE,
+    bench_require(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = p->dim, .couplings = p->layers, .hidden_width = p->width, .precision = NF_SINGLE,
                                         .actnorm = -1, .seed = 11),
                               &w.flow));
-    require(nf_workspace_create(w.flow, p->threads, &w.workspace));
-    require(nf_gradient_create(w.flow, &w.gradient));
-    require(nf_optimizer_create(w.flow, NF_CONFIG(nf_optimizer_config, .learning_rate = 1e-6), &w.optimizer));
+    bench_require(nf_workspace_create(w.flow, p->threads, &w.workspace));
+    bench_require(nf_gradient_create(w.flow, &w.gradient));
+    bench_require(nf_optimizer_create(w.flow, NF_CONFIG(nf_optimizer_config, .learning_rate = 1e-6), &w.optimizer));
     w.x = malloc(p->rows * p->dim * sizeof *w.x);
     w.log_prob = malloc(p->rows * sizeof *w.log_prob);
     if (!w.x || !w.log_prob)
         exit(1);
     nf_rng rng = {3, 5, 0};
-    require(nf_sample(w.flow, NULL, &rng, p->rows, NULL, w.x, NULL));
+    bench_require(nf_sample(w.flow, NULL, &rng, p->rows, NULL, w.x, NULL));
     bench_case cases[] = {{.isa = nf_flow_isa(w.flow), .single = 1, .threads = p->threads, .run = log_prob, .user = &w},
                           {.isa = nf_flow_isa(w.flow), .single = 1, .threads = p->threads, .run = train_step, .user = &w}};
     /* The largest batches take seconds: once is enough for them. */

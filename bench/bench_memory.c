@@ -10,14 +10,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "measure.h"
 #include "nflow.h"
-
-static void require(nf_status status) {
-    if (status == NF_OK)
-        return;
-    fprintf(stderr, "%s\n", nf_last_error());
-    exit(1);
-}
 
 /* Rows of cheap numbers, near enough to normal. */
 static double *make_rows(size_t count) {
@@ -56,24 +50,24 @@ static void run(const scenario *s, size_t threads) {
     nf_flow *flow;
     const size_t rows = s->rows ? s->rows : s->batch;
     double *x = make_rows(rows * s->dim), loss;
-    require(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = s->dim, .couplings = s->couplings, .hidden_width = s->width, .precision = NF_SINGLE,
+    bench_require(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = s->dim, .couplings = s->couplings, .hidden_width = s->width, .precision = NF_SINGLE,
                                         .seed = 11),
                               &flow));
     if (s->rows) {
         const nf_status status = nf_fit(flow, rows, x, NULL, NF_CONFIG(nf_fit_config, .epochs = 1, .batch_size = s->batch, .threads = threads, .progress = stop),
                                         NULL);
-        require(status == NF_STOPPED ? NF_OK : status);
+        bench_require(status == NF_STOPPED ? NF_OK : status);
     } else {
         nf_workspace *ws;
         nf_gradient *gradient;
         nf_optimizer *optimizer;
-        require(nf_workspace_create(flow, threads, &ws));
-        require(nf_gradient_create(flow, &gradient));
-        require(nf_optimizer_create(flow, NULL, &optimizer));
+        bench_require(nf_workspace_create(flow, threads, &ws));
+        bench_require(nf_gradient_create(flow, &gradient));
+        bench_require(nf_optimizer_create(flow, NULL, &optimizer));
         for (int step = 0; step < 3; step++) {
-            require(nf_gradient_zero(gradient));
-            require(nf_grad_nll(flow, ws, rows, x, NULL, NULL, gradient, &loss));
-            require(nf_optimizer_step(optimizer, flow, gradient));
+            bench_require(nf_gradient_zero(gradient));
+            bench_require(nf_grad_nll(flow, ws, rows, x, NULL, NULL, gradient, &loss));
+            bench_require(nf_optimizer_step(optimizer, flow, gradient));
         }
         nf_optimizer_free(optimizer);
         nf_gradient_free(gradient);

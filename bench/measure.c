@@ -5,6 +5,13 @@
 #include <string.h>
 #include <time.h>
 
+void bench_require(nf_status status) {
+    if (status == NF_OK)
+        return;
+    fprintf(stderr, "%s\n", nf_last_error());
+    exit(1);
+}
+
 double bench_seconds(int wall) {
     struct timespec t;
     clock_gettime(wall ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &t);

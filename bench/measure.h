@@ -7,6 +7,8 @@
 
 #include <stddef.h>
 
+#include "nflow.h"
+
 typedef void (*bench_work)(void *user);
 
 typedef struct bench_case {
@@ -21,6 +23,9 @@ typedef struct bench_case {
     double us, us_low, us_high;     /* median and quartiles of the blocks */
     double of_peak;                 /* median of the blocks' ratios to the peak just before and after; of all threads */
 } bench_case;
+
+/* Ends with the library's line unless the status is NF_OK. */
+void bench_require(nf_status status);
 
 /* Seconds of this thread's processor time, or of the wall. */
 double bench_seconds(int wall);

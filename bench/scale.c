@@ -32,13 +32,6 @@ typedef struct network {
     double latency, overhead, byte; /* seconds */
 } network;
 
-static void require(nf_status status) {
-    if (status == NF_OK)
-        return;
-    fprintf(stderr, "%s\n", nf_last_error());
-    exit(1);
-}
-
 /* ---- calibration: the fastest of some blocks, by processor time */
 
 static void calibrate(model *m) {
@@ -49,21 +42,21 @@ static void calibrate(model *m) {
     nf_optimizer *optimizer;
     nf_rng rng = {1, 2, 0};
     double *x = malloc(ROWS * m->dim * sizeof *x), loss;
-    require(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = m->dim, .couplings = m->layers, .hidden_width = m->width, .precision = NF_SINGLE), &flow));
-    require(nf_workspace_create(flow, 1, &ws));
-    require(nf_gradient_create(flow, &gradient));
-    require(nf_optimizer_create(flow, NULL, &optimizer));
-    require(nf_sample(flow, ws, &rng, ROWS, NULL, x, NULL));
+    bench_require(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = m->dim, .couplings = m->layers, .hidden_width = m->width, .precision = NF_SINGLE), &flow));
+    bench_require(nf_workspace_create(flow, 1, &ws));
+    bench_require(nf_gradient_create(flow, &gradient));
+    bench_require(nf_optimizer_create(flow, NULL, &optimizer));
+    bench_require(nf_sample(flow, ws, &rng, ROWS, NULL, x, NULL));
     m->parameters = (double)nf_parameter_count(flow);
     m->tile = m->update = m->copy = INFINITY;
     const size_t bytes = (size_t)m->parameters * sizeof(float);
     char *from = calloc(1, bytes), *to = malloc(bytes);
     for (int block = 0; block < 15; block++) {
         double t = bench_seconds(0);
-        require(nf_grad_nll(flow, ws, ROWS, x, NULL, NULL, gradient, &loss));
+        bench_require(nf_grad_nll(flow, ws, ROWS, x, NULL, NULL, gradient, &loss));
         m->tile = fmin(m->tile, (bench_seconds(0) - t) / (ROWS / TILE));
         t = bench_seconds(0);
-        require(nf_optimizer_step(optimizer, flow, gradient));
+        bench_require(nf_optimizer_step(optimizer, flow, gradient));
         m->update = fmin(m->update, bench_seconds(0) - t);
         t = bench_seconds(0);
         memcpy(to, from, bytes);
