@@ -349,11 +349,17 @@ static nf_status standardize(fit *f) {
     return status;
 }
 
+/* Rows of all ranks in the batch that begins at place `first` of an epoch. */
+static size_t batch_rows(const fit *f, size_t first) {
+    const size_t left = f->training_rows - first;
+    return left < f->config.batch_size ? left : f->config.batch_size;
+}
+
 /* This rank's rows of the next steps, which begin at place `first` of the epoch. */
 static nf_status fetch_steps(fit *f, const nf_shuffle *order, size_t first) {
     size_t count = 0, at = first;
     for (size_t step = 0; step < f->steps_at_once && at < f->training_rows; step++) {
-        const size_t left = f->training_rows - at, rows = left < f->config.batch_size ? left : f->config.batch_size;
+        const size_t rows = batch_rows(f, at);
         const nf_plan plan = plan_of(f, rows);
         nf_plan_places(&plan, f->place + count);
         for (const size_t end = count + nf_plan_own_rows(&plan); count < end; count++)
@@ -441,7 +447,7 @@ static void set_tolerances(const fit *f, double least) {
 
 /* The rows of a step's batch that this rank has; they were fetched. */
 static batch take_batch(fit *f, size_t epoch, size_t first) {
-    const size_t left = f->training_rows - first, rows = left < f->config.batch_size ? left : f->config.batch_size, at = f->used;
+    const size_t rows = batch_rows(f, first), at = f->used;
     const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
     batch b = {.f = f, .rows = rows, .x = f->batch.x + at * dim, .place = f->place + at};
     b.step = (nf_data_step){.x = b.x,
@@ -751,10 +757,7 @@ static nf_status count_bad_rows(fit *f) {
 /* That all ranks are about to do the same. */
 static nf_status compare_settings(fit *f) {
     const nf_fit_config *c = &f->config;
-    const engine_update *u = &f->optimizer->update;
-    const nf_rank_setting settings[] = {NF_HALVES("config->comm->shards", f->ranks.shards),
-                                        {"config->comm->fast", f->ranks.fast},
-                                        {"whether config->comm->exchange is there", f->ranks.comm.exchange != NULL},
+    const nf_rank_setting settings[] = {NF_COMM_SETTINGS(f->ranks),
                                         NF_HALVES("config->epochs", c->epochs),
                                         NF_HALVES("config->batch_size", c->batch_size),
                                         NF_HALVES("config->patience", c->patience),
@@ -769,14 +772,7 @@ static nf_status compare_settings(fit *f) {
                                         {"config->noise", c->noise},
                                         {"config->training_tolerance", c->training_tolerance},
                                         {"config->standardize", c->standardize},
-                                        {"optimizer->kind", u->kind},
-                                        {"optimizer->learning_rate", u->rate},
-                                        {"optimizer->beta1", u->beta1},
-                                        {"optimizer->beta2", u->beta2},
-                                        {"optimizer->epsilon", u->epsilon},
-                                        {"optimizer->weight_decay", u->weight_decay},
-                                        {"optimizer->momentum", u->momentum},
-                                        {"optimizer->clip_norm", f->optimizer->clip_norm}};
+                                        NF_OPTIMIZER_SETTINGS(f->optimizer)};
     return nf_ranks_compare(&f->ranks, settings, sizeof settings / sizeof *settings);
 }
 

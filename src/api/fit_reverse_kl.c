@@ -373,12 +373,9 @@ static nf_status evaluate(kl_fit *f) {
 /* That all ranks are about to do the same. */
 static nf_status compare_settings(kl_fit *f) {
     const nf_reverse_kl_config *c = &f->config;
-    const engine_update *u = &f->optimizer->update;
     const size_t numbers = c->context ? c->samples * f->flow->model.context_dim : 0;
     const uint64_t context = numbers ? nf_ranks_digest(c->context, numbers * sizeof(double)) : 0;
-    const nf_rank_setting settings[] = {NF_HALVES("config->comm->shards", f->ranks.shards),
-                                        {"config->comm->fast", f->ranks.fast},
-                                        {"whether config->comm->exchange is there", f->ranks.comm.exchange != NULL},
+    const nf_rank_setting settings[] = {NF_COMM_SETTINGS(f->ranks),
                                         NF_HALVES("config->steps", c->steps),
                                         NF_HALVES("config->samples", c->samples),
                                         NF_HALVES("config->seed", c->seed),
@@ -391,14 +388,7 @@ static nf_status compare_settings(kl_fit *f) {
                                         {"config->beta_start", c->beta_start},
                                         NF_HALVES("config->anneal_steps", c->anneal_steps),
                                         {"config->ema_decay", c->ema_decay},
-                                        {"optimizer->kind", u->kind},
-                                        {"optimizer->learning_rate", u->rate},
-                                        {"optimizer->beta1", u->beta1},
-                                        {"optimizer->beta2", u->beta2},
-                                        {"optimizer->epsilon", u->epsilon},
-                                        {"optimizer->weight_decay", u->weight_decay},
-                                        {"optimizer->momentum", u->momentum},
-                                        {"optimizer->clip_norm", f->optimizer->clip_norm}};
+                                        NF_OPTIMIZER_SETTINGS(f->optimizer)};
     return nf_ranks_compare(&f->ranks, settings, sizeof settings / sizeof *settings);
 }
 

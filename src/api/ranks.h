@@ -50,6 +50,16 @@ nf_status nf_ranks_compare(nf_ranks *ranks, const nf_rank_setting *settings, siz
 /* Two settings that hold the halves of a word. */
 #define NF_HALVES(name, word) {name, (double)((uint64_t)(word) >> 32)}, {name, (double)((uint64_t)(word) & UINT32_MAX)}
 
+/* What both fits compare: of the table of ranks, and of the optimizer's handle. */
+#define NF_COMM_SETTINGS(ranks)                                                                                                            \
+    NF_HALVES("config->comm->shards", (ranks).shards), {"config->comm->fast", (ranks).fast},                                               \
+        {"whether config->comm->exchange is there", (ranks).comm.exchange != NULL}
+#define NF_OPTIMIZER_SETTINGS(optimizer)                                                                                                   \
+    {"optimizer->kind", (optimizer)->update.kind}, {"optimizer->learning_rate", (optimizer)->update.rate},                                 \
+        {"optimizer->beta1", (optimizer)->update.beta1}, {"optimizer->beta2", (optimizer)->update.beta2},                                  \
+        {"optimizer->epsilon", (optimizer)->update.epsilon}, {"optimizer->weight_decay", (optimizer)->update.weight_decay},                \
+        {"optimizer->momentum", (optimizer)->update.momentum}, {"optimizer->clip_norm", (optimizer)->clip_norm}
+
 struct nf_flow;
 /* That the flow's structure and engine are the same on all ranks; then all take rank 0's parameters. */
 nf_status nf_ranks_share_flow(nf_ranks *ranks, struct nf_flow *flow);
