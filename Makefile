@@ -227,7 +227,7 @@ check-tsan: ## the tests with threads under the thread sanitizer
 	    ISAS='$(SANITIZED_ISAS)' check-threads
 
 # Those that start threads; OpenBLAS and OpenMP, which are not instrumented and have threads of their own, are in none of them (as they are in `embedding`).
-THREAD_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(TESTS_PLAIN:tests/test_%.c=%),rows fit pool fit_reverse_kl checkpoint))
+THREAD_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(TESTS_PLAIN:tests/test_%.c=%),rows fit checkpoint ranks))
 .PHONY: check-threads
 check-threads: $(SHARED) $(THREAD_PROGRAMS) $(BUILD)/examples/embed
 	@sh scripts/run-tests.sh $(THREAD_PROGRAMS)
