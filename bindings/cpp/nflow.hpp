@@ -257,23 +257,39 @@ template <auto release> struct deleter {
 
 } // namespace detail
 
-/* The arrays that it is given must outlive the fit. */
-class fit_config : public config_of<nf_fit_config, fit_config> {
+/* What both fits can be told. The arrays that a config is given must outlive the fit. */
+template <class Struct, class Progress, class Self> class training_config : public config_of<Struct, Self> {
+  public:
+    Self &threads(std::size_t value) { return this->set(&Struct::threads, value); }
+    Self &seed(std::uint64_t value) { return this->set(&Struct::seed, value); }
+    Self &optimizer(const optimizer_config &value) {
+        optimizer_ = *value.get();
+        with_optimizer_ = true;
+        return static_cast<Self &>(*this);
+    }
+    Self &schedule(nf_schedule value) { return this->set(&Struct::schedule, value); }
+    Self &schedule_step(std::size_t value) { return this->set(&Struct::schedule_step, value); }
+    Self &schedule_factor(double value) { return this->set(&Struct::schedule_factor, value); }
+    Self &ema_decay(double value) { return this->set(&Struct::ema_decay, value); }
+    Self &comm(const nf_comm *value) { return this->set(&Struct::comm, value); }
+    /* Called as the fit goes on; false stops it. */
+    Self &progress(std::function<bool(const Progress &)> value) {
+        progress_ = std::move(value);
+        return static_cast<Self &>(*this);
+    }
+
+  protected:
+    nf_optimizer_config optimizer_{};
+    bool with_optimizer_ = false;
+    std::function<bool(const Progress &)> progress_;
+};
+
+class fit_config : public training_config<nf_fit_config, nf_fit_progress, fit_config> {
   public:
     fit_config &epochs(std::size_t value) { return set(&nf_fit_config::epochs, value); }
     fit_config &batch_size(std::size_t value) { return set(&nf_fit_config::batch_size, value); }
     fit_config &patience(std::size_t value) { return set(&nf_fit_config::patience, value); }
-    fit_config &threads(std::size_t value) { return set(&nf_fit_config::threads, value); }
-    fit_config &seed(std::uint64_t value) { return set(&nf_fit_config::seed, value); }
-    fit_config &optimizer(const optimizer_config &value) {
-        optimizer_ = *value.get();
-        with_optimizer_ = true;
-        return *this;
-    }
-    fit_config &schedule(nf_schedule value) { return set(&nf_fit_config::schedule, value); }
     fit_config &objective(nf_objective value) { return set(&nf_fit_config::objective, value); }
-    fit_config &schedule_step(std::size_t value) { return set(&nf_fit_config::schedule_step, value); }
-    fit_config &schedule_factor(double value) { return set(&nf_fit_config::schedule_factor, value); }
     fit_config &validation_fraction(double value) { return set(&nf_fit_config::validation_fraction, value); }
     fit_config &validation(numbers x, numbers context = {}, numbers weight = {}) {
         validation_x_ = x;
@@ -285,7 +301,6 @@ class fit_config : public config_of<nf_fit_config, fit_config> {
         weight_ = value;
         return *this;
     }
-    fit_config &ema_decay(double value) { return set(&nf_fit_config::ema_decay, value); }
     fit_config &noise(double value) { return set(&nf_fit_config::noise, value); }
     fit_config &training_tolerance(double value) { return set(&nf_fit_config::training_tolerance, value); }
     fit_config &standardize(int value) { return set(&nf_fit_config::standardize, value); }
@@ -295,64 +310,36 @@ class fit_config : public config_of<nf_fit_config, fit_config> {
         return *this;
     }
     fit_config &checkpoint_every(std::size_t value) { return set(&nf_fit_config::checkpoint_every, value); }
-    fit_config &comm(const nf_comm *value) { return set(&nf_fit_config::comm, value); }
     /* So many rows by callback, which must not throw; fit is then given an empty x and context. */
     fit_config &read(std::size_t rows, nf_rows_fn function, void *user) {
         read_rows_ = rows;
         set(&nf_fit_config::read_user, user);
         return set(&nf_fit_config::read, function);
     }
-    /* Called after every epoch; false stops the fit. */
-    fit_config &progress(std::function<bool(const nf_fit_progress &)> value) {
-        progress_ = std::move(value);
-        return *this;
-    }
 
   private:
     friend class flow;
-    nf_optimizer_config optimizer_{};
-    bool with_optimizer_ = false;
     std::size_t read_rows_ = 0;
     numbers validation_x_, validation_context_, validation_weight_, weight_;
     std::string checkpoint_;
-    std::function<bool(const nf_fit_progress &)> progress_;
 };
 
-class reverse_kl_config : public config_of<nf_reverse_kl_config, reverse_kl_config> {
+class reverse_kl_config : public training_config<nf_reverse_kl_config, nf_reverse_kl_progress, reverse_kl_config> {
   public:
     reverse_kl_config &steps(std::size_t value) { return set(&nf_reverse_kl_config::steps, value); }
     reverse_kl_config &samples(std::size_t value) { return set(&nf_reverse_kl_config::samples, value); }
-    reverse_kl_config &threads(std::size_t value) { return set(&nf_reverse_kl_config::threads, value); }
-    reverse_kl_config &seed(std::uint64_t value) { return set(&nf_reverse_kl_config::seed, value); }
-    reverse_kl_config &optimizer(const optimizer_config &value) {
-        optimizer_ = *value.get();
-        with_optimizer_ = true;
-        return *this;
-    }
-    reverse_kl_config &schedule(nf_schedule value) { return set(&nf_reverse_kl_config::schedule, value); }
-    reverse_kl_config &schedule_step(std::size_t value) { return set(&nf_reverse_kl_config::schedule_step, value); }
-    reverse_kl_config &schedule_factor(double value) { return set(&nf_reverse_kl_config::schedule_factor, value); }
     reverse_kl_config &beta_start(double value) { return set(&nf_reverse_kl_config::beta_start, value); }
     reverse_kl_config &anneal_steps(std::size_t value) { return set(&nf_reverse_kl_config::anneal_steps, value); }
-    reverse_kl_config &ema_decay(double value) { return set(&nf_reverse_kl_config::ema_decay, value); }
-    reverse_kl_config &comm(const nf_comm *value) { return set(&nf_reverse_kl_config::comm, value); }
     reverse_kl_config &evaluation_samples(std::size_t value) { return set(&nf_reverse_kl_config::evaluation_samples, value); }
     reverse_kl_config &context(numbers value) {
         context_ = value;
         return *this;
     }
     reverse_kl_config &progress_every(std::size_t value) { return set(&nf_reverse_kl_config::progress_every, value); }
-    reverse_kl_config &progress(std::function<bool(const nf_reverse_kl_progress &)> value) {
-        progress_ = std::move(value);
-        return *this;
-    }
 
   private:
     friend class flow;
-    nf_optimizer_config optimizer_{};
-    bool with_optimizer_ = false;
     numbers context_;
-    std::function<bool(const nf_reverse_kl_progress &)> progress_;
 };
 
 /* A target is an argument of flow::diagnose. */

@@ -90,7 +90,8 @@ def check_cpp(header, path):
             continue
         body = re.search(r"class %s :.*?\n};" % struct[3:], text, flags=re.S)
         expect(body, "nflow.hpp has no builder of", struct)
-        common = re.search(r"class family_config :.*?\n};", text, flags=re.S)[0] if "family_config" in body[0] else ""
+        bases = re.findall(r"public (\w+)<", body[0])
+        common = "".join(re.search(r"class %s\b.*?\n};" % base, text, flags=re.S)[0] for base in bases)
         for member, _, _ in members:
             if member in ("struct_size", "reserved", "allocator", "progress_user", "read_user", "target_user", "inputs", "outputs"):
                 continue
