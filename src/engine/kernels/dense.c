@@ -203,6 +203,20 @@ static void set_blocks(const lane_map *map, size_t first, size_t count, const re
     }
 }
 
+/*
+ * Weights and gradients of a large layer come from beyond L2, a few rows at a time: too few for the processor to foresee. Those that the
+ * next strip needs are fetched while this one is computed. Below so many bytes it would cost more than it saves.
+ */
+#define FETCH_BYTES ((size_t)(128 << 10))
+
+static bool fetches(size_t out, size_t in) { return out * in * sizeof(real) >= FETCH_BYTES; }
+
+static void fetch_rows(size_t rows, size_t stride, size_t count, const real *a) {
+    for (size_t i = 0; i < rows; i++, a += stride)
+        for (size_t k = 0; k < count; k += NF_ALIGN / sizeof(real))
+            __builtin_prefetch(a + k);
+}
+
 /* One strip of `rows` <= MAX_ROWS rows over all the lanes. */
 static void run_strip(const product *p, size_t rows, const lane_map *map, const real *a, const real *b, real *c) {
     const block_row *f = &block_table[rows];
@@ -236,6 +250,7 @@ void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, si
         return;
     const size_t last = (lanes + VEC_LANES - 1) / VEC_LANES;
     const lane_map map = {(panels - 1) * PANEL_VECS + last, x_stride, y_stride};
+    const bool fetched = fetches(out, in);
     size_t k = 0;
     do { /* also when `in` is 0 */
         const size_t depth = smaller(in - k, DEPTH_CHUNK);
@@ -251,6 +266,8 @@ void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, si
         for (size_t j = 0, rows; j < out; j += rows) {
             rows = strip_rows(out - j);
             p.bias = p.start == START_BIAS ? bias + j : NULL;
+            if (fetched)
+                fetch_rows(smaller(out - j - rows, MAX_ROWS), in, depth, W + (j + rows) * in + k);
             run_strip(&p, rows, &map, W + j * in + k, X + k * PANEL, Y + j * PANEL);
         }
         k += depth;
@@ -401,7 +418,7 @@ static void transpose_panel(size_t width, const real *X, real *to) {
 static void gradient_columns(size_t out, size_t in, size_t width, size_t panels, const real *dY, size_t y_stride,
                              const real *transposed, real *dW, real *dbias) {
     const lane_map map = {(width + VEC_LANES - 1) / VEC_LANES, 0, 0};
-    const bool whole = width % VEC_LANES == 0;
+    const bool whole = width % VEC_LANES == 0, fetched = fetches(out, in);
     real aside[MAX_ROWS * PANEL] __attribute__((aligned(NF_ALIGN))); /* for a dW that ends within a vector */
     const product p = {.start = whole ? START_ADD : START_ZERO,
                        .depth = PANEL,
@@ -418,6 +435,8 @@ static void gradient_columns(size_t out, size_t in, size_t width, size_t panels,
             count = smaller(out - summed, VEC_LANES);
             bias_gradient(count, panels, dY + summed * PANEL, y_stride, dbias + summed);
         }
+        if (fetched) /* a line more, because dW is not aligned */
+            fetch_rows(smaller(out - j - rows, MAX_ROWS), in, width + NF_ALIGN / sizeof(real), dW + (j + rows) * in);
         run_strip(&p, rows, &map, dY + j * PANEL, transposed, whole ? dW + j * in : aside);
         if (whole)
             continue;
