@@ -238,7 +238,7 @@ START_TEST(checkpoints_hold_the_accepted_steps) {
     nf_arena arena;
     nf_arena_init(&arena, memory, sizeof memory);
     for (size_t p = 0; p < PANELS; p++)
-        R(trail_begin)(&trails[p], &arena, SIZE);
+        R(trail_begin)(&trails[p], &arena, SIZE, 0, 0);
     b.run.trails = trails;
     b.problem.rtol = b.problem.atol = NF_SINGLE_BUILD ? 1e-5 : 1e-8;
     integrate(&b);
@@ -266,7 +266,7 @@ START_TEST(checkpoints_hold_the_accepted_steps) {
     ck_assert_uint_eq(steps, b.run.accepted);
     nf_arena_init(&arena, memory, 4096);
     for (size_t p = 0; p < PANELS; p++)
-        R(trail_begin)(&trails[p], &arena, SIZE);
+        R(trail_begin)(&trails[p], &arena, SIZE, 0, 0);
     start_lanes(&b);
     ck_assert(!R(ode_integrate)(&b.problem, &b.field, &b.run));
     ck_assert(arena.wanted > 4096);

@@ -31,6 +31,7 @@ static void field(const double *p, double t, const double *y, double *k, double 
 typedef struct system_of {
     double p[THETA], d_p[THETA];
     double d_q[LANES];
+    size_t replays; /* calls of `alone` */
 } system_of;
 
 static void load(const real *y, size_t l, double *lane) {
@@ -57,9 +58,11 @@ static void whole(void *user, size_t panel, size_t stage, const double *t, const
 }
 
 static void alone(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *k) {
+    system_of *s = user;
     (void)panel;
     (void)stage;
-    rates(user, t, active, y, k, NULL);
+    s->replays++;
+    rates(s, t, active, y, k, NULL);
 }
 
 static void vjp(void *user, size_t panel, size_t stage, const double *t, const unsigned char *active, const real *y, real *dk, const real *weight,
@@ -92,6 +95,7 @@ typedef struct setting {
     ode_problem problem;
     ode_trail trail;
     nf_arena arena;
+    size_t room; /* for the stages of the trail */
     void *memory, *scratch;
     real *y, *d;
     double start[LANES][SIZE], cotangent[LANES][SIZE];
@@ -151,7 +155,7 @@ static void release(setting *s) {
 static void integrate(setting *s) {
     const ode_field f = {.user = &s->system, .size = SIZE + 1, .controlled = SIZE + 1, .rhs = whole};
     ode_run run = {.panels = 1, .y = s->y, .active = s->active, .outcome = s->outcome, .trails = &s->trail, .scratch = s->scratch};
-    R(trail_begin)(&s->trail, &s->arena, SIZE);
+    R(trail_begin)(&s->trail, &s->arena, SIZE, s->problem.tableau->weighted - 1, s->room);
     put_start(s);
     ck_assert(R(ode_integrate)(&s->problem, &f, &run));
 }
@@ -227,6 +231,32 @@ START_TEST(discrete_gradients_are_those_of_the_replay) {
 }
 END_TEST
 
+/* With room for none, for some steps and for all. */
+START_TEST(stages_that_are_kept_change_no_bit) {
+    const ode_tableau *tableau = R(ode_tableau_of)(methods[_i]);
+    const size_t steps = 2 * TRAIL_CHUNK + 3, stages = tableau->weighted - 1, chunk = TRAIL_CHUNK * stages * SIZE * PANEL * sizeof(real);
+    const size_t rooms[] = {0, chunk, SIZE_MAX};
+    const size_t replayed[] = {steps, steps - TRAIL_CHUNK, 0};
+    real d[SIZE * PANEL];
+    double d_p[THETA];
+    for (size_t r = 0; r < 3; r++) {
+        setting *s = make(methods[_i], 1.5, 0.2, 1e-3);
+        s->problem.steps = steps;
+        s->room = rooms[r];
+        integrate(s);
+        pull(s);
+        ck_assert_uint_eq(s->system.replays, replayed[r] * stages);
+        if (r == 0) {
+            memcpy(d, s->d, sizeof d);
+            memcpy(d_p, s->system.d_p, sizeof d_p);
+        }
+        ck_assert_mem_eq(d, s->d, sizeof d);
+        ck_assert_mem_eq(d_p, s->system.d_p, sizeof d_p);
+        release(s);
+    }
+}
+END_TEST
+
 static void solve_adjoint(setting *s) {
     const ode_pullback pb = {.user = &s->system, .size = SIZE, .rhs = alone, .vjp = vjp};
     ode_problem back = s->problem;
@@ -274,6 +304,7 @@ int main(void) {
     TCase *c = tcase_create("reverse");
     tcase_set_timeout(c, 60);
     tcase_add_loop_test(c, discrete_gradients_are_those_of_the_replay, 0, METHODS);
+    tcase_add_loop_test(c, stages_that_are_kept_change_no_bit, 0, METHODS);
     tcase_add_loop_test(c, adjoint_gradients_come_near_as_the_tolerance_falls, 0, ADAPTIVE);
     suite_add_tcase(suite, c);
     SRunner *runner = srunner_create(suite);

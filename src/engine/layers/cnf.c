@@ -30,6 +30,9 @@ typedef struct dynamics {
     const layer_path *path;            /* dense output, or NULL */
 } dynamics;
 
+/* Bytes for the derivatives at the stages of a panel's steps; beyond, the reverse pass computes them again. */
+#define STAGE_ROOM ((size_t)1 << 20)
+
 enum { ROW_TRACE, ROW_SPEED, ROW_SQUARE, ROWS };
 
 /* What the record holds: the checkpoints of each panel, or for the adjoint equation where the path ended. */
@@ -285,7 +288,7 @@ static int apply(const layer_run *run, tile *t, bool inverse, const layer_path *
         record = map_record(TILE_PANELS, run->record);
     if (run->record && discrete) {
         for (size_t p = 0; p < t->panels; p++)
-            R(trail_begin)(&record.trails[p], run->arena, t->dim);
+            R(trail_begin)(&record.trails[p], run->arena, t->dim, problem.tableau->weighted - 1, STAGE_ROOM);
         solve.trails = record.trails;
     }
     load_state(t, field.size, s.state);

@@ -340,7 +340,7 @@ static bool finish_step(const group *g, size_t p) {
         g->run->accepted += s->active[l];
         g->run->rejected += !s->active[l];
         if (s->active[l] && trail)
-            R(trail_add)(trail, l, s->t[l], s->h[l], s->end[l], panel_y(g, p));
+            R(trail_add)(trail, l, s->t[l], s->h[l], s->end[l], panel_y(g, p), panel_k(g, p, 0), g->stride);
         if (s->active[l] && R(ode_lane_arrived)(problem, lane)) {
             active[l] = 0;
             g->run->outcome[(g->first + p) * PANEL + l] = ODE_ARRIVED;

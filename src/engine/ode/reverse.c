@@ -19,13 +19,15 @@ static void stage_times(const ode_tableau *tableau, const ode_steps *s, size_t s
         t[l] = ode_stage_time(tableau->c[stage], s->t[l], s->h[l], s->end[l]);
 }
 
-static void replay_stages(const reversal *r, const ode_steps *s, const real *h, const real *start) {
+/* Where the stages stood: from the derivatives that the checkpoint has, or from those computed on the way. */
+static void replay_stages(const reversal *r, const ode_steps *s, const real *h, const trail_step *step) {
     const ode_pullback *pb = r->pullback;
+    const real *k = step->k ? step->k : r->k;
     for (size_t j = 0; j < r->tableau->weighted; j++) {
         double t[PANEL];
         stage_times(r->tableau, s, j, t);
-        R(ode_combine)(pb->size, j, r->tableau->a[j], r->k, r->stride, h, start, r->y + j * r->stride);
-        if (j + 1 < r->tableau->weighted)
+        R(ode_combine)(pb->size, j, r->tableau->a[j], k, r->stride, h, step->y, r->y + j * r->stride);
+        if (!step->k && j + 1 < r->tableau->weighted)
             pb->rhs(pb->user, r->panel, j, t, s->active, r->y + j * r->stride, r->k + j * r->stride);
     }
 }
@@ -38,7 +40,7 @@ static void add_cotangent(size_t size, double weight, const real *h, const real 
             add[c * PANEL + l] = madd(w * h[l], d[c * PANEL + l], add[c * PANEL + l]);
 }
 
-static void reverse_step(const reversal *r, const ode_steps *s, const real *start, real *d) {
+static void reverse_step(const reversal *r, const ode_steps *s, const trail_step *step, real *d) {
     const ode_pullback *pb = r->pullback;
     const ode_tableau *tableau = r->tableau;
     _Alignas(NF_ALIGN) real h[PANEL], weight[PANEL];
@@ -46,7 +48,7 @@ static void reverse_step(const reversal *r, const ode_steps *s, const real *star
         h[l] = (real)s->h[l];
     if (pb->prepare)
         pb->prepare(pb->user, tableau, s);
-    replay_stages(r, s, h, start);
+    replay_stages(r, s, h, step);
     memset(r->dk, 0, tableau->weighted * r->stride * sizeof(real));
     for (size_t j = 0; j < tableau->weighted; j++)
         add_cotangent(pb->size, tableau->b[j], h, d, r->dk + j * r->stride);
@@ -84,7 +86,7 @@ void R(ode_reverse)(const ode_tableau *tableau, const ode_pullback *pullback, si
             s.end[l] = step.end[l];
             s.active[l] = i < trail->count[l];
         }
-        reverse_step(&r, &s, step.y, d);
+        reverse_step(&r, &s, &step, d);
     }
 }
 

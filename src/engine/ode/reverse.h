@@ -24,7 +24,7 @@ typedef struct ode_pullback {
 
 /*
  * The exact gradient of the discrete solution, its steps held fixed: d [size][PANEL] turns from the cotangent of a panel's end
- * into that of its start. The stages are computed again from the checkpoints.
+ * into that of its start. Where a checkpoint has no derivatives, its stages are computed again.
  */
 size_t R(ode_reverse_scratch)(size_t size);
 void R(ode_reverse)(const ode_tableau *tableau, const ode_pullback *pullback, size_t panel, const ode_trail *trail, real *d,
