@@ -27,6 +27,10 @@ BUILD ?= build/$(notdir $(firstword $(CC)))-$(KEY)
 BASE_FLAGS = -std=gnu11 $(WARNINGS) $(CFLAGS) $(EXTRA) -fPIC -fvisibility=hidden -ffile-prefix-map=$(CURDIR)=. -Iinclude -Isrc \
     -MMD -MP
 ENGINE_FLAGS := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
+# gcc computes what follows a clamp once for the bound and once for the rest, and blends all of it: a tenth of the time of GELU.
+ifeq (,$(findstring clang,$(shell $(CC) --version 2>/dev/null)))
+ENGINE_FLAGS += -fno-tree-pre -fno-thread-jumps
+endif
 
 # The x87's extra digits would make an expression mean different things in different places.
 ifneq (,$(filter i386-% i486-% i586-% i686-%,$(TARGET)))
