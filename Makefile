@@ -327,7 +327,7 @@ uninstall: ## remove what install put there
 
 PYTHON ?= python3
 bench: ## time the library, and PyTorch beside it where PYTHON has it: build/bench.jsonl and a table
-	@$(MAKE) --no-print-directory bench-kernels $(BENCHES:%=$(BUILD)/bench/%)
+	@$(MAKE) --no-print-directory $(BENCH_KERNELS) $(BENCHES:%=$(BUILD)/bench/%)
 	@PYTHON='$(PYTHON)' sh bench/run.sh $(BUILD)/bench build/bench.jsonl
 
 # bench_*.c are written against nflow.h; engine_*.c time the engine's inside, in each precision on the best instruction set of this machine.
@@ -336,8 +336,8 @@ BENCHES_ENGINE := $(basename $(notdir $(wildcard bench/engine_*.c)))
 BEST_ISA := $(lastword $(TEST_ISAS))
 BENCH_KERNELS := $(BENCHES_ENGINE:%=$(BUILD)/bench/%-f32) $(BENCHES_ENGINE:%=$(BUILD)/bench/%-f64)
 .PHONY: bench-kernels bench-growth
-bench-kernels: $(BENCH_KERNELS)
-	@for b in $^; do echo "== $$(basename $$b)"; $$b || exit 1; done
+bench-kernels: $(BENCH_KERNELS) ## time the dense kernels beside OpenBLAS, the elementary functions and the planar root: build/kernels.jsonl
+	@for b in $^; do $$b || exit 1; done >build/kernels.jsonl; awk -f bench/table.awk build/kernels.jsonl
 
 bench-growth: $(BUILD)/bench/bench_growth ## how the cost grows: docs/figures/cost.svg
 	$< >build/growth.txt

@@ -2,57 +2,56 @@
  * The dense kernels of one engine build (precision x instruction set) beside OpenBLAS on one thread and beside the peak of
  * fused multiply-adds measured in this process. Samples are taken in tiles of 128 that use the same memory one after the other,
  * as in the library; OpenBLAS is given the whole batch at once. Each figure is the best of several timings of this thread's
- * processor time, so that other work on the machine disturbs it little.
+ * processor time, the peak, ours and OpenBLAS's in turn.
  *
  * Compile with the flags of the build, with src/engine/kernels/dense.c; define BENCH_BLAS and link OpenBLAS for its column.
  */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #ifdef BENCH_BLAS
 #include <cblas.h>
 #endif
 
+#include "engine.h"
 #include "engine/kernels/dense.h"
 
 #define TILE 128
 #define REPEATS 9
 #define SECONDS_EACH 0.004
+#define MOST_JOBS 3 /* the peak, ours, OpenBLAS's */
 
 typedef struct work {
     size_t rows, in, out, panels, last_lanes; /* rows in panels, of which each tile takes TILE / PANEL */
     real *W, *bias, *X, *Y, *dX, *dW, *dbias, *scratch, *packed, *x_rows, *y_rows;
 } work;
 
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+typedef void job(const work *);
+
+/* Seconds of so many calls that it takes some while. */
+static double time_once(job *run, const work *w, size_t *calls) {
+    for (;; *calls *= 2) {
+        const double start = bench_seconds();
+        for (size_t i = 0; i < *calls; i++)
+            run(w);
+        const double took = bench_seconds() - start;
+        if (took >= SECONDS_EACH / 4)
+            return took / (double)*calls;
+    }
 }
 
-/* The best time of one call. */
-static double time_of(void (*run)(const work *), const work *w) {
-    run(w);
-    double best = 1e30;
-    size_t calls = 1;
-    for (int r = 0; r < REPEATS; r++) {
-        for (;;) {
-            const double start = seconds();
-            for (size_t i = 0; i < calls; i++)
-                run(w);
-            const double took = seconds() - start;
-            if (took < SECONDS_EACH / 4) {
-                calls *= 2;
-                continue;
-            }
-            if (took / (double)calls < best)
-                best = took / (double)calls;
-            break;
-        }
+/* The best time of one call of each job, in turn, so that the processor's clock is the same for all. */
+static void time_jobs(job *const *jobs, size_t count, const work *w, double *best) {
+    size_t calls[MOST_JOBS];
+    for (size_t j = 0; j < count; j++) {
+        calls[j] = 1;
+        best[j] = time_once(jobs[j], w, &calls[j]);
     }
-    return best;
+    for (int r = 1; r < REPEATS; r++)
+        for (size_t j = 0; j < count; j++) {
+            const double took = time_once(jobs[j], w, &calls[j]);
+            best[j] = took < best[j] ? took : best[j];
+        }
 }
 
 /* Multiply-adds between registers only: what the processor could do. */
@@ -172,10 +171,25 @@ static void discard(work *w) {
         free(all[i]);
 }
 
-static void column(double flops, double took) { printf(" %8.1f", flops / took * 1e-9); }
+#define PEAK_FLOPS (2.0 * VEC_LANES * PEAK_CHAINS * PEAK_ROUNDS * PEAK_REPEATS)
 
-#define TEXT_(x) #x
-#define TEXT(x) TEXT_(x)
+static void print(const char *by, const work *w, const char *name, double flops, double took, double top) {
+    char size[64];
+    snprintf(size, sizeof size, "%zux%zu->%zu", w->rows, w->in, w->out);
+    bench_line(by, "dense", size, name);
+    printf(", \"us\": %.4g, \"gflops\": %.4g, \"of_peak\": %.3f}\n", took * 1e6, flops / took * 1e-9, flops / took / top);
+}
+
+static void measure(const char *name, const work *w, double rows, job *ours, job *blas) {
+    job *const jobs[MOST_JOBS] = {peak, ours, blas};
+    const double flops = 2.0 * rows * (double)w->in * (double)w->out;
+    double took[MOST_JOBS];
+    time_jobs(jobs, blas ? 3 : 2, w, took);
+    const double top = PEAK_FLOPS / took[0];
+    print("libnflow", w, name, flops, took[1], top);
+    if (blas)
+        print("openblas", w, name, flops, took[2], top);
+}
 
 int main(void) {
     static const size_t shapes[][3] = {
@@ -183,36 +197,19 @@ int main(void) {
         {4096, 8, 128},   {4096, 64, 64},     {4096, 128, 16},    {4096, 128, 128}, {4096, 32, 256},  {4096, 256, 256},
         {4096, 512, 512}, {1024, 1024, 1024}, {1024, 1000, 1000}, {512, 4096, 512}, {512, 512, 4096}, {256, 100, 100},
         {7, 64, 64},      {65, 256, 256},     {1, 256, 256}};
-    work w = prepare(32, 1, 32);
-    const double top = 2.0 * VEC_LANES * PEAK_CHAINS * PEAK_ROUNDS * PEAK_REPEATS / time_of(peak, &w) * 1e-9;
-    discard(&w);
-    printf("%s, %s: peak of multiply-adds in registers %.1f GFLOP/s, vectors of %d bytes\n",
-           NF_SINGLE_BUILD ? "single" : "double", TEXT(NF_ISA), top, VEC_BYTES);
-    printf("GFLOP/s of one thread; one row and four rows in ns\n");
-    printf("%5s %5s %5s | %8s %8s %8s | %8s %8s | BLAS: %7s %8s %8s | us: %6s %8s %8s\n", "rows", "in", "out", "forward", "dX",
-           "dW", "1 row", "4 rows", "forward", "dX", "dW", "forward", "dX", "dW");
 #ifdef BENCH_BLAS
     openblas_set_num_threads(1);
+#else
+    job *const blas_forward = NULL, *const blas_backward_input = NULL, *const blas_backward_weights = NULL;
 #endif
     for (size_t s = 0; s < sizeof shapes / sizeof shapes[0]; s++) {
-        w = prepare(shapes[s][0], shapes[s][1], shapes[s][2]);
-        const double flops = 2.0 * (double)w.rows * (double)w.in * (double)w.out;
-        const double took[3] = {time_of(forward, &w), time_of(backward_input, &w), time_of(backward_weights, &w)};
-        printf("%5zu %5zu %5zu |", w.rows, w.in, w.out);
-        for (int i = 0; i < 3; i++)
-            column(flops, took[i]);
-        printf(" | %8.0f %8.0f |      ", 1e9 * time_of(one_row, &w), 1e9 * time_of(four_rows, &w));
-#ifdef BENCH_BLAS
-        column(flops, time_of(blas_forward, &w));
-        column(flops, time_of(blas_backward_input, &w));
-        column(flops, time_of(blas_backward_weights, &w));
-#else
-        printf(" %8s %8s %8s", "-", "-", "-");
-#endif
-        printf(" |  ");
-        for (int i = 0; i < 3; i++)
-            printf(" %8.3f", took[i] * 1e6);
-        printf("\n");
+        work w = prepare(shapes[s][0], shapes[s][1], shapes[s][2]);
+        const double rows = (double)w.rows;
+        measure("forward", &w, rows, forward, blas_forward);
+        measure("backward_input", &w, rows, backward_input, blas_backward_input);
+        measure("backward_weights", &w, rows, backward_weights, blas_backward_weights);
+        measure("one_row", &w, 1, one_row, NULL);
+        measure("four_rows", &w, 4, four_rows, NULL);
         fflush(stdout);
         discard(&w);
     }

@@ -1,12 +1,11 @@
 /*
  * What the root of a planar layer's inverse costs, against the layer's forward pass: tiles of 128 samples of dimension 2 that
- * stay in the first cache, for slopes from nearly flat to steep; medians of interleaved rounds. The root may cost at most three times the forward pass.
+ * stay in the first cache, in nanoseconds a sample, for slopes from nearly flat to steep; medians of interleaved rounds. The root may cost at most three times the forward pass.
  */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
+#include "engine.h"
 #include "engine/layers/layers.h"
 #include "engine/layers/planar_constraint.h"
 #include "engine/layers/planar_root.h"
@@ -22,12 +21,6 @@ static newton_panel states[TILE_PANELS] __attribute__((aligned(64)));
 static double log_det[TILE_ROWS] __attribute__((aligned(64)));
 static unsigned char failed[TILE_ROWS];
 static engine_counters counters;
-
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static uint64_t state = 2385;
 
@@ -49,12 +42,12 @@ static void run_inverse(subject *s) { R(planar_ops).inverse(&s->run, &s->t); }
 static void run_root(subject *s) { counters.root_iterations += R(planar_root)(&s->equation, TILE_PANELS, TILE_ROWS, states); }
 
 static double call(void (*work)(subject *), subject *s) {
-    const double start = seconds();
+    const double start = bench_seconds();
     for (int i = 0; i < REPEATS; i++) {
         memcpy(x, kept, sizeof x);
         work(s);
     }
-    return (seconds() - start) / REPEATS / TILE_ROWS * 1e9;
+    return (bench_seconds() - start) / REPEATS / TILE_ROWS * 1e9;
 }
 
 static int by_value(const void *a, const void *b) {
@@ -65,6 +58,13 @@ static int by_value(const void *a, const void *b) {
 static double median(double *values) {
     qsort(values, ROUNDS, sizeof *values, by_value);
     return values[ROUNDS / 2];
+}
+
+static void print(double product, const char *work, double ns) {
+    char size[32];
+    snprintf(size, sizeof size, "w.u=%g", product);
+    bench_line("libnflow", "planar_layer", size, work);
+    printf(", \"ns\": %.2f", ns);
 }
 
 static void measure(double product) {
@@ -99,15 +99,18 @@ static void measure(double product) {
         inverse[round] = call(run_inverse, &s);
         ratio[round] = root[round] / forward[round];
     }
-    printf("%8.1f %10.2e %10.2f %10.2f %10.2f %12.2f %12.2f\n", product, (double)slope[0], median(forward), median(root), median(inverse),
-           median(ratio), (double)iterations / ROUNDS / REPEATS / TILE_ROWS);
+    print(product, "forward", median(forward));
+    printf("}\n");
+    print(product, "inverse", median(inverse));
+    printf("}\n");
+    print(product, "root", median(root));
+    printf(", \"of_forward\": %.2f, \"slope\": %.2e, \"evaluations\": %.2f}\n", median(ratio), (double)slope[0],
+           (double)iterations / ROUNDS / REPEATS / TILE_ROWS);
     free(scratch);
 }
 
 int main(void) {
     const double products[] = {-30, -8, -3, -1, 0, 1, 3, 10, 60};
-    printf("planar, dim %d, %s precision; ns a sample\n", DIM, NF_SINGLE_BUILD ? "single" : "double");
-    printf("%8s %10s %10s %10s %10s %12s %12s\n", "w.u", "slope", "forward", "root", "inverse", "root/forward", "evaluations");
     for (size_t i = 0; i < sizeof products / sizeof *products; i++)
         measure(products[i]);
     return 0;

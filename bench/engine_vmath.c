@@ -4,9 +4,7 @@
  *
  *     cc -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -DNF_SINGLE_BUILD=1 -march=x86-64-v3 ...
  */
-#include <stdio.h>
-#include <time.h>
-
+#include "engine.h"
 #include "engine/kernels/vmath.h"
 
 enum { COUNT = 1024, REPEATS = 200, SAMPLES = 60 };
@@ -71,12 +69,6 @@ static const struct {
     {"gelu_grad2", loop_gelu_grad2, -4, 4},
 };
 
-static double seconds(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* The best of several samples: what disturbs a measurement can only lengthen it. */
 static double nanoseconds(size_t k) {
     static _Alignas(64) real x[COUNT], f[COUNT], g[COUNT], h[COUNT];
@@ -87,19 +79,20 @@ static double nanoseconds(size_t k) {
     }
     double best = INFINITY;
     for (int sample = 0; sample < SAMPLES; sample++) {
-        const double start = seconds();
+        const double start = bench_seconds();
         for (int repeat = 0; repeat < REPEATS; repeat++) {
             functions[k].loop(x, f, g, h);
             __asm__ volatile("" ::: "memory"); /* no repeat may be left out */
         }
-        best = fmin(best, seconds() - start);
+        best = fmin(best, bench_seconds() - start);
     }
     return best * 1e9 / ((double)REPEATS * COUNT);
 }
 
 int main(void) {
     for (size_t k = 0; k < sizeof functions / sizeof *functions; k++) {
-        printf("%-16s %7.3f ns\n", functions[k].name, nanoseconds(k));
+        bench_line("libnflow", "vmath", "1024", functions[k].name);
+        printf(", \"ns\": %.3f}\n", nanoseconds(k));
     }
     return 0;
 }

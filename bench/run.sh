@@ -30,6 +30,9 @@ while [ $round -le "${ROUNDS:-3}" ]; do
     done
     round=$((round + 1))
 done
+for kernel in "$programs"/engine_*-f32 "$programs"/engine_*-f64; do
+    "$kernel" >>"$output"
+done
 "$programs/bench_memory" >>"$output"
 "$programs/bench_cnf" >>"$output"
 awk -f "$here/table.awk" "$output"

@@ -1,4 +1,5 @@
-# The JSON lines of the benchmarks as a table: medians over the runs of each figure, its spread, the ratio to the FMA peak, and PyTorch's time over ours.
+# The JSON lines of the benchmarks as tables: medians over the runs of each figure, its spread, the ratio to the FMA peak, and PyTorch's time over ours;
+# the kernels with OpenBLAS's time over ours, the elementary functions and planar layers by the nanosecond.
 # usage: awk -f bench/table.awk build/bench.jsonl
 function field(name,    m) {
     if (match($0, "\"" name "\": *\"[^\"]*\"")) { m = substr($0, RSTART, RLENGTH); sub(/^[^:]*: *"/, "", m); sub(/"$/, "", m); return m }
@@ -16,6 +17,13 @@ function note(key, v) { if (v != "") value[key, ++count[key]] = v }
     by = field("by"); id = field("flow") " " field("size") " " field("real") " " field("threads") " " field("work")
     if (by == "processor") { note("peak " field("real"), field("gflops")); next }
     if (field("mib") != "") { memory[++memories] = sprintf("%-40s %8.1f MiB, %8.1f beside the rows", id, field("mib"), field("mib_beside_rows")); next }
+    if (by == "openblas") { note(id " openblas", field("us")); next }
+    if (field("ns") != "") { if (count[id " ns"] == 0) small[++smalls] = id; note(id " ns", field("ns")); note(id " of_forward", field("of_forward")); next }
+    if (field("flow") == "dense") {
+        if (count[id " us"] == 0) dense[++denses] = id
+        note(id " us", field("us")); note(id " gflops", field("gflops")); note(id " peak", field("of_peak"))
+        next
+    }
     if (by == "libnflow") {
         if (!(id in seen)) { seen[id] = 1; order[++ids] = id }
         note(id " us", field("us")); note(id " peak", field("of_peak")); note(id " rows", field("rows_per_s"))
@@ -31,7 +39,21 @@ function best(id, by,    b, t, m) {
     return m
 }
 function ratio(id, by, us,    t) { t = best(id, by); return t > 0 ? sprintf("%.1f", t / us) : "-" }
+function kernels(    i, id, us) {
+    if (denses)
+        printf "\n%-50s %12s %12s %8s %10s\n", "dense size real threads product", "us", "GFLOP/s", "of peak", "x OpenBLAS"
+    for (i = 1; i <= denses; i++) {
+        id = dense[i]; us = median(id " us")
+        printf "%-50s %12.4g %12.1f %8.3f %10s\n", id, us, median(id " gflops"), median(id " peak"), \
+            count[id " openblas"] ? sprintf("%.2f", median(id " openblas") / us) : "-"
+    }
+    if (smalls) printf "\n%-50s %12s %12s\n", "function or layer", "ns", "of forward"
+    for (i = 1; i <= smalls; i++)
+        printf "%-50s %12.3f %12s\n", small[i], median(small[i] " ns"), \
+            count[small[i] " of_forward"] ? sprintf("%.2f", median(small[i] " of_forward")) : "-"
+}
 END {
+    if (!ids) { kernels(); exit }
     printf "FMA peak of one core: f32 %.1f, f64 %.1f GFLOP/s\n\n", median("peak f32"), median("peak f64")
     printf "%-42s %12s %22s %12s %8s %8s %8s\n", "flow size real threads work", "us", "quartiles", "rows/s", "of peak", "x eager", "x script"
     for (i = 1; i <= ids; i++) {
@@ -40,4 +62,5 @@ END {
             p ? sprintf("%.3f", p) : "-", ratio(id, "torch-eager", us), ratio(id, "torch-script", us)
     }
     for (i = 1; i <= memories; i++) print memory[i]
+    kernels()
 }
