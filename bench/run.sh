@@ -35,4 +35,7 @@ for kernel in "$programs"/engine_*-f32 "$programs"/engine_*-f64; do
 done
 "$programs/bench_memory" >>"$output"
 "$programs/bench_cnf" >>"$output"
+if [ -n "$builds" ]; then
+    "$python" "$here/peers/cnf_torch.py" >>"$output"
+fi
 awk -f "$here/table.awk" "$output"

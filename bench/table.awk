@@ -27,6 +27,7 @@ function note(key, v) { if (v != "") value[key, ++count[key]] = v }
     if (by == "libnflow") {
         if (!(id in seen)) { seen[id] = 1; order[++ids] = id }
         note(id " us", field("us")); note(id " peak", field("of_peak")); note(id " rows", field("rows_per_s"))
+        if (field("us_low") == "") next
         if (low[id] == "" || field("us_low") + 0 < low[id]) low[id] = field("us_low") + 0
         if (field("us_high") + 0 > high[id]) high[id] = field("us_high") + 0
     } else if (by ~ /^torch/) {
@@ -58,7 +59,8 @@ END {
     printf "%-42s %12s %22s %12s %8s %8s %8s\n", "flow size real threads work", "us", "quartiles", "rows/s", "of peak", "x eager", "x script"
     for (i = 1; i <= ids; i++) {
         id = order[i]; us = median(id " us"); p = median(id " peak"); r = median(id " rows")
-        printf "%-42s %12.4g %11.4g..%-9.4g %12s %8s %8s %8s\n", id, us, low[id], high[id], r ? sprintf("%.4g", r) : "-", \
+        printf "%-42s %12.4g %22s %12s %8s %8s %8s\n", id, us, \
+            low[id] == "" ? "-" : sprintf("%11.4g..%-9.4g", low[id], high[id]), r ? sprintf("%.4g", r) : "-", \
             p ? sprintf("%.3f", p) : "-", ratio(id, "torch-eager", us), ratio(id, "torch-script", us)
     }
     for (i = 1; i <= memories; i++) print memory[i]
