@@ -28,9 +28,7 @@ BASE_FLAGS = -std=gnu11 $(WARNINGS) $(CFLAGS) $(EXTRA) -fPIC -fvisibility=hidden
     -MMD -MP
 ENGINE_FLAGS := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
 # gcc computes what follows a clamp once for the bound and once for the rest, and blends all of it: a tenth of the time of GELU.
-ifeq (,$(findstring clang,$(shell $(CC) --version 2>/dev/null)))
-ENGINE_FLAGS += -fno-tree-pre -fno-thread-jumps
-endif
+ENGINE_GCC := $(if $(findstring clang,$(shell $(CC) --version 2>/dev/null)),,-fno-tree-pre -fno-thread-jumps)
 
 # The x87's extra digits would make an expression mean different things in different places.
 ifneq (,$(filter i386-% i486-% i586-% i686-%,$(TARGET)))
@@ -80,7 +78,7 @@ define engine_rule
 ENGINE_OBJECTS += $$(ENGINE:src/engine/%.c=$$(BUILD)/engine-$(1)-$(2)/%.o)
 $$(BUILD)/engine-$(1)-$(2)/%.o: src/engine/%.c
 	@mkdir -p $$(@D)
-	$$(CC) $$(BASE_FLAGS) $$(ENGINE_FLAGS) $$(FLAGS_$(2)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$(2) -c $$< -o $$@
+	$$(CC) $$(BASE_FLAGS) $$(ENGINE_FLAGS) $$(ENGINE_GCC) $$(FLAGS_$(2)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$(2) -c $$< -o $$@
 endef
 $(foreach p,f64 f32,$(foreach i,$(ISAS),$(eval $(call engine_rule,$(p),$(i)))))
 
@@ -134,7 +132,7 @@ define engine_test_rule
 TEST_PROGRAMS += $$(TESTS_ENGINE:tests/%.c=$$(BUILD)/tests/%-$(1)-$(2))
 $$(BUILD)/tests/test_%-$(1)-$(2): tests/test_%.c $$(STATIC)
 	@mkdir -p $$(@D)
-	$$(CC) $$(BASE_FLAGS) $$(ENGINE_FLAGS) $$(FLAGS_$(2)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$(2) $$(TEST_CFLAGS) $$(LDFLAGS) \
+	$$(CC) $$(BASE_FLAGS) $$(ENGINE_FLAGS) $$(ENGINE_GCC) $$(FLAGS_$(2)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$(2) $$(TEST_CFLAGS) $$(LDFLAGS) \
 	    $$< $$(STATIC) $$(TEST_LIBS) -o $$@
 endef
 $(foreach p,f64 f32,$(foreach i,$(TEST_ISAS),$(eval $(call engine_test_rule,$(p),$(i)))))
@@ -345,12 +343,12 @@ bench-growth: $(BUILD)/bench/bench_growth ## how the cost grows: docs/figures/co
 
 $(BUILD)/bench/engine_%-f32: bench/engine_%.c $(STATIC)
 	@mkdir -p $(@D)
-	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(FLAGS_$(BEST_ISA)) -DNF_SINGLE_BUILD=1 -DNF_ISA=$(BEST_ISA) -DBENCH_BLAS $(TEST_CFLAGS) $< $(STATIC) \
+	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(ENGINE_GCC) $(FLAGS_$(BEST_ISA)) -DNF_SINGLE_BUILD=1 -DNF_ISA=$(BEST_ISA) -DBENCH_BLAS $(TEST_CFLAGS) $< $(STATIC) \
 	    $(TEST_LIBS) -o $@
 
 $(BUILD)/bench/engine_%-f64: bench/engine_%.c $(STATIC)
 	@mkdir -p $(@D)
-	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(FLAGS_$(BEST_ISA)) -DNF_SINGLE_BUILD=0 -DNF_ISA=$(BEST_ISA) -DBENCH_BLAS $(TEST_CFLAGS) $< $(STATIC) \
+	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(ENGINE_GCC) $(FLAGS_$(BEST_ISA)) -DNF_SINGLE_BUILD=0 -DNF_ISA=$(BEST_ISA) -DBENCH_BLAS $(TEST_CFLAGS) $< $(STATIC) \
 	    $(TEST_LIBS) -o $@
 
 # These measure how good a fit is, not how long a call takes; they run for minutes, and only when asked.
@@ -368,7 +366,7 @@ $(BENCH_QUALITY): $(BUILD)/bench/%: bench/%.c bench/held_out.c bench/held_out.h 
 
 $(BUILD)/bench/%: bench/%.c bench/measure.c $(BUILD)/examples/toy.o $(STATIC)
 	@mkdir -p $(@D)
-	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) -Iexamples $(TEST_CFLAGS) $< bench/measure.c $(BUILD)/examples/toy.o $(STATIC) $(TEST_LIBS) -o $@
+	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(ENGINE_GCC) -Iexamples $(TEST_CFLAGS) $< bench/measure.c $(BUILD)/examples/toy.o $(STATIC) $(TEST_LIBS) -o $@
 
 include bindings/bindings.mk
 
