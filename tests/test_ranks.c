@@ -616,6 +616,9 @@ END_TEST
 
 typedef struct kl_task {
     size_t samples, failing_call[MOST_RANKS], calls[MOST_RANKS];
+    const nf_allocator *allocator[MOST_RANKS]; /* NULL: the flow's */
+    bool stops[MOST_RANKS];                    /* by progress */
+    size_t more_steps[MOST_RANKS];             /* than config's */
     nf_reverse_kl_config config;
     nf_precision precision;
     bool context;
@@ -642,6 +645,8 @@ static nf_status target(void *user, size_t rows, const double *x, double *log_de
     return NF_OK;
 }
 
+static int stop_kl(void *user, const nf_reverse_kl_progress *p) { return *(const bool *)user && p->step >= 4; }
+
 static nf_status kl_on(void *user, const nf_comm *comm, char line[LINE]) {
     kl_task *t = user;
     const int rank = comm ? comm->rank : 0;
@@ -655,9 +660,13 @@ static nf_status kl_on(void *user, const nf_comm *comm, char line[LINE]) {
     nf_reverse_kl_config c = t->config;
     c.struct_size = sizeof c;
     c.samples = t->samples;
+    c.steps += t->more_steps[rank];
     c.threads = 1 + (size_t)rank % 3;
     c.context = t->context ? context : NULL;
     c.comm = comm;
+    c.allocator = t->allocator[rank];
+    c.progress = stop_kl;
+    c.progress_user = &t->stops[rank];
     kl_user u = {0, t->failing_call[rank], t->fails_with};
     t->report[rank].struct_size = sizeof t->report[rank];
     const nf_status status = nf_fit_reverse_kl(flow, target, &u, &c, &t->report[rank]);
@@ -711,12 +720,84 @@ START_TEST(a_target_that_fails) {
 }
 END_TEST
 
-START_TEST(reverse_kl_settings_that_differ) {
+/* Rank 1 asks for it after 4 steps, or after 5, the first at which it is heard: all have made as many. */
+START_TEST(progress_of_one_rank_stops_the_reverse_kl_of_all) {
+    kl_task *t = new_bytes(sizeof *t);
+    rank_result results[MOST_RANKS];
+    const size_t every[] = {2, 5};
+    for (size_t k = 0; k < 2; k++) {
+        *t = (kl_task){.samples = 200, .config = {.steps = 30, .progress_every = every[k], .evaluation_samples = 100}};
+        t->stops[1] = true;
+        ck_assert(run_ranks(&(rank_options){.size = 3}, kl_on, t, results));
+        all_are(results, 3, NF_STOPPED, NULL);
+        for (int r = 0; r < 3; r++) {
+            ck_assert_uint_eq(t->report[r].steps, k ? 5 : 4);
+            ck_assert_int_eq(t->report[r].stop_reason, NF_STOP_CALLBACK);
+            same_bits("parameters", t->parameters[r], t->parameters[0], 40);
+            same_bits("elbo", &t->report[r].elbo, &t->report[0].elbo, 1);
+        }
+    }
+    free(t);
+}
+END_TEST
+
+/* At every operation, from the first comparison to the last of the report. */
+START_TEST(reverse_kl_whose_communication_fails) {
+    kl_task *t = new_bytes(sizeof *t);
+    rank_result results[MOST_RANKS];
+    rank_options options = {.size = 3, .fast = _i == 1, .first_version = _i == 2};
+    const kl_task sound = {.samples = 700, .config = {.steps = 2, .progress_every = 1, .evaluation_samples = 700}};
+    *t = sound;
+    ck_assert(run_ranks(&options, kl_on, t, results));
+    all_are(results, 3, NF_OK, NULL);
+    const size_t calls = results[1].calls;
+    ck_assert_uint_gt(calls, 6);
+    for (size_t call = 1; call <= calls; call++) {
+        *t = sound;
+        options.failing_rank = (int)(call % 3);
+        options.failing_call = call;
+        ck_assert(run_ranks(&options, kl_on, t, results));
+        for (int r = 0; r < 3; r++)
+            ck_assert_msg(results[r].status == NF_ERR_IO, "call %zu, rank %d: %s %s", call, r, nf_status_name(results[r].status), results[r].line);
+    }
+    free(t);
+}
+END_TEST
+
+START_TEST(memory_that_one_rank_lacks_for_reverse_kl) {
+    kl_task *t = new_bytes(sizeof *t);
+    rank_result results[MOST_RANKS];
+    const rank_options options = {.size = 3, .no_exchange = _i, .shards = _i ? 10 : 0};
+    size_t calls = 1;
+    for (size_t fail_at = 1; fail_at <= calls; fail_at++) {
+        memory_counter counter = {0};
+        nf_allocator allocator = counted_memory(&counter);
+        *t = (kl_task){.samples = 700, .config = {.steps = 2, .evaluation_samples = 700}, .context = true};
+        t->allocator[1] = &allocator;
+        counter.fail_at = fail_at;
+        counter.thread = 0;
+        ck_assert(run_ranks(&options, kl_on, t, results));
+        ck_assert_uint_eq(counter.live, 0);
+        if (results[0].status == NF_OK)
+            break;
+        calls = fail_at + 1;
+        all_are(results, 3, NF_ERR_MEMORY, "(rank 1 of 3)");
+    }
+    all_are(results, 3, NF_OK, NULL);
+    ck_assert_uint_gt(calls, 6);
+    free(t);
+}
+END_TEST
+
+START_TEST(reverse_kl_settings_that_are_wrong_or_differ) {
     kl_task *t = new_bytes(sizeof *t);
     rank_result results[MOST_RANKS];
     *t = (kl_task){.samples = 200, .config = {.steps = 3, .beta_start = -1}};
     ck_assert(run_ranks(&(rank_options){.size = 2}, kl_on, t, results));
     all_are(results, 2, NF_ERR_ARGUMENT, "beta_start is -1");
+    *t = (kl_task){.samples = 200, .config = {.steps = 3}, .more_steps = {[2] = 1}};
+    ck_assert(run_ranks(&(rank_options){.size = 3}, kl_on, t, results));
+    all_are(results, 3, NF_ERR_MISMATCH, "config->steps");
     free(t);
 }
 END_TEST
@@ -747,7 +828,10 @@ int main(void) {
     tcase_add_loop_test(failures, communication_that_fails, 0, 3);
     tcase_add_test(failures, ranks_that_come_apart);
     tcase_add_test(failures, a_target_that_fails);
-    tcase_add_test(failures, reverse_kl_settings_that_differ);
+    tcase_add_test(failures, progress_of_one_rank_stops_the_reverse_kl_of_all);
+    tcase_add_loop_test(failures, reverse_kl_whose_communication_fails, 0, 3);
+    tcase_add_loop_test(failures, memory_that_one_rank_lacks_for_reverse_kl, 0, 2);
+    tcase_add_test(failures, reverse_kl_settings_that_are_wrong_or_differ);
     suite_add_tcase(suite, bits);
     suite_add_tcase(suite, failures);
     return run_suite(suite);
