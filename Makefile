@@ -114,8 +114,8 @@ TEST_SUPPORT := $(filter-out $(TESTS_ALL),$(wildcard tests/*.c examples/toy.c ex
 SUPPORT_OBJECTS := $(patsubst %.c,$(BUILD)/%.o,$(TEST_SUPPORT))
 
 TEST_PROGRAMS := $(TESTS_PLAIN:tests/%.c=$(BUILD)/tests/%)
-# Those that parse and allocate; arithmetic alone is left to the sanitizers, which are ten times as fast.
-VALGRIND_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,safetensors schema file optimizer config api abi ode)
+# Those that parse and allocate, the long ones first; arithmetic alone is left to the sanitizers, which are ten times as fast.
+VALGRIND_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,model limits safetensors schema file optimizer config api abi ode)
 
 $(BUILD)/tests/%.o: tests/%.c
 	@mkdir -p $(@D)
