@@ -288,8 +288,11 @@ check-cross: check-i386 check-s390x ## the suites of files on a 32-bit and on a 
 check-i386:
 	@$(MAKE) --no-print-directory CC=i686-linux-gnu-gcc TEST_CFLAGS= TEST_LIBS='$(CROSS_LIBS)' check-suites
 
+# In brief, as under valgrind: the emulator takes a hundred times as long. Strings are compared by calls, which the suite of limits counts; gcc has
+# an instruction for it there.
 check-s390x:
-	@WRAP='qemu-s390x' CK_TIMEOUT_MULTIPLIER=30 $(MAKE) --no-print-directory CC=s390x-linux-gnu-gcc TEST_CFLAGS= TEST_LIBS='$(CROSS_LIBS)' check-suites
+	@NFLOW_TEST_BRIEF=1 WRAP='qemu-s390x' CK_TIMEOUT_MULTIPLIER=30 $(MAKE) --no-print-directory CC=s390x-linux-gnu-gcc \
+	    CFLAGS='$(CFLAGS) -fno-builtin-strcmp -fno-builtin-strncmp' TEST_CFLAGS= TEST_LIBS='$(CROSS_LIBS)' check-suites
 
 .PHONY: check-cross check-i386 check-s390x check-suites
 check-suites: $(CROSS_SUITES:%=$(BUILD)/tests/test_%)
