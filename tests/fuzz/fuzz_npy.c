@@ -9,20 +9,22 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-/* A file without a name, at its beginning. */
-static FILE *open_file(void) {
-    FILE *file = tmpfile();
+/* A stream in memory: files of a disk would take twice the time of all the rest. */
+static FILE *opened(FILE *file) {
     if (!file)
         abort();
     return file;
 }
 
 static void check_again(const csv_table *table) {
-    char message[256];
+    char message[256], *bytes = NULL;
+    size_t size = 0;
     csv_table again;
-    FILE *file = open_file();
+    FILE *file = opened(open_memstream(&bytes, &size));
     npy_write(file, table->rows, table->columns, table->values);
-    rewind(file);
+    if (fclose(file) != 0)
+        abort();
+    file = opened(fmemopen(bytes, size, "rb"));
     if (!npy_read(file, "again", &again, message, sizeof message))
         abort();
     if (again.rows != table->rows || again.columns != table->columns)
@@ -32,15 +34,19 @@ static void check_again(const csv_table *table) {
             abort();
     csv_free(&again);
     fclose(file);
+    free(bytes);
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char message[256] = "";
     csv_table table;
-    FILE *file = open_file();
-    if (size > 0 && fwrite(data, 1, size, file) != size)
-        abort();
-    rewind(file);
+    /* A block of its own, which is not const: a stream that is read from writes nothing to it. */
+    uint8_t *bytes = malloc(size + (size == 0));
+    if (!bytes)
+        return 0;
+    if (size)
+        memcpy(bytes, data, size);
+    FILE *file = opened(fmemopen(bytes, size, "rb"));
     if (npy_read(file, "input", &table, message, sizeof message)) {
         if (table.rows == 0 || table.columns == 0 || table.names)
             abort();
@@ -53,5 +59,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         abort();
     }
     fclose(file);
+    free(bytes);
     return 0;
 }
