@@ -168,6 +168,7 @@ check: ## install what is missing, build, run every test
 check-now: check-once
 	@for isa in $(filter-out $(lastword $(TEST_ISAS)),$(TEST_ISAS)); do echo "with NFLOW_ISA=$$isa"; \
 	    NFLOW_ISA=$$isa sh scripts/run-tests.sh $(ISA_PROGRAMS) || exit 1; done
+	@$(MAKE) --no-print-directory check-refused
 
 # Every test and example, on the best instruction set only but for the engine's own suites.
 check-once: all tests examples $(FUZZ_FILES)
