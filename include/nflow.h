@@ -558,7 +558,8 @@ typedef struct nf_fit_config {
     double training_tolerance; /* CNF layers are trained with at least this rtol and atol, and validated with their own; the gradient is exact for the
                                   solver's own solution either way; default 1e-3; negative: their own too */
     int standardize;          /* 0: an affine layer at the data end that is still the identity takes the training rows' mean and
-                                 standard deviation; negative: no */
+                                 standard deviation; steps, decay and clipping see such a layer in units of those, so that a fit
+                                 does not depend on the units of its data; negative: neither */
     nf_pairing pairing;       /* of flow matching */
     const char *checkpoint;   /* path of a file to resume from and write to (below); NULL: none */
     size_t checkpoint_every;  /* epochs; default 1; the last one, and one that progress stops, are written anyhow */

@@ -496,6 +496,35 @@ START_TEST(standardizing_is_for_untouched_affine_layers) {
 }
 END_TEST
 
+/* Rows in other units, far from 0 by their own spread, give the same density in those units; with the decay of the defaults. */
+START_TEST(units_of_the_columns_do_not_decide) {
+    const double unit[][DIM] = {{1, 1}, {1e-6, 1e-6}, {1e5, 1e-3}}, offset[][DIM] = {{1e4, -1e5}, {0, 0}, {3e7, 40}};
+    double *x = gaussian_rows(1, ROWS), *y = new_numbers(ROWS * DIM);
+    nf_flow *expected = make_flow(NF_DOUBLE), *flow = make_flow(NF_DOUBLE);
+    const nf_fit_config config = {.struct_size = sizeof config, .epochs = 6, .seed = 3};
+    for (size_t k = 0; k < 3; k++) {
+        nf_fit_report a = {.struct_size = sizeof a}, b = a;
+        for (size_t i = 0; i < ROWS * DIM; i++)
+            y[i] = offset[k][i % DIM] + unit[k][i % DIM] * x[i];
+        must(nf_fit(expected, ROWS, x, NULL, &config, &a));
+        must(nf_fit(flow, ROWS, y, NULL, &config, &b));
+        const double jacobian = log(unit[k][0]) + log(unit[k][1]);
+        ck_assert_uint_eq(a.best_epoch, b.best_epoch);
+        ck_assert_msg(fabs(b.best_loss - jacobian - a.best_loss) < 1e-6, "units %zu: held-out loss %.9g, not %.9g", k, b.best_loss - jacobian, a.best_loss);
+        const double own = mean_nll(expected, x, NULL, ROWS), other = mean_nll(flow, y, NULL, ROWS) - jacobian;
+        ck_assert_msg(fabs(other - own) < 1e-6, "units %zu: loss %.9g, not %.9g", k, other, own);
+        nf_flow_free(flow);
+        nf_flow_free(expected);
+        flow = make_flow(NF_DOUBLE);
+        expected = make_flow(NF_DOUBLE);
+    }
+    nf_flow_free(flow);
+    nf_flow_free(expected);
+    free(x);
+    free(y);
+}
+END_TEST
+
 /* ---- what goes wrong ---- */
 
 static void all_finite(const nf_flow *flow) {
@@ -602,6 +631,7 @@ int main(void) {
     tcase_add_test(settings, the_average_is_exponential);
     tcase_add_test(settings, noise_has_the_spread_of_the_columns);
     tcase_add_test(settings, standardizing_is_for_untouched_affine_layers);
+    tcase_add_test(settings, units_of_the_columns_do_not_decide);
     tcase_add_loop_test(wrong, what_is_not_finite_never_reaches_the_parameters, 0, 2);
     tcase_add_test(wrong, bad_rows_are_left_out);
     tcase_add_test(wrong, bad_contexts_are_bad_rows);

@@ -219,13 +219,15 @@ static nf_status allocate(fit *f) {
     f->log_prob = nf_allocate(a, VALIDATION_CHUNK * sizeof(double));
     f->outcomes = nf_allocate(a, outcomes);
     f->all_outcomes = f->ranks.size > 1 ? nf_allocate(a, f->ranks.size * outcomes) : f->outcomes;
+    f->column_mean = nf_allocate_zeroed(a, f->flow->model.dim * sizeof(double));
     f->column_sd = nf_allocate_zeroed(a, f->flow->model.dim * sizeof(double));
+    f->unit_space = nf_allocate(a, 6 * f->flow->model.dim * sizeof(double));
     f->own_tolerance = nf_allocate(a, 2 * f->flow->model.layer_count * sizeof(double));
     f->best = nf_allocate(a, bytes);
     f->average = nf_allocate(a, bytes);
     f->initial = nf_allocate(a, bytes);
-    if (!f->wanted || !f->place || !f->log_prob || !f->outcomes || !f->all_outcomes || !f->column_sd || !f->own_tolerance || !f->best ||
-        !f->average || !f->initial)
+    if (!f->wanted || !f->place || !f->log_prob || !f->outcomes || !f->all_outcomes || !f->column_mean || !f->column_sd || !f->unit_space ||
+        !f->own_tolerance || !f->best || !f->average || !f->initial)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for batches of %zu rows", rows);
     for (size_t i = 0; i < f->flow->model.layer_count; i++) {
         f->own_tolerance[2 * i] = f->flow->model.layers[i]->cnf.rtol;
@@ -241,7 +243,9 @@ static void release(fit *f) {
     nf_release(a, f->best);
     nf_release(a, f->initial);
     nf_release(a, f->own_tolerance);
+    nf_release(a, f->unit_space);
     nf_release(a, f->column_sd);
+    nf_release(a, f->column_mean);
     if (f->all_outcomes != f->outcomes)
         nf_release(a, f->all_outcomes);
     nf_release(a, f->outcomes);
@@ -286,8 +290,9 @@ static void add_rows(const fit *f, size_t rows, double *mean, double *sd, size_t
  * Mean and standard deviation of the columns of the finite training rows. Their order is that of the split, so every row goes to rank 0 once; what that
  * takes is little beside an epoch.
  */
-static nf_status measure_columns(fit *f, double *mean, double *sd) {
+static nf_status measure_columns(fit *f) {
     const size_t dim = f->flow->model.dim, step = VALIDATION_CHUNK;
+    double *mean = f->column_mean, *sd = f->column_sd;
     nf_status status = NF_OK;
     size_t used = 0;
     for (size_t i = 0; i < dim; i++)
@@ -309,43 +314,82 @@ static nf_status measure_columns(fit *f, double *mean, double *sd) {
     return status;
 }
 
-/* An affine layer at the data end that nobody has set before takes the columns' mean and standard deviation. */
-static void set_affine(fit *f, const double *mean, double *parameters) {
-    nf_flow *flow = f->flow;
-    const nf_model *model = &flow->model;
+/* The layer in the units of the columns, the elementwise affine one at the data end; NULL: none, or it is not to be standardised. */
+static const nf_layer *unit_layer(const fit *f) {
+    const nf_model *model = &f->flow->model;
     const nf_layer *last = model->layer_count ? model->layers[model->layer_count - 1] : NULL;
-    const size_t dim = model->dim;
-    if (f->config.standardize < 0 || !last || last->kind != NF_LAYER_AFFINE || last->inverted)
+    return f->config.standardize >= 0 && last && last->kind == NF_LAYER_AFFINE && !last->inverted ? last : NULL;
+}
+
+static double column_unit(const fit *f, size_t i) { return f->column_sd[i] > 0.0 && isfinite(f->column_sd[i]) ? f->column_sd[i] : 1.0; }
+static double column_middle(const fit *f, size_t i) { return isfinite(f->column_mean[i]) ? f->column_mean[i] : 0.0; }
+
+/* A layer of units that nobody has set before takes the columns' mean and standard deviation. */
+static void set_affine(fit *f, double *parameters) {
+    nf_flow *flow = f->flow;
+    const size_t dim = flow->model.dim;
+    const nf_layer *layer = unit_layer(f);
+    if (!layer)
         return;
-    flow->engine->to_double(parameters, flow->theta, model->parameter_count);
-    double *slice = parameters + last->parameter_offset;
+    flow->engine->to_double(parameters, flow->theta, flow->model.parameter_count);
+    double *slice = parameters + layer->parameter_offset;
     for (size_t i = 0; i < 2 * dim; i++)
         if (slice[i] != 0.0)
             return;
     for (size_t i = 0; i < dim; i++) {
-        slice[i] = f->column_sd[i] > 0.0 && isfinite(f->column_sd[i]) ? log(f->column_sd[i]) : 0.0;
-        slice[dim + i] = isfinite(mean[i]) ? mean[i] : 0.0;
+        slice[i] = log(column_unit(f, i));
+        slice[dim + i] = column_middle(f, i);
     }
     nf_flow_put(flow, parameters);
 }
 
 static nf_status standardize(fit *f) {
-    const nf_model *model = &f->flow->model;
-    double *mean = nf_allocate(&f->allocator, model->dim * sizeof *mean);
-    double *parameters = nf_allocate(&f->allocator, model->parameter_count * sizeof *parameters);
-    nf_status status = NF_OK;
-    if (!mean || !parameters)
-        status = nf_fail(NF_ERR_MEMORY, f->function, "no memory for the mean of %zu columns", model->dim);
+    double *parameters = nf_allocate(&f->allocator, f->flow->model.parameter_count * sizeof *parameters);
+    nf_status status = parameters ? NF_OK : nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu parameters", f->flow->model.parameter_count);
     status = nf_ranks_agree(&f->ranks, status);
-    if (status == NF_OK && mean && parameters) {
+    if (status == NF_OK && parameters) {
         const nf_floating saved = nf_floating_enter();
-        status = measure_columns(f, mean, f->column_sd);
+        status = measure_columns(f);
         if (status == NF_OK)
-            set_affine(f, mean, parameters);
+            set_affine(f, parameters);
         nf_floating_leave(saved);
     }
     nf_release(&f->allocator, parameters);
-    nf_release(&f->allocator, mean);
+    return status;
+}
+
+/*
+ * A step of the optimizer. Its steps and its decay have no units, but the layer of units has those of the data: so that layer is shown as if the
+ * columns were standardised, shift as (shift - mean) / sd and log_scale as log_scale - log(sd), and what the step changes in that is changed in the layer. A fit
+ * does not depend on the units of its data then, and decay pulls towards their mean and standard deviation, not towards 0 and 1.
+ */
+static nf_status take_step(fit *f) {
+    const nf_layer *layer = unit_layer(f);
+    if (!layer)
+        return nf_run_step(f->optimizer, f->flow, f->gradient);
+    const nf_engine *engine = f->flow->engine;
+    const size_t dim = f->flow->model.dim, offset = layer->parameter_offset * engine->real_size;
+    void *theta = (char *)f->flow->theta + offset, *gradient = (char *)f->gradient->sum + offset;
+    double *own = f->unit_space, *shown = own + 2 * dim, *stepped = shown + 2 * dim;
+    engine->to_double(shown, gradient, 2 * dim);
+    for (size_t i = 0; i < dim; i++)
+        shown[dim + i] *= column_unit(f, i);
+    engine->from_double(gradient, shown, 2 * dim);
+
+    engine->to_double(own, theta, 2 * dim);
+    for (size_t i = 0; i < dim; i++) {
+        shown[i] = own[i] - log(column_unit(f, i));
+        shown[dim + i] = (own[dim + i] - column_middle(f, i)) / column_unit(f, i);
+    }
+    engine->from_double(theta, shown, 2 * dim);
+    engine->to_double(shown, theta, 2 * dim); /* as they were rounded */
+    const nf_status status = nf_run_step(f->optimizer, f->flow, f->gradient);
+    engine->to_double(stepped, theta, 2 * dim);
+    for (size_t i = 0; i < dim && status == NF_OK; i++) {
+        own[i] += stepped[i] - shown[i];
+        own[dim + i] += column_unit(f, i) * (stepped[dim + i] - shown[dim + i]);
+    }
+    engine->from_double(theta, own, 2 * dim);
     return status;
 }
 
@@ -491,7 +535,7 @@ static nf_status train_batch(fit *f, size_t epoch, size_t first, double *loss_su
     if (!isfinite(loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in epoch %zu", epoch + 1);
     f->optimizer->update.rate = rate;
-    status = nf_run_step(f->optimizer, f->flow, f->gradient);
+    status = take_step(f);
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
     f->report.steps++;

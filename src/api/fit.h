@@ -29,7 +29,8 @@ typedef struct nf_fitting {
     nf_row_buffer batch;      /* this rank's rows of the next steps, or of held-out ones */
     size_t *wanted, *place;   /* as many: numbers of rows, and their places in their steps */
     size_t steps_at_once, fetched, used; /* places of the epoch that were fetched; rows of the buffer that were used */
-    double *log_prob, *column_sd;
+    double *log_prob, *column_mean, *column_sd;
+    double *unit_space; /* three copies of an affine layer's parameters */
     double *outcomes, *all_outcomes; /* of held-out rows: status, then pairs of a loss and a weight, of this rank and of all */
     void *initial, *best, *average; /* parameters */
     nf_checkpoint *checkpoint;      /* NULL: none, or none on this rank */
