@@ -13,7 +13,7 @@
 #include <cblas.h>
 #endif
 
-#include "engine.h"
+#include "engine_lines.h"
 #include "engine/kernels/dense.h"
 
 #define TILE 128

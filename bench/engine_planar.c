@@ -5,7 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine.h"
+#include "engine_lines.h"
 #include "engine/layers/layers.h"
 #include "engine/layers/planar_constraint.h"
 #include "engine/layers/planar_root.h"

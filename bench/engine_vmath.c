@@ -4,7 +4,7 @@
  *
  *     cc -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -DNF_SINGLE_BUILD=1 -march=x86-64-v3 ...
  */
-#include "engine.h"
+#include "engine_lines.h"
 #include "engine/kernels/vmath.h"
 
 enum { COUNT = 1024, REPEATS = 200, SAMPLES = 60 };

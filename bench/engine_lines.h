@@ -1,6 +1,6 @@
 /* What the benchmarks of the engine's inside share: time, and the JSON lines that bench/table.awk reads. */
-#ifndef NFLOW_BENCH_ENGINE_H
-#define NFLOW_BENCH_ENGINE_H
+#ifndef NFLOW_BENCH_ENGINE_LINES_H
+#define NFLOW_BENCH_ENGINE_LINES_H
 
 #include <stdio.h>
 #include <time.h>
