@@ -24,11 +24,12 @@ static void replay_stages(const reversal *r, const ode_steps *s, const real *h, 
     const ode_pullback *pb = r->pullback;
     const real *k = step->k ? step->k : r->k;
     for (size_t j = 0; j < r->tableau->weighted; j++) {
+        R(ode_combine)(pb->size, j, r->tableau->a[j], k, r->stride, h, step->y, r->y + j * r->stride);
+        if (step->k || j + 1 == r->tableau->weighted)
+            continue;
         double t[PANEL];
         stage_times(r->tableau, s, j, t);
-        R(ode_combine)(pb->size, j, r->tableau->a[j], k, r->stride, h, step->y, r->y + j * r->stride);
-        if (!step->k && j + 1 < r->tableau->weighted)
-            pb->rhs(pb->user, r->panel, j, t, s->active, r->y + j * r->stride, r->k + j * r->stride);
+        pb->rhs(pb->user, r->panel, j, t, s->active, r->y + j * r->stride, r->k + j * r->stride);
     }
 }
 
