@@ -221,12 +221,12 @@ static nf_status allocate(fit *f) {
     f->all_outcomes = f->ranks.size > 1 ? nf_allocate(a, f->ranks.size * outcomes) : f->outcomes;
     f->column_mean = nf_allocate_zeroed(a, f->flow->model.dim * sizeof(double));
     f->column_sd = nf_allocate_zeroed(a, f->flow->model.dim * sizeof(double));
-    f->unit_space = nf_allocate(a, 6 * f->flow->model.dim * sizeof(double));
+    const bool units = nf_units_allocate(&f->units, a, f->flow, f->config.standardize >= 0);
     f->own_tolerance = nf_allocate(a, 2 * f->flow->model.layer_count * sizeof(double));
     f->best = nf_allocate(a, bytes);
     f->average = nf_allocate(a, bytes);
     f->initial = nf_allocate(a, bytes);
-    if (!f->wanted || !f->place || !f->log_prob || !f->outcomes || !f->all_outcomes || !f->column_mean || !f->column_sd || !f->unit_space ||
+    if (!f->wanted || !f->place || !f->log_prob || !f->outcomes || !f->all_outcomes || !f->column_mean || !f->column_sd || !units ||
         !f->own_tolerance || !f->best || !f->average || !f->initial)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for batches of %zu rows", rows);
     for (size_t i = 0; i < f->flow->model.layer_count; i++) {
@@ -243,7 +243,7 @@ static void release(fit *f) {
     nf_release(a, f->best);
     nf_release(a, f->initial);
     nf_release(a, f->own_tolerance);
-    nf_release(a, f->unit_space);
+    nf_units_release(&f->units, a);
     nf_release(a, f->column_sd);
     nf_release(a, f->column_mean);
     if (f->all_outcomes != f->outcomes)
@@ -314,35 +314,6 @@ static nf_status measure_columns(fit *f) {
     return status;
 }
 
-/* The layer in the units of the columns, the elementwise affine one at the data end; NULL: none, or it is not to be standardised. */
-static const nf_layer *unit_layer(const fit *f) {
-    const nf_model *model = &f->flow->model;
-    const nf_layer *last = model->layer_count ? model->layers[model->layer_count - 1] : NULL;
-    return f->config.standardize >= 0 && last && last->kind == NF_LAYER_AFFINE && !last->inverted ? last : NULL;
-}
-
-static double column_unit(const fit *f, size_t i) { return f->column_sd[i] > 0.0 && isfinite(f->column_sd[i]) ? f->column_sd[i] : 1.0; }
-static double column_middle(const fit *f, size_t i) { return isfinite(f->column_mean[i]) ? f->column_mean[i] : 0.0; }
-
-/* A layer of units that nobody has set before takes the columns' mean and standard deviation. */
-static void set_affine(fit *f, double *parameters) {
-    nf_flow *flow = f->flow;
-    const size_t dim = flow->model.dim;
-    const nf_layer *layer = unit_layer(f);
-    if (!layer)
-        return;
-    flow->engine->to_double(parameters, flow->theta, flow->model.parameter_count);
-    double *slice = parameters + layer->parameter_offset;
-    for (size_t i = 0; i < 2 * dim; i++)
-        if (slice[i] != 0.0)
-            return;
-    for (size_t i = 0; i < dim; i++) {
-        slice[i] = log(column_unit(f, i));
-        slice[dim + i] = column_middle(f, i);
-    }
-    nf_flow_put(flow, parameters);
-}
-
 static nf_status standardize(fit *f) {
     double *parameters = nf_allocate(&f->allocator, f->flow->model.parameter_count * sizeof *parameters);
     nf_status status = parameters ? NF_OK : nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu parameters", f->flow->model.parameter_count);
@@ -351,45 +322,10 @@ static nf_status standardize(fit *f) {
         const nf_floating saved = nf_floating_enter();
         status = measure_columns(f);
         if (status == NF_OK)
-            set_affine(f, parameters);
+            nf_units_set(&f->units, f->column_mean, f->column_sd, f->flow, parameters);
         nf_floating_leave(saved);
     }
     nf_release(&f->allocator, parameters);
-    return status;
-}
-
-/*
- * A step of the optimizer. Its steps and its decay have no units, but the layer of units has those of the data: so that layer is shown as if the
- * columns were standardised, shift as (shift - mean) / sd and log_scale as log_scale - log(sd), and what the step changes in that is changed in the layer. A fit
- * does not depend on the units of its data then, and decay pulls towards their mean and standard deviation, not towards 0 and 1.
- */
-static nf_status take_step(fit *f) {
-    const nf_layer *layer = unit_layer(f);
-    if (!layer)
-        return nf_run_step(f->optimizer, f->flow, f->gradient);
-    const nf_engine *engine = f->flow->engine;
-    const size_t dim = f->flow->model.dim, offset = layer->parameter_offset * engine->real_size;
-    void *theta = (char *)f->flow->theta + offset, *gradient = (char *)f->gradient->sum + offset;
-    double *own = f->unit_space, *shown = own + 2 * dim, *stepped = shown + 2 * dim;
-    engine->to_double(shown, gradient, 2 * dim);
-    for (size_t i = 0; i < dim; i++)
-        shown[dim + i] *= column_unit(f, i);
-    engine->from_double(gradient, shown, 2 * dim);
-
-    engine->to_double(own, theta, 2 * dim);
-    for (size_t i = 0; i < dim; i++) {
-        shown[i] = own[i] - log(column_unit(f, i));
-        shown[dim + i] = (own[dim + i] - column_middle(f, i)) / column_unit(f, i);
-    }
-    engine->from_double(theta, shown, 2 * dim);
-    engine->to_double(shown, theta, 2 * dim); /* as they were rounded */
-    const nf_status status = nf_run_step(f->optimizer, f->flow, f->gradient);
-    engine->to_double(stepped, theta, 2 * dim);
-    for (size_t i = 0; i < dim && status == NF_OK; i++) {
-        own[i] += stepped[i] - shown[i];
-        own[dim + i] += column_unit(f, i) * (stepped[dim + i] - shown[dim + i]);
-    }
-    engine->from_double(theta, own, 2 * dim);
     return status;
 }
 
@@ -535,7 +471,7 @@ static nf_status train_batch(fit *f, size_t epoch, size_t first, double *loss_su
     if (!isfinite(loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in epoch %zu", epoch + 1);
     f->optimizer->update.rate = rate;
-    status = take_step(f);
+    status = nf_units_step(&f->units, f->optimizer, f->flow, f->gradient);
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
     f->report.steps++;

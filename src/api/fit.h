@@ -5,6 +5,7 @@
 #include "api/handles.h"
 #include "api/rows.h"
 #include "api/shards.h"
+#include "api/units.h"
 #include "core/shuffle.h"
 
 typedef struct nf_checkpoint nf_checkpoint;
@@ -30,7 +31,7 @@ typedef struct nf_fitting {
     size_t *wanted, *place;   /* as many: numbers of rows, and their places in their steps */
     size_t steps_at_once, fetched, used; /* places of the epoch that were fetched; rows of the buffer that were used */
     double *log_prob, *column_mean, *column_sd;
-    double *unit_space; /* three copies of an affine layer's parameters */
+    nf_units units; /* of the columns */
     double *outcomes, *all_outcomes; /* of held-out rows: status, then pairs of a loss and a weight, of this rank and of all */
     void *initial, *best, *average; /* parameters */
     nf_checkpoint *checkpoint;      /* NULL: none, or none on this rank */
