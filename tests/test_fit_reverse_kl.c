@@ -66,6 +66,18 @@ static nf_reverse_kl_config plain(size_t steps) {
                                   .evaluation_samples = NF_NONE};
 }
 
+/* A fit whose steps do not move the flow: its report is that of the flow as it is. */
+static nf_reverse_kl_report report_of(nf_flow *flow, density *d, size_t steps, size_t samples, size_t evaluation_samples) {
+    const nf_optimizer_config still = {.struct_size = sizeof still, .kind = NF_SGD, .learning_rate = -1};
+    nf_reverse_kl_config config = plain(steps);
+    nf_reverse_kl_report report = {.struct_size = sizeof report};
+    config.samples = samples;
+    config.optimizer = &still;
+    config.evaluation_samples = evaluation_samples;
+    must(nf_fit_reverse_kl(flow, gaussian, d, &config, &report));
+    return report;
+}
+
 static double *new_parameters(const nf_flow *flow) {
     double *theta = new_numbers(nf_parameter_count(flow));
     must(nf_get_parameters(flow, theta));
@@ -109,12 +121,7 @@ START_TEST(the_report_is_of_importance_weights) {
     nf_flow *flow = affine_flow();
     d.sd[0] = d.sd[1] = 0.85;
     d.mean[0] = d.mean[1] = 0.385;
-    const nf_optimizer_config still = {.struct_size = sizeof still, .kind = NF_SGD, .learning_rate = -1};
-    nf_reverse_kl_config config = plain(1);
-    nf_reverse_kl_report report = {.struct_size = sizeof report};
-    config.optimizer = &still;
-    config.evaluation_samples = MANY;
-    must(nf_fit_reverse_kl(flow, gaussian, &d, &config, &report));
+    const nf_reverse_kl_report report = report_of(flow, &d, 1, 64, MANY);
     double *theta = new_parameters(flow);
     for (size_t i = 0; i < 2 * DIM; i++)
         ck_assert(theta[i] == 0.0);
@@ -376,14 +383,8 @@ END_TEST
 START_TEST(rows_that_the_target_spoils_are_left_out) {
     density d = plain_density();
     nf_flow *flow = affine_flow();
-    const nf_optimizer_config still = {.struct_size = sizeof still, .kind = NF_SGD, .learning_rate = -1};
-    nf_reverse_kl_config config = plain(4);
-    nf_reverse_kl_report report = {.struct_size = sizeof report};
     d.spoilt_above = 0;
-    config.samples = 1000;
-    config.optimizer = &still;
-    config.evaluation_samples = 3000;
-    must(nf_fit_reverse_kl(flow, gaussian, &d, &config, &report));
+    const nf_reverse_kl_report report = report_of(flow, &d, 4, 1000, 3000);
     ck_assert_msg(report.bad_rows > 1800 && report.bad_rows < 2200, "%zu rows", report.bad_rows); /* a half of 4000: 6 deviations to each side */
     ck_assert(isfinite(report.loss) && isfinite(report.elbo) && report.effective_sample_size <= 1);
     nf_flow_free(flow);
@@ -394,16 +395,10 @@ END_TEST
 START_TEST(samples_that_overflow_are_left_out) {
     density d = plain_density();
     nf_flow *flow = affine_flow();
-    const nf_optimizer_config still = {.struct_size = sizeof still, .kind = NF_SGD, .learning_rate = -1};
     const double theta[2 * DIM] = {709.5, 0, 0, 0};
     d.sd[0] = 1e308;
     must(nf_set_parameters(flow, theta));
-    nf_reverse_kl_config config = plain(2);
-    nf_reverse_kl_report report = {.struct_size = sizeof report};
-    config.samples = 500;
-    config.optimizer = &still;
-    config.evaluation_samples = 2000;
-    must(nf_fit_reverse_kl(flow, gaussian, &d, &config, &report));
+    const nf_reverse_kl_report report = report_of(flow, &d, 2, 500, 2000);
     ck_assert_msg(report.bad_rows > 0 && report.bad_rows < 1000, "%zu rows", report.bad_rows);
     ck_assert_uint_eq(d.infinite, 0);
     ck_assert(isfinite(report.loss) && isfinite(report.elbo));
