@@ -78,7 +78,7 @@ typedef struct task {
     nf_fit_config config;
     bool weighted, held_out, by_callback;
     uint64_t seed[MOST_RANKS]; /* of the flow that rank brings; all 0: 3 */
-    nf_allocator *allocator[MOST_RANKS];
+    const nf_allocator *allocator[MOST_RANKS];
     nf_fit_config *own[MOST_RANKS]; /* in place of config */
     nf_flow *flow[MOST_RANKS];      /* made beforehand; NULL: made here */
     size_t failing_read[MOST_RANKS], reads[MOST_RANKS];
@@ -524,62 +524,93 @@ START_TEST(a_reader_that_fails) {
 }
 END_TEST
 
-/* Every allocation of one rank's fit, one after the other. */
-START_TEST(memory_that_one_rank_lacks) {
-    data *d = new_data();
-    task *t = new_bytes(sizeof *t);
+/*
+ * The failures of one rank, one after the other: `body` is told by `prepare` what it works on, and whose memory rank 1 has; `check`, unless it is
+ * NULL, sees what is left after each failure.
+ */
+typedef struct failing_body {
+    rank_body body;
+    void *task, *user;
+    void (*prepare)(void *task, const nf_allocator *of_rank_1, void *user);
+    void (*check)(const void *task);
+} failing_body;
+
+/* Each of at least `least` allocations. */
+static void fail_each_allocation(const failing_body *b, int without_exchange, size_t least) {
     rank_result results[MOST_RANKS];
-    const rank_options options = {.size = 3, .no_exchange = _i, .shards = _i ? 10 : 0};
+    const rank_options options = {.size = 3, .no_exchange = without_exchange, .shards = without_exchange ? 10 : 0};
     size_t calls = 1;
     for (size_t fail_at = 1; fail_at <= calls; fail_at++) {
         memory_counter counter = {0};
         nf_allocator allocator = counted_memory(&counter);
-        *t = new_task(d, PLANAR);
-        t->config.epochs = 1;
-        t->config.batch_size = 1300;
-        t->allocator[1] = &allocator;
+        b->prepare(b->task, &allocator, b->user);
         counter.fail_at = fail_at;
         counter.thread = 0;
-        ck_assert(run_ranks(&options, fit_on, t, results));
+        ck_assert(run_ranks(&options, b->body, b->task, results));
         ck_assert_uint_eq(counter.live, 0);
         if (results[0].status == NF_OK)
             break;
         calls = fail_at + 1;
         all_are(results, 3, NF_ERR_MEMORY, "(rank 1 of 3)");
-        unchanged(t, 3);
+        if (b->check)
+            b->check(b->task);
     }
     all_are(results, 3, NF_OK, NULL);
-    ck_assert_uint_gt(calls, 15);
+    ck_assert_uint_gt(calls, least);
+}
+
+/* Each of at least `least` operations of the communication, on one rank after the other. With kind 1 it is fast, with 2 of the first version. */
+static void fail_each_operation(const failing_body *b, int kind, size_t least) {
+    rank_result results[MOST_RANKS];
+    rank_options options = {.size = 3, .fast = kind == 1, .first_version = kind == 2};
+    b->prepare(b->task, NULL, b->user);
+    ck_assert(run_ranks(&options, b->body, b->task, results));
+    all_are(results, 3, NF_OK, NULL);
+    const size_t calls = results[1].calls;
+    ck_assert_uint_gt(calls, least);
+    for (size_t call = 1; call <= calls; call++) {
+        b->prepare(b->task, NULL, b->user);
+        options.failing_rank = (int)(call % 3);
+        options.failing_call = call;
+        ck_assert(run_ranks(&options, b->body, b->task, results));
+        for (int r = 0; r < 3; r++)
+            ck_assert_msg(results[r].status == NF_ERR_IO, "call %zu, rank %d: %s %s", call, r, nf_status_name(results[r].status), results[r].line);
+        if (b->check)
+            b->check(b->task);
+    }
+}
+
+static void three_unchanged(const void *user) { unchanged(user, 3); }
+
+static void prepare_wide_fit(void *user, const nf_allocator *of_rank_1, void *rows) {
+    task *t = user;
+    *t = new_task(rows, PLANAR);
+    t->config.epochs = 1;
+    t->config.batch_size = 1300;
+    t->allocator[1] = of_rank_1;
+}
+
+/* Every allocation of one rank's fit, one after the other. */
+START_TEST(memory_that_one_rank_lacks) {
+    data *d = new_data();
+    task *t = new_bytes(sizeof *t);
+    fail_each_allocation(&(failing_body){fit_on, t, d, prepare_wide_fit, three_unchanged}, _i, 15);
     free(t);
     free(d);
 }
 END_TEST
 
+static void prepare_fit(void *user, const nf_allocator *of_rank_1, void *rows) {
+    task *t = user;
+    prepare_wide_fit(t, of_rank_1, rows);
+    t->config.batch_size = 700;
+}
+
 /* Communication that breaks at every place where there is some: nobody hangs, and the flows are as before. */
 START_TEST(communication_that_fails) {
     data *d = new_data();
     task *t = new_bytes(sizeof *t);
-    rank_result results[MOST_RANKS];
-    rank_options options = {.size = 3, .fast = _i == 1, .first_version = _i == 2};
-    if (_i == 2)
-        options.fast = false;
-    *t = new_task(d, PLANAR);
-    t->config.epochs = 1;
-    t->config.batch_size = 700;
-    ck_assert(run_ranks(&options, fit_on, t, results));
-    all_are(results, 3, NF_OK, NULL);
-    const size_t calls = results[1].calls;
-    for (size_t call = 1; call <= calls; call++) {
-        *t = new_task(d, PLANAR);
-        t->config.epochs = 1;
-        t->config.batch_size = 700;
-        options.failing_rank = (int)(call % 3);
-        options.failing_call = call;
-        ck_assert(run_ranks(&options, fit_on, t, results));
-        for (int r = 0; r < 3; r++)
-            ck_assert_msg(results[r].status == NF_ERR_IO, "call %zu, rank %d: %s %s", call, r, nf_status_name(results[r].status), results[r].line);
-        unchanged(t, 3);
-    }
+    fail_each_operation(&(failing_body){fit_on, t, d, prepare_fit, three_unchanged}, _i, 6);
     free(t);
     free(d);
 }
@@ -741,50 +772,25 @@ START_TEST(progress_of_one_rank_stops_the_reverse_kl_of_all) {
 }
 END_TEST
 
+static void prepare_kl(void *user, const nf_allocator *of_rank_1, void *context) {
+    kl_task *t = user;
+    *t = (kl_task){.samples = 700, .config = {.steps = 2, .progress_every = 1, .evaluation_samples = 700}, .context = *(const bool *)context};
+    t->allocator[1] = of_rank_1;
+}
+
 /* At every operation, from the first comparison to the last of the report. */
 START_TEST(reverse_kl_whose_communication_fails) {
     kl_task *t = new_bytes(sizeof *t);
-    rank_result results[MOST_RANKS];
-    rank_options options = {.size = 3, .fast = _i == 1, .first_version = _i == 2};
-    const kl_task sound = {.samples = 700, .config = {.steps = 2, .progress_every = 1, .evaluation_samples = 700}};
-    *t = sound;
-    ck_assert(run_ranks(&options, kl_on, t, results));
-    all_are(results, 3, NF_OK, NULL);
-    const size_t calls = results[1].calls;
-    ck_assert_uint_gt(calls, 6);
-    for (size_t call = 1; call <= calls; call++) {
-        *t = sound;
-        options.failing_rank = (int)(call % 3);
-        options.failing_call = call;
-        ck_assert(run_ranks(&options, kl_on, t, results));
-        for (int r = 0; r < 3; r++)
-            ck_assert_msg(results[r].status == NF_ERR_IO, "call %zu, rank %d: %s %s", call, r, nf_status_name(results[r].status), results[r].line);
-    }
+    bool context = false;
+    fail_each_operation(&(failing_body){kl_on, t, &context, prepare_kl, NULL}, _i, 6);
     free(t);
 }
 END_TEST
 
 START_TEST(memory_that_one_rank_lacks_for_reverse_kl) {
     kl_task *t = new_bytes(sizeof *t);
-    rank_result results[MOST_RANKS];
-    const rank_options options = {.size = 3, .no_exchange = _i, .shards = _i ? 10 : 0};
-    size_t calls = 1;
-    for (size_t fail_at = 1; fail_at <= calls; fail_at++) {
-        memory_counter counter = {0};
-        nf_allocator allocator = counted_memory(&counter);
-        *t = (kl_task){.samples = 700, .config = {.steps = 2, .evaluation_samples = 700}, .context = true};
-        t->allocator[1] = &allocator;
-        counter.fail_at = fail_at;
-        counter.thread = 0;
-        ck_assert(run_ranks(&options, kl_on, t, results));
-        ck_assert_uint_eq(counter.live, 0);
-        if (results[0].status == NF_OK)
-            break;
-        calls = fail_at + 1;
-        all_are(results, 3, NF_ERR_MEMORY, "(rank 1 of 3)");
-    }
-    all_are(results, 3, NF_OK, NULL);
-    ck_assert_uint_gt(calls, 6);
+    bool context = true;
+    fail_each_allocation(&(failing_body){kl_on, t, &context, prepare_kl, NULL}, _i, 6);
     free(t);
 }
 END_TEST
