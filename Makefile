@@ -29,6 +29,7 @@ BASE_FLAGS = -std=gnu11 $(WARNINGS) $(CFLAGS) $(EXTRA) -fPIC -fvisibility=hidden
 ENGINE_FLAGS := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
 # gcc computes what follows a clamp once for the bound and once for the rest, and blends all of it: a tenth of the time of GELU.
 ENGINE_GCC := $(if $(findstring clang,$(shell $(CC) --version 2>/dev/null)),,-fno-tree-pre -fno-thread-jumps)
+ENGINE_CFLAGS = $(BASE_FLAGS) $(ENGINE_FLAGS) $(ENGINE_GCC)
 
 # The x87's extra digits would make an expression mean different things in different places.
 ifneq (,$(filter i386-% i486-% i586-% i686-%,$(TARGET)))
@@ -78,7 +79,7 @@ define engine_rule
 ENGINE_OBJECTS += $$(ENGINE:src/engine/%.c=$$(BUILD)/engine-$(1)-$(2)/%.o)
 $$(BUILD)/engine-$(1)-$(2)/%.o: src/engine/%.c
 	@mkdir -p $$(@D)
-	$$(CC) $$(BASE_FLAGS) $$(ENGINE_FLAGS) $$(ENGINE_GCC) $$(FLAGS_$(2)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$(2) -c $$< -o $$@
+	$$(CC) $$(ENGINE_CFLAGS) $$(FLAGS_$(2)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$(2) -c $$< -o $$@
 endef
 $(foreach p,f64 f32,$(foreach i,$(ISAS),$(eval $(call engine_rule,$(p),$(i)))))
 
@@ -132,7 +133,7 @@ define engine_test_rule
 TEST_PROGRAMS += $$(TESTS_ENGINE:tests/%.c=$$(BUILD)/tests/%-$(1)-$(2))
 $$(BUILD)/tests/test_%-$(1)-$(2): tests/test_%.c $$(STATIC)
 	@mkdir -p $$(@D)
-	$$(CC) $$(BASE_FLAGS) $$(ENGINE_FLAGS) $$(ENGINE_GCC) $$(FLAGS_$(2)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$(2) $$(TEST_CFLAGS) $$(LDFLAGS) \
+	$$(CC) $$(ENGINE_CFLAGS) $$(FLAGS_$(2)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$(2) $$(TEST_CFLAGS) $$(LDFLAGS) \
 	    $$< $$(STATIC) $$(TEST_LIBS) -o $$@
 endef
 $(foreach p,f64 f32,$(foreach i,$(TEST_ISAS),$(eval $(call engine_test_rule,$(p),$(i)))))
@@ -347,15 +348,13 @@ bench-growth: $(BUILD)/bench/bench_growth ## how the cost grows: docs/figures/co
 	$< >build/growth.txt
 	gnuplot -e 'data="build/growth.txt"; output="docs/figures/cost.svg"' bench/growth.gp
 
-$(BUILD)/bench/engine_%-f32: bench/engine_%.c $(STATIC)
-	@mkdir -p $(@D)
-	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(ENGINE_GCC) $(FLAGS_$(BEST_ISA)) -DNF_SINGLE_BUILD=1 -DNF_ISA=$(BEST_ISA) -DBENCH_BLAS $(TEST_CFLAGS) $< $(STATIC) \
-	    $(TEST_LIBS) -o $@
-
-$(BUILD)/bench/engine_%-f64: bench/engine_%.c $(STATIC)
-	@mkdir -p $(@D)
-	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(ENGINE_GCC) $(FLAGS_$(BEST_ISA)) -DNF_SINGLE_BUILD=0 -DNF_ISA=$(BEST_ISA) -DBENCH_BLAS $(TEST_CFLAGS) $< $(STATIC) \
-	    $(TEST_LIBS) -o $@
+define engine_bench_rule
+$$(BUILD)/bench/engine_%-$(1): bench/engine_%.c bench/measure.c $$(STATIC)
+	@mkdir -p $$(@D)
+	$$(CC) $$(ENGINE_CFLAGS) $$(FLAGS_$$(BEST_ISA)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$$(BEST_ISA) -DBENCH_ISA='"$$(BEST_ISA)"' \
+	    -DBENCH_BLAS $$(TEST_CFLAGS) $$< bench/measure.c $$(STATIC) $$(TEST_LIBS) -o $$@
+endef
+$(foreach p,f64 f32,$(eval $(call engine_bench_rule,$(p))))
 
 # These measure how good a fit is, not how long a call takes; they run for minutes, and only when asked.
 BENCH_QUALITY := $(BUILD)/bench/nll $(BUILD)/bench/matching $(BUILD)/bench/reverse_kl $(BUILD)/bench/gaussian
@@ -372,7 +371,7 @@ $(BENCH_QUALITY): $(BUILD)/bench/%: bench/%.c bench/held_out.c bench/held_out.h 
 
 $(BUILD)/bench/%: bench/%.c bench/measure.c $(BUILD)/examples/toy.o $(STATIC)
 	@mkdir -p $(@D)
-	$(CC) $(BASE_FLAGS) $(ENGINE_FLAGS) $(ENGINE_GCC) -Iexamples $(TEST_CFLAGS) $< bench/measure.c $(BUILD)/examples/toy.o $(STATIC) $(TEST_LIBS) -o $@
+	$(CC) $(ENGINE_CFLAGS) -Iexamples $(TEST_CFLAGS) $< bench/measure.c $(BUILD)/examples/toy.o $(STATIC) $(TEST_LIBS) -o $@
 
 include bindings/bindings.mk
 

@@ -36,11 +36,6 @@ static void take_batch(size_t step, double *x) {
     }
 }
 
-static void print_head(const char *size, const char *work, const nf_flow *flow) {
-    printf("{\"by\": \"libnflow\", \"flow\": \"cnf\", \"size\": \"%s\", \"work\": \"%s\", \"real\": \"f32\", \"isa\": \"%s\", \"threads\": 1", size, work,
-           nf_flow_isa(flow));
-}
-
 static void train(const char *name, nf_dynamics dynamics, int shared, double tolerance, size_t steps) {
     nf_flow *flow = make(dynamics, shared, tolerance);
     nf_workspace *ws;
@@ -65,10 +60,10 @@ static void train(const char *name, nf_dynamics dynamics, int shared, double tol
     bench_require(nf_log_prob(flow, ws, ROWS, data, NULL, log_prob));
     for (size_t r = 0; r < ROWS; r++)
         sum -= log_prob[r];
-    print_head(name, "fit", flow);
+    bench_line("libnflow", "cnf", "fit", name, 1, nf_flow_isa(flow), 1);
     printf(", \"us\": %.1f, \"steps\": %zu, \"rtol\": %g, \"seconds\": %.3f, \"cpu_seconds\": %.3f, \"evaluations_a_row_and_step\": %.1f, \"nll\": %.3f}\n",
            1e6 * cpu_seconds, steps, tolerance, seconds, cpu_seconds, evaluations / (double)(steps * BATCH), sum / ROWS);
-    print_head(name, "evaluation", flow); /* of the batch, with its share of the gradient and the optimizer */
+    bench_line("libnflow", "cnf", "evaluation", name, 1, nf_flow_isa(flow), 1); /* of the batch, with its share of the gradient and the optimizer */
     printf(", \"us\": %.3f}\n", 1e6 * cpu_seconds * BATCH / evaluations);
     fflush(stdout);
     nf_optimizer_free(optimizer);

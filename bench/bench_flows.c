@@ -131,9 +131,8 @@ static void measure(const size_of_work *s, size_t threads, size_t blocks) {
         for (int single = 1; single >= 0; single--) {
             double best, mean;
             bench_peaks(cases[0].isa, single, &best, &mean);
-            printf("{\"by\": \"processor\", \"flow\": \"none\", \"work\": \"fma_peak\", \"size\": \"registers\", \"real\": \"%s\", \"isa\": \"%s\", "
-                   "\"threads\": 1, \"gflops\": %.4g, \"gflops_mean\": %.4g}\n",
-                   single ? "f32" : "f64", cases[0].isa, best, mean);
+            bench_line("processor", "none", "fma_peak", "registers", single, cases[0].isa, 1);
+            printf(", \"gflops\": %.4g, \"gflops_mean\": %.4g}\n", best, mean);
         }
     for (size_t i = 0; i < count; i++)
         bench_print(&cases[i]);

@@ -6,6 +6,7 @@
  *
  * Compile with the flags of the build, with src/engine/kernels/dense.c; define BENCH_BLAS and link OpenBLAS for its column.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,8 +14,8 @@
 #include <cblas.h>
 #endif
 
-#include "engine_lines.h"
 #include "engine/kernels/dense.h"
+#include "measure.h"
 
 #define TILE 128
 #define REPEATS 9
@@ -31,10 +32,10 @@ typedef void job(const work *);
 /* Seconds of so many calls that it takes some while. */
 static double time_once(job *run, const work *w, size_t *calls) {
     for (;; *calls *= 2) {
-        const double start = bench_seconds();
+        const double start = bench_seconds(0);
         for (size_t i = 0; i < *calls; i++)
             run(w);
-        const double took = bench_seconds() - start;
+        const double took = bench_seconds(0) - start;
         if (took >= SECONDS_EACH / 4)
             return took / (double)*calls;
     }
@@ -176,7 +177,7 @@ static void discard(work *w) {
 static void print(const char *by, const work *w, const char *name, double flops, double took, double top) {
     char size[64];
     snprintf(size, sizeof size, "%zux%zu->%zu", w->rows, w->in, w->out);
-    bench_line(by, "dense", size, name);
+    bench_line(by, "dense", name, size, NF_SINGLE_BUILD, BENCH_ISA, 1);
     printf(", \"us\": %.4g, \"gflops\": %.4g, \"of_peak\": %.3f}\n", took * 1e6, flops / took * 1e-9, flops / took / top);
 }
 

@@ -2,13 +2,14 @@
  * What the root of a planar layer's inverse costs, against the layer's forward pass: tiles of 128 samples of dimension 2 that
  * stay in the first cache, in nanoseconds a sample, for slopes from nearly flat to steep; medians of interleaved rounds. The root may cost at most three times the forward pass.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include "engine_lines.h"
 #include "engine/layers/layers.h"
 #include "engine/layers/planar_constraint.h"
 #include "engine/layers/planar_root.h"
+#include "measure.h"
 
 #define DIM 2
 #define REPEATS 100
@@ -42,12 +43,12 @@ static void run_inverse(subject *s) { R(planar_ops).inverse(&s->run, &s->t); }
 static void run_root(subject *s) { counters.root_iterations += R(planar_root)(&s->equation, TILE_PANELS, TILE_ROWS, states); }
 
 static double call(void (*work)(subject *), subject *s) {
-    const double start = bench_seconds();
+    const double start = bench_seconds(0);
     for (int i = 0; i < REPEATS; i++) {
         memcpy(x, kept, sizeof x);
         work(s);
     }
-    return (bench_seconds() - start) / REPEATS / TILE_ROWS * 1e9;
+    return (bench_seconds(0) - start) / REPEATS / TILE_ROWS * 1e9;
 }
 
 static int by_value(const void *a, const void *b) {
@@ -63,7 +64,7 @@ static double median(double *values) {
 static void print(double product, const char *work, double ns) {
     char size[32];
     snprintf(size, sizeof size, "w.u=%g", product);
-    bench_line("libnflow", "planar_layer", size, work);
+    bench_line("libnflow", "planar_layer", work, size, NF_SINGLE_BUILD, BENCH_ISA, 1);
     printf(", \"ns\": %.2f", ns);
 }
 

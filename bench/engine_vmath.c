@@ -4,8 +4,10 @@
  *
  *     cc -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off -DNF_SINGLE_BUILD=1 -march=x86-64-v3 ...
  */
-#include "engine_lines.h"
+#include <stdio.h>
+
 #include "engine/kernels/vmath.h"
+#include "measure.h"
 
 enum { COUNT = 1024, REPEATS = 200, SAMPLES = 60 };
 
@@ -79,19 +81,19 @@ static double nanoseconds(size_t k) {
     }
     double best = INFINITY;
     for (int sample = 0; sample < SAMPLES; sample++) {
-        const double start = bench_seconds();
+        const double start = bench_seconds(0);
         for (int repeat = 0; repeat < REPEATS; repeat++) {
             functions[k].loop(x, f, g, h);
             __asm__ volatile("" ::: "memory"); /* no repeat may be left out */
         }
-        best = fmin(best, bench_seconds() - start);
+        best = fmin(best, bench_seconds(0) - start);
     }
     return best * 1e9 / ((double)REPEATS * COUNT);
 }
 
 int main(void) {
     for (size_t k = 0; k < sizeof functions / sizeof *functions; k++) {
-        bench_line("libnflow", "vmath", "1024", functions[k].name);
+        bench_line("libnflow", "vmath", functions[k].name, "1024", NF_SINGLE_BUILD, BENCH_ISA, 1);
         printf(", \"ns\": %.3f}\n", nanoseconds(k));
     }
     return 0;

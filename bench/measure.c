@@ -75,10 +75,14 @@ void bench_run(bench_case *cases, size_t count, size_t blocks, double seconds) {
     free(calls);
 }
 
+void bench_line(const char *by, const char *flow, const char *work, const char *size, int single, const char *isa, size_t threads) {
+    printf("{\"by\": \"%s\", \"flow\": \"%s\", \"work\": \"%s\", \"size\": \"%s\", \"real\": \"%s\", \"isa\": \"%s\", \"threads\": %zu", by, flow, work, size,
+           single ? "f32" : "f64", isa, threads);
+}
+
 void bench_print(const bench_case *c) {
-    printf("{\"by\": \"libnflow\", \"flow\": \"%s\", \"work\": \"%s\", \"size\": \"%s\", \"real\": \"%s\", \"isa\": \"%s\", \"threads\": %zu, "
-           "\"us\": %.4g, \"us_low\": %.4g, \"us_high\": %.4g",
-           c->flow, c->work, c->size, c->single ? "f32" : "f64", c->isa, c->threads, c->us, c->us_low, c->us_high);
+    bench_line("libnflow", c->flow, c->work, c->size, c->single, c->isa, c->threads);
+    printf(", \"us\": %.4g, \"us_low\": %.4g, \"us_high\": %.4g", c->us, c->us_low, c->us_high);
     if (c->rows > 0)
         printf(", \"rows_per_s\": %.4g", c->rows / c->us * 1e6);
     if (c->flops > 0)

@@ -33,7 +33,10 @@ double bench_seconds(int wall);
 /* Time all cases: in each of `blocks` rounds every case runs for about `seconds` (at least once), in turn. */
 void bench_run(bench_case *cases, size_t count, size_t blocks, double seconds);
 
-/* One JSON line on standard output. */
+/* What every JSON line on standard output begins with; the figures and the closing brace are the caller's. `size` has no spaces. */
+void bench_line(const char *by, const char *flow, const char *work, const char *size, int single, const char *isa, size_t threads);
+
+/* The whole line of a case. */
 void bench_print(const bench_case *c);
 
 /*
