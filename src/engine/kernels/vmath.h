@@ -94,18 +94,34 @@ VM_INLINE real vm_positive_part(real x) { return x < 0 ? 0 : x; }
 /* ---- exponentials ------------------------------------------------------------------------------------------- */
 
 /*
- * exp(y + y_lo) = 2^n (1 + p). Returns p; the lowest bits of *exponent hold n + offset. y_lo is a correction far below
- * y in size. r = y - n log 2 is kept as a leading part and a small one: the small one joins the polynomial's tail, so
- * that the rounding of r is not felt.
+ * y + y_lo = n log 2 + lead + small, |lead + small| <= log(2)/2 about. y_lo is a correction far below y in size. The lowest bits of
+ * *exponent hold n + offset.
  */
-VM_INLINE real vm_exp_reduce(real y, real y_lo, int offset, real_uint *exponent) {
+VM_INLINE real vm_exp_split(real y, real y_lo, int offset, real *small, real_uint *exponent) {
     const real shifted = madd(y, VM_LOG2E, VM_ROUNDER + (real)offset);
     const real n = shifted - (VM_ROUNDER + (real)offset);
-    const real lead = madd(n, -VM_LN2_HI, y);
-    const real small = madd(n, -VM_LN2_LO, y_lo);
-    const real r = lead + small;
     *exponent = vm_bits(shifted);
+    *small = madd(n, -VM_LN2_LO, y_lo);
+    return madd(n, -VM_LN2_HI, y);
+}
+
+/*
+ * exp(y) = 2^n (1 + p). Returns p; the lowest bits of *exponent hold n + offset. The small part of y - n log 2 joins the
+ * polynomial's tail, so that the rounding of their sum is not felt.
+ */
+VM_INLINE real vm_expm1_reduced(real y, int offset, real_uint *exponent) {
+    real small;
+    const real lead = vm_exp_split(y, 0, offset, &small, exponent);
+    const real r = lead + small;
     return lead + madd(r * r, vm_poly_expm1_tail(r), small);
+}
+
+/* The same of y + y_lo with an addition less and a quarter of an ulp of exp more, for what has errors of its own. */
+VM_INLINE real vm_expm1_reduced_near(real y, real y_lo, int offset, real_uint *exponent) {
+    real small;
+    const real lead = vm_exp_split(y, y_lo, offset, &small, exponent);
+    const real r = lead + small;
+    return madd(r * r, vm_poly_expm1_tail(r), r);
 }
 
 /* x within +-VM_EXP_EDGE: on a magnitude one comparison does, and gcc makes poor code of two. */
@@ -122,7 +138,7 @@ VM_INLINE real vm_exp(real x) {
     const real y = vm_exp_argument(x);
     real_uint exponent, second;
     real scale;
-    const real p = vm_exp_reduce(y, 0, 2 * VM_BIAS, &exponent);
+    const real p = vm_expm1_reduced(y, 2 * VM_BIAS, &exponent);
     vm_split_scale(exponent, &scale, &second);
     return madd(p, scale, scale) * vm_from_bits(second << VM_MANTISSA_BITS);
 }
@@ -130,7 +146,7 @@ VM_INLINE real vm_exp(real x) {
 /* 2^VM_LIFT exp(y + y_lo) for -VM_LIFTED_EDGE <= y <= 0: one normal factor is enough. */
 VM_INLINE real vm_exp_lifted(real y, real y_lo) {
     real_uint exponent;
-    const real p = vm_exp_reduce(y, y_lo, VM_BIAS + VM_LIFT, &exponent);
+    const real p = vm_expm1_reduced_near(y, y_lo, VM_BIAS + VM_LIFT, &exponent);
     const real scale = vm_from_bits(exponent << VM_MANTISSA_BITS);
     return madd(p, scale, scale);
 }
@@ -142,7 +158,7 @@ VM_INLINE real vm_expm1(real x) {
     const real y = vm_exp_argument(x);
     real_uint exponent, second;
     real scale;
-    const real p = vm_exp_reduce(y, 0, 2 * VM_BIAS, &exponent);
+    const real p = vm_expm1_reduced(y, 2 * VM_BIAS, &exponent);
     vm_split_scale(exponent, &scale, &second);
     const real inverse_second = vm_from_bits((2 * VM_BIAS - second) << VM_MANTISSA_BITS);
     const real halfway = madd(p, scale, scale - inverse_second); /* (2^n (1 + p) - 1) / second */
@@ -223,7 +239,7 @@ VM_INLINE real vm_tanh_assemble(real scale, real p) {
 VM_INLINE real vm_tanh(real x) {
     real_uint exponent;
     const real a = vm_at_most(vm_abs(x), VM_TANH_EDGE);
-    const real p = vm_exp_reduce(-2 * a, 0, VM_BIAS, &exponent);
+    const real p = vm_expm1_reduced_near(-2 * a, 0, VM_BIAS, &exponent);
     return vm_copysign(vm_tanh_assemble(vm_from_bits(exponent << VM_MANTISSA_BITS), p), x);
 }
 
@@ -249,7 +265,7 @@ VM_INLINE void vm_tanh_grad2(real x, real *value, real *slope, real *curvature) 
 VM_INLINE void vm_tanh_sech2(real x, real *tanh_x, real *sech2_x) {
     real_uint exponent;
     const real a = vm_at_most(vm_abs(x), VM_LIFTED_EDGE / 2);
-    const real p = vm_exp_reduce(-2 * a, 0, VM_BIAS + VM_LIFT, &exponent);
+    const real p = vm_expm1_reduced_near(-2 * a, 0, VM_BIAS + VM_LIFT, &exponent);
     const real scale = vm_from_bits(exponent << VM_MANTISSA_BITS);
     const real e = madd(p, scale, scale);
     const real t = vm_tanh_assemble(scale * VM_UNLIFT, p);
@@ -370,7 +386,7 @@ VM_INLINE struct vm_gelu_parts vm_gelu_prepare(real x) {
 }
 
 VM_INLINE real vm_gelu_value(real x, struct vm_gelu_parts parts) {
-    return madd(-(parts.a * (parts.e * parts.m)), VM_UNLIFT, vm_positive_part(x));
+    return madd(-(parts.a * parts.m * parts.e), VM_UNLIFT, vm_positive_part(x));
 }
 
 VM_INLINE real vm_gelu_slope(real x, struct vm_gelu_parts parts) {

@@ -16,11 +16,10 @@
 
 /* (exp(r) - 1 - r) / r^2 for |r| <= log(2)/2: error 1.2e-7 */
 VM_INLINE real vm_poly_expm1_tail(real r) {
-    real p = 1.3898702e-3f;
-    p = madd(p, r, 8.36313591e-3f);
-    p = madd(p, r, 4.16668847e-2f);
-    p = madd(p, r, 1.66665774e-1f);
-    return madd(p, r, 0.5f);
+    const real z = r * r;
+    const real low = madd(1.66665774e-1f, r, 0.5f);
+    const real high = madd(1.3898702e-3f, z, madd(8.36313591e-3f, r, 4.16668847e-2f));
+    return madd(high, z, low);
 }
 
 /* (2 atanh(s) - 2 s) / s^3 for z = s^2, s <= (sqrt 2 - 1) / (sqrt 2 + 1): error 2.7e-7 */
