@@ -27,11 +27,8 @@
     }                                                                                                                            \
     return
 
-/* Written so that a NaN stays one. */
-static inline real relu(real x) { return x < 0 ? 0 : x; }
-
 static inline void relu_grad(real x, real *value, real *slope) {
-    *value = relu(x);
+    *value = vm_positive_part(x);
     *slope = x > 0 ? 1 : 0;
 }
 
@@ -48,7 +45,7 @@ void R(activate)(nf_activation activation, size_t count, real *restrict h) {
     case NF_TANH:
         VALUE_LOOP(vm_tanh);
     case NF_RELU:
-        VALUE_LOOP(relu);
+        VALUE_LOOP(vm_positive_part);
     case NF_SILU:
         VALUE_LOOP(vm_silu);
     case NF_SOFTPLUS:

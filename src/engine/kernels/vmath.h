@@ -85,11 +85,19 @@ VM_INLINE real vm_sqrt(real x) {
 #endif
 }
 
+/*
+ * The bounds below as variables: gcc makes one instruction, a minimum or maximum, of  x > bound ? bound : x  only where it does
+ * not see that the bound is a constant, and two otherwise.
+ */
+extern const struct vm_bounds {
+    real zero, exp, lifted, tanh, gelu;
+} R(vm_bounds);
+
 /* min(x, ceiling); a NaN x stays NaN, which the order of the comparison sees to. */
 VM_INLINE real vm_at_most(real x, real ceiling) { return x > ceiling ? ceiling : x; }
 
 /* max(x, 0) that keeps NaN and -0. */
-VM_INLINE real vm_positive_part(real x) { return x < 0 ? 0 : x; }
+VM_INLINE real vm_positive_part(real x) { return x < R(vm_bounds).zero ? R(vm_bounds).zero : x; }
 
 /* ---- exponentials ------------------------------------------------------------------------------------------- */
 
@@ -125,7 +133,7 @@ VM_INLINE real vm_expm1_reduced_near(real y, real y_lo, int offset, real_uint *e
 }
 
 /* x within +-VM_EXP_EDGE: on a magnitude one comparison does, and gcc makes poor code of two. */
-VM_INLINE real vm_exp_argument(real x) { return vm_copysign(vm_at_most(vm_abs(x), VM_EXP_EDGE), x); }
+VM_INLINE real vm_exp_argument(real x) { return vm_copysign(vm_at_most(vm_abs(x), R(vm_bounds).exp), x); }
 
 /* 2^n as two factors, each a normal number, from n + 2 VM_BIAS in the lowest bits. */
 VM_INLINE void vm_split_scale(real_uint exponent, real *first, real_uint *second) {
@@ -152,7 +160,7 @@ VM_INLINE real vm_exp_lifted(real y, real y_lo) {
 }
 
 /* exp(-|x|), the quantity that the logistic functions are made of. */
-VM_INLINE real vm_exp_of_minus_abs(real x) { return vm_exp_lifted(-vm_at_most(vm_abs(x), VM_LIFTED_EDGE), 0) * VM_UNLIFT; }
+VM_INLINE real vm_exp_of_minus_abs(real x) { return vm_exp_lifted(-vm_at_most(vm_abs(x), R(vm_bounds).lifted), 0) * VM_UNLIFT; }
 
 VM_INLINE real vm_expm1(real x) {
     const real y = vm_exp_argument(x);
@@ -238,7 +246,7 @@ VM_INLINE real vm_tanh_assemble(real scale, real p) {
 
 VM_INLINE real vm_tanh(real x) {
     real_uint exponent;
-    const real a = vm_at_most(vm_abs(x), VM_TANH_EDGE);
+    const real a = vm_at_most(vm_abs(x), R(vm_bounds).tanh);
     const real p = vm_expm1_reduced_near(-2 * a, 0, VM_BIAS, &exponent);
     return vm_copysign(vm_tanh_assemble(vm_from_bits(exponent << VM_MANTISSA_BITS), p), x);
 }
@@ -264,7 +272,7 @@ VM_INLINE void vm_tanh_grad2(real x, real *value, real *slope, real *curvature) 
  */
 VM_INLINE void vm_tanh_sech2(real x, real *tanh_x, real *sech2_x) {
     real_uint exponent;
-    const real a = vm_at_most(vm_abs(x), VM_LIFTED_EDGE / 2);
+    const real a = vm_at_most(vm_abs(x), R(vm_bounds).lifted / 2);
     const real p = vm_expm1_reduced_near(-2 * a, 0, VM_BIAS + VM_LIFT, &exponent);
     const real scale = vm_from_bits(exponent << VM_MANTISSA_BITS);
     const real e = madd(p, scale, scale);
@@ -311,7 +319,7 @@ struct vm_silu_parts {
 
 VM_INLINE struct vm_silu_parts vm_silu_prepare(real x) {
     struct vm_silu_parts parts;
-    parts.a = vm_at_most(vm_abs(x), VM_LIFTED_EDGE);
+    parts.a = vm_at_most(vm_abs(x), R(vm_bounds).lifted);
     parts.e = vm_exp_lifted(-parts.a, 0);
     parts.w = 1 / madd(parts.e, VM_UNLIFT, 1);
     parts.q = parts.e * parts.w;
@@ -378,7 +386,7 @@ struct vm_gelu_parts {
 VM_INLINE struct vm_gelu_parts vm_gelu_prepare(real x) {
     struct vm_gelu_parts parts;
     real low;
-    parts.a = vm_at_most(vm_abs(x), VM_GELU_EDGE);
+    parts.a = vm_at_most(vm_abs(x), R(vm_bounds).gelu);
     const real high = vm_minus_half_square(parts.a, &low);
     parts.e = vm_exp_lifted(high, low);
     parts.m = vm_mills_quotient(parts.a);

@@ -1,0 +1,3 @@
+#include "engine/kernels/vmath.h"
+
+const struct vm_bounds R(vm_bounds) = {.zero = 0, .exp = VM_EXP_EDGE, .lifted = VM_LIFTED_EDGE, .tanh = VM_TANH_EDGE, .gelu = VM_GELU_EDGE};
