@@ -45,13 +45,6 @@ nf_finding nf_finding_of_score(double value, double threshold) {
 
 /* ---- what is looked at ---- */
 
-static bool finite_row(const double *row, size_t columns) {
-    for (size_t i = 0; i < columns; i++)
-        if (!isfinite(row[i]))
-            return false;
-    return true;
-}
-
 /* Evenly spaced rows, but those that are not finite. */
 static void choose_rows(nf_diagnosis *d, size_t rows, const double *x, const double *context) {
     const size_t wanted = d->config.rows < rows ? d->config.rows : rows;
@@ -62,7 +55,7 @@ static void choose_rows(nf_diagnosis *d, size_t rows, const double *x, const dou
         return;
     for (size_t i = 0; i < wanted; i++) {
         const size_t row = (size_t)((double)i * ((double)rows / (double)wanted));
-        if ((x && !finite_row(x + row * d->dim, d->dim)) || (context && !finite_row(context + row * d->context_dim, d->context_dim)))
+        if ((x && !nf_finite_row(x + row * d->dim, d->dim)) || (context && !nf_finite_row(context + row * d->context_dim, d->context_dim)))
             continue;
         if (x)
             memcpy(d->x + d->rows * d->dim, x + row * d->dim, d->dim * sizeof *x);

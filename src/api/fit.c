@@ -18,155 +18,12 @@
 #include "core/philox.h"
 #include "core/shuffle.h"
 
-/* Streams of the generator that a fit draws from. */
-enum { STREAM_SPLIT = 1, STREAM_NOISE = 2, STREAM_MATCH = 3, STREAM_MATCH_VALIDATION = 4, STREAM_EPOCH = 1000 };
-
-/* Draws of base sample and time for each held-out row, the same in every epoch, when flow matching is validated. */
-#define MATCH_DRAWS ((size_t)16)
-
-/* Rows gathered at once for the validation loss, on each rank; and a number of which it is a multiple whatever the ranks. */
-#define VALIDATION_CHUNK ((size_t)1024)
-#define VALIDATION_TILE ((size_t)128)
-
-/* Rows of all ranks that are exchanged at once, if a batch is not larger: enough that the waiting does not count. */
-#define EXCHANGED_ROWS ((size_t)16384)
-
 typedef struct nf_fitting fit;
 
 static double now(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
-static size_t size_or(size_t value, size_t fallback) { return value == 0 ? fallback : value; }
-
-static nf_status check_weights(const fit *f, const char *name, const double *weight, size_t rows) {
-    for (size_t r = 0; weight && r < rows; r++)
-        if (!(weight[r] >= 0.0) || !isfinite(weight[r]))
-            return nf_fail(NF_ERR_ARGUMENT, f->function, "config->%s[%zu] is %g, must be finite and not negative", name, r, weight[r]);
-    return NF_OK;
-}
-
-/* Of this rank alone. */
-static nf_status check_data(const fit *f) {
-    const nf_fit_config *c = &f->config;
-    const nf_rows *d = &f->data;
-    const size_t context_dim = f->flow->model.context_dim;
-    if (d->read && (d->x || d->context))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "%s is not NULL, and config->read gives the rows", d->x ? "x" : "context");
-    if (d->own == 0 && f->ranks.size == 1)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "rows is 0");
-    if (d->own > 0 && !d->read && !d->x)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "x is NULL");
-    if (d->own > 0 && !d->read && (context_dim != 0) != (d->context != NULL))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, context_dim ? "context is NULL, and the flow takes %zu columns"
-                                                                 : "context is not NULL, and the flow takes %zu columns", context_dim);
-    if (c->validation_rows && !c->validation_x)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_x is NULL with %zu validation_rows", c->validation_rows);
-    if (c->validation_rows && (context_dim != 0) != (c->validation_context != NULL))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_context does not go with a flow of context_dim %zu", context_dim);
-    nf_status status = check_weights(f, "weight", c->weight, d->own);
-    if (status == NF_OK)
-        status = check_weights(f, "validation_weight", c->validation_weight, c->validation_rows);
-    return status;
-}
-
-/* What can be said of the data of all ranks only. */
-static nf_status check_all_data(fit *f) {
-    const nf_rows *d = &f->data;
-    double any = d->own > 0 && !d->weight;
-    for (size_t r = 0; d->weight && any == 0.0 && r < d->own; r++)
-        any = d->weight[r] > 0.0;
-    double *all = f->ranks.statuses ? f->ranks.statuses : &any;
-    nf_status status = nf_ranks_gather(&f->ranks, &any, all, 1);
-    if (status != NF_OK)
-        return status;
-    if (d->total == 0)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "rows is 0 on all %zu ranks", f->ranks.size);
-    for (size_t q = 0; q < f->ranks.size; q++)
-        if (all[q] != 0.0)
-            return NF_OK;
-    return nf_fail(NF_ERR_ARGUMENT, f->function, "config->weight is 0 for all %zu rows", d->total);
-}
-
-static nf_status check_settings(const fit *f) {
-    const nf_fit_config *c = &f->config;
-    if (c->schedule < NF_SCHEDULE_COSINE || c->schedule > NF_SCHEDULE_STEP)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->schedule is %d, which is none", (int)c->schedule);
-    if (c->objective != NF_OBJECTIVE_LIKELIHOOD && c->objective != NF_OBJECTIVE_FLOW_MATCHING)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->objective is %d, which is none", (int)c->objective);
-    if (c->pairing != NF_PAIRING_INDEPENDENT && c->pairing != NF_PAIRING_OPTIMAL)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->pairing is %d, which is none", (int)c->pairing);
-    if (c->objective == NF_OBJECTIVE_FLOW_MATCHING && nf_check_flow_matching(f->function, f->flow) != NF_OK)
-        return NF_ERR_ARGUMENT;
-    if (c->checkpoint && !*c->checkpoint)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->checkpoint is an empty path");
-    if (!(c->ema_decay < 1.0))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->ema_decay is %g, must be less than 1", c->ema_decay);
-    if (!isfinite(c->training_tolerance))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->training_tolerance is %g, must be finite", c->training_tolerance);
-    if (!isfinite(c->noise))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->noise is %g, must be finite", c->noise);
-    if (!isfinite(c->schedule_factor) || c->schedule_factor > 1.0)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->schedule_factor is %g, must be at most 1", c->schedule_factor);
-    if (!(c->validation_fraction < 1.0))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_fraction is %g, must be less than 1", c->validation_fraction);
-    return NF_OK;
-}
-
-/* What suits the flow and the objective, as measured in bench/. */
-typedef struct fit_defaults {
-    double rate, weight_decay, noise, validation_fraction;
-    size_t epochs; /* 0: as many as make MATCH_STEPS steps */
-} fit_defaults;
-
-/* A matching step is cheap and its gradient noisy; the noise of its draws leaves the held-out loss little to say. */
-#define MATCH_STEPS ((size_t)20000)
-#define FEWEST_EPOCHS ((size_t)20)
-
-static fit_defaults defaults_of(const fit *f) {
-    const nf_model *model = &f->flow->model;
-    bool continuous = false, couplings = false;
-    for (size_t i = 0; i < model->layer_count; i++) {
-        continuous = continuous || model->layers[i]->kind == NF_LAYER_CNF;
-        couplings = couplings || model->layers[i]->kind == NF_LAYER_COUPLING;
-    }
-    if (f->config.objective == NF_OBJECTIVE_FLOW_MATCHING)
-        return (fit_defaults){.rate = 5e-3};
-    /* Continuous flows are smooth by themselves and bear a higher rate with less decay than couplings. */
-    if (continuous)
-        return (fit_defaults){.rate = 1e-2, .weight_decay = 0.02, .noise = 0.2, .validation_fraction = 0.1, .epochs = 300};
-    /* Planar, radial and affine layers have few parameters: they need large steps, and no decay. */
-    if (!couplings)
-        return (fit_defaults){.rate = 2e-2, .noise = 0.25, .validation_fraction = 0.1, .epochs = 300};
-    return (fit_defaults){.rate = 5e-3, .weight_decay = 0.1, .noise = 0.25, .validation_fraction = 0.1, .epochs = 300};
-}
-
-static void fill_defaults(fit *f) {
-    nf_fit_config *c = &f->config;
-    const fit_defaults d = defaults_of(f);
-    c->batch_size = size_or(c->batch_size, 64);
-    c->ema_decay = c->ema_decay == 0.0 ? 0.998 : c->ema_decay < 0.0 ? 0.0 : c->ema_decay;
-    c->training_tolerance = c->training_tolerance == 0.0 ? 1e-3 : c->training_tolerance < 0.0 ? 0.0 : c->training_tolerance;
-    c->noise = c->noise == 0.0 ? d.noise : c->noise < 0.0 ? 0.0 : c->noise;
-    if (c->schedule_factor == 0.0 && c->schedule == NF_SCHEDULE_STEP)
-        c->schedule_factor = 0.1;
-    if (c->schedule_factor < 0.0)
-        c->schedule_factor = 0.0;
-    const double fraction = c->validation_fraction == 0.0 ? d.validation_fraction : c->validation_fraction < 0.0 ? 0.0 : c->validation_fraction;
-    f->validation_rows = f->held_out.given ? f->held_out.total : (size_t)((double)f->data.total * fraction);
-    f->training_rows = f->held_out.given ? f->data.total : f->data.total - f->validation_rows;
-    if (c->batch_size > f->training_rows)
-        c->batch_size = f->training_rows;
-    f->steps_per_epoch = (f->training_rows + c->batch_size - 1) / c->batch_size;
-    const size_t enough = MATCH_STEPS / f->steps_per_epoch + 1;
-    c->epochs = size_or(c->epochs, d.epochs ? d.epochs : enough < FEWEST_EPOCHS ? FEWEST_EPOCHS : enough);
-    c->patience = size_or(c->patience, c->epochs / 2 + 1);
-    c->schedule_step = size_or(c->schedule_step, c->epochs / 3 + 1);
-    c->checkpoint_every = size_or(c->checkpoint_every, 1);
-    f->steps_at_once = f->ranks.size > 1 && c->batch_size < EXCHANGED_ROWS ? EXCHANGED_ROWS / c->batch_size : 1;
-    f->split = nf_shuffle_begin(c->seed, STREAM_SPLIT, f->data.total);
 }
 
 static size_t training_row(const fit *f, size_t place) {
@@ -186,9 +43,7 @@ static nf_status allocate_handles(fit *f) {
     nf_status status = nf_workspace_create(f->flow, f->config.threads, &f->workspace);
     if (status == NF_OK)
         status = nf_gradient_create(f->flow, &f->gradient);
-    const fit_defaults d = defaults_of(f);
-    const nf_optimizer_config standard = {
-        .struct_size = sizeof standard, .kind = NF_ADAMW, .learning_rate = d.rate, .weight_decay = d.weight_decay, .clip_norm = 1.0};
+    const nf_optimizer_config standard = nf_fit_standard_optimizer(f);
     if (status == NF_OK)
         status = nf_optimizer_create(f->flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
     if (status == NF_OK)
@@ -263,19 +118,12 @@ static void release(fit *f) {
     nf_ranks_end(&f->ranks);
 }
 
-static bool finite_row(const double *row, size_t columns) {
-    for (size_t i = 0; i < columns; i++)
-        if (!isfinite(row[i]))
-            return false;
-    return true;
-}
-
 /* Welford's sums (1962) of the columns of finite rows: mean, and in sd the squared deviations. */
 static void add_rows(const fit *f, size_t rows, double *mean, double *sd, size_t *used) {
     const size_t dim = f->flow->model.dim;
     for (size_t r = 0; r < rows; r++) {
         const double *row = f->batch.x + r * dim;
-        if (!finite_row(row, dim))
+        if (!nf_finite_row(row, dim))
             continue;
         ++*used;
         for (size_t i = 0; i < dim; i++) {
@@ -388,7 +236,7 @@ static double rate_at(const fit *f, size_t epoch, size_t step) {
 static bool any_finite_row(const fit *f, const double *x, const double *context, size_t rows) {
     const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
     for (size_t r = 0; r < rows; r++)
-        if (finite_row(x + r * dim, dim) && (!context || finite_row(context + r * context_dim, context_dim)))
+        if (nf_finite_row(x + r * dim, dim) && (!context || nf_finite_row(context + r * context_dim, context_dim)))
             return true;
     return false;
 }
@@ -485,119 +333,6 @@ static nf_status train_batch(fit *f, size_t epoch, size_t first, double *loss_su
     return NF_OK;
 }
 
-/* A loss, or a log density, and its weight; a negative weight: nothing. */
-typedef struct outcome {
-    double value, weight;
-} outcome;
-
-/* The matching loss of held-out rows; every row's draws are its own, and paired with nobody's. */
-static nf_status match_chunk(const fit *f, size_t first, size_t rows, const double *context, outcome *out) {
-    double weight = 0;
-    for (size_t i = 0; i < rows; i++)
-        weight += f->batch.weight[i];
-    for (size_t draw = 0; draw < MATCH_DRAWS && weight > 0.0; draw++) {
-        nf_rng rng = {f->config.seed, STREAM_MATCH_VALIDATION, draw * f->validation_rows + first};
-        double loss;
-        const nf_status status = nf_run_flow_matching(NULL, f->flow, f->workspace, &rng, rows, f->batch.x, context, f->batch.weight,
-                                                      NF_PAIRING_INDEPENDENT, NULL, &loss);
-        if (status != NF_OK && status != NF_ERR_ROWS)
-            return nf_fail_in(status, f->function);
-        if (!isnan(loss)) /* or no row of this chunk is a number */
-            out[draw] = (outcome){loss, weight};
-    }
-    return NF_OK;
-}
-
-static nf_status density_chunk(const fit *f, size_t rows, const double *context, outcome *out) {
-    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
-    const nf_status status = nf_run_log_prob(f->flow, f->workspace, rows, f->batch.x, context, f->log_prob);
-    if (status != NF_OK && status != NF_ERR_ROWS)
-        return nf_fail_in(status, f->function);
-    for (size_t i = 0; i < rows; i++)
-        /* A row of the data that is not a number is not held against the flow; one that the flow cannot map is. */
-        if (finite_row(f->batch.x + i * dim, dim) && (!context || finite_row(context + i * context_dim, context_dim)))
-            out[i] = (outcome){-f->log_prob[i], f->batch.weight[i]};
-    return NF_OK;
-}
-
-/* What this rank finds out about held-out rows first .. first + rows - 1. */
-static nf_status validation_chunk(fit *f, size_t first, size_t rows, outcome *out) {
-    for (size_t i = 0; i < rows; i++)
-        f->wanted[i] = f->held_out.given ? first + i : (size_t)nf_shuffle_at(&f->split, first + i);
-    const nf_rows *source = f->held_out.given ? &f->held_out : &f->data;
-    nf_status status = nf_rows_fetch(source, &f->ranks, &f->exchange, rows, f->wanted, &f->batch);
-    if (status != NF_OK || rows == 0)
-        return status;
-    const double *context = f->flow->model.context_dim ? f->batch.context : NULL;
-    return f->config.objective == NF_OBJECTIVE_FLOW_MATCHING ? match_chunk(f, first, rows, context, out)
-                                                             : density_chunk(f, rows, context, out);
-}
-
-/* Held-out rows that a rank takes at a time: a row's density is its own, a matching loss is that of its chunk. */
-static size_t chunk_size(const fit *f) {
-    if (f->ranks.size == 1 || f->config.objective == NF_OBJECTIVE_FLOW_MATCHING)
-        return VALIDATION_CHUNK;
-    const size_t share = (f->validation_rows + f->ranks.size - 1) / f->ranks.size;
-    const size_t rows = (share + VALIDATION_TILE - 1) / VALIDATION_TILE * VALIDATION_TILE;
-    return rows < VALIDATION_CHUNK ? rows : VALIDATION_CHUNK;
-}
-
-/* A chunk on each rank, and their outcomes in order. */
-static nf_status validation_round(fit *f, size_t first, size_t chunk, double *loss_sum, double *weight_sum) {
-    const size_t begin = first + f->ranks.rank * chunk, left = begin < f->validation_rows ? f->validation_rows - begin : 0;
-    const size_t pairs = f->config.objective == NF_OBJECTIVE_FLOW_MATCHING ? MATCH_DRAWS : chunk;
-    outcome *own = (outcome *)(void *)(f->outcomes + 1);
-    for (size_t i = 0; i < pairs; i++)
-        own[i] = (outcome){0.0, -1.0};
-    const nf_status found = validation_chunk(f, begin, left < chunk ? left : chunk, own);
-    f->outcomes[0] = found;
-    const nf_status status = nf_ranks_gather(&f->ranks, f->outcomes, f->all_outcomes, 1 + 2 * pairs);
-    if (status != NF_OK)
-        return status;
-    const nf_floating saved = nf_floating_enter();
-    bool failed = false;
-    for (size_t q = 0; q < f->ranks.size; q++) {
-        const double *all = f->all_outcomes + q * (1 + 2 * pairs);
-        failed = failed || all[0] != 0.0;
-        for (size_t i = 0; i < pairs; i++) {
-            if (all[2 + 2 * i] < 0.0)
-                continue;
-            *loss_sum += all[2 + 2 * i] * all[1 + 2 * i];
-            *weight_sum += all[2 + 2 * i];
-        }
-    }
-    nf_floating_leave(saved);
-    return failed ? nf_ranks_agree(&f->ranks, found) : NF_OK;
-}
-
-/* NaN when nothing was weighed. */
-static double mean_of(double sum, double weight) {
-    const nf_floating saved = nf_floating_enter();
-    const double mean = weight > 0.0 ? sum / weight : NAN;
-    nf_floating_leave(saved);
-    return mean;
-}
-
-/* The held-out loss of the parameters that would be kept now: their average where there is one. */
-static nf_status validate(fit *f, double *loss) {
-    double loss_sum = 0, weight_sum = 0;
-    nf_status status = NF_OK;
-    void *current = f->flow->theta;
-    if (f->config.ema_decay > 0.0) {
-        f->flow->theta = f->average;
-        f->flow->epoch = nf_unique();
-    }
-    const size_t chunk = chunk_size(f);
-    for (size_t first = 0; status == NF_OK && first < f->validation_rows; first += f->ranks.size * chunk)
-        status = validation_round(f, first, chunk, &loss_sum, &weight_sum);
-    if (f->flow->theta != current) {
-        f->flow->theta = current;
-        f->flow->epoch = nf_unique();
-    }
-    *loss = mean_of(loss_sum, weight_sum);
-    return status;
-}
-
 static void keep_best(fit *f, size_t epoch, double loss) {
     const void *from = f->config.ema_decay > 0.0 ? f->average : f->flow->theta;
     memcpy(f->best, from, f->flow->model.parameter_count * f->flow->engine->real_size);
@@ -637,12 +372,12 @@ static nf_status run_epoch(fit *f, size_t epoch) {
         if (status != NF_OK)
             return status;
     }
-    f->report.train_loss = mean_of(loss_sum, weight_sum);
+    f->report.train_loss = nf_fit_mean(loss_sum, weight_sum);
     f->report.rhs_evaluations = (double)f->evaluations / (double)f->training_rows;
     const nf_floating saved = nf_floating_enter();
     f->last_norm = f->flow->engine->norm2(f->gradient->sum, f->gradient->count);
     nf_floating_leave(saved);
-    return validate(f, &f->report.validation_loss);
+    return nf_fit_validate(f, &f->report.validation_loss);
 }
 
 /* Whether the fit is over; the same at the end of an epoch and where a checkpoint of that end is taken up. */
@@ -723,7 +458,7 @@ static nf_status count_bad_rows(fit *f) {
             f->wanted[i] = first + i;
         status = nf_rows_read(&f->data, &f->ranks, rows, f->wanted, f->batch.x, f->batch.context, NULL);
         for (size_t r = 0; status == NF_OK && r < rows; r++)
-            bad += !finite_row(f->batch.x + r * dim, dim) || (context_dim && !finite_row(f->batch.context + r * context_dim, context_dim));
+            bad += !nf_finite_row(f->batch.x + r * dim, dim) || (context_dim && !nf_finite_row(f->batch.context + r * context_dim, context_dim));
     }
     status = nf_ranks_agree(&f->ranks, status);
     const double own = (double)bad;
@@ -807,29 +542,19 @@ static void write_report(const fit *f, nf_fit_report *report) {
     report->struct_size = size;
 }
 
-/* Checks of this rank's arguments; the others hear of what they find. */
-static nf_status check_arguments(const fit *f, const nf_fit_report *report) {
-    nf_status status = nf_check_pointer(f->function, "flow", f->flow);
-    if (status == NF_OK && report && report->struct_size < offsetof(nf_fit_report, bad_rows) + sizeof report->bad_rows)
-        status = nf_fail(NF_ERR_ARGUMENT, f->function, "report->struct_size is %zu, which is too small", report->struct_size);
-    if (status == NF_OK)
-        status = check_data(f);
-    return status == NF_OK ? check_settings(f) : status;
-}
-
 /* The data of all ranks, and the settings that follow from them. */
 static nf_status settle(fit *f, const nf_fit_report *report) {
-    nf_status status = nf_ranks_agree(&f->ranks, check_arguments(f, report));
+    nf_status status = nf_ranks_agree(&f->ranks, nf_fit_check_arguments(f, report));
     if (status == NF_OK)
         status = nf_rows_begin(&f->data, &f->ranks);
     if (status == NF_OK)
         status = nf_rows_begin(&f->held_out, &f->ranks);
     if (status == NF_OK)
-        status = check_all_data(f);
+        status = nf_fit_check_all_data(f);
     if (status != NF_OK)
         return status;
     const nf_floating saved = nf_floating_enter();
-    fill_defaults(f);
+    nf_fit_fill_defaults(f);
     nf_floating_leave(saved);
     return NF_OK;
 }

@@ -1,4 +1,4 @@
-/* A fit on its way: what fit.c works on and checkpoint.c writes down. */
+/* A fit on its way: what fit.c and its parts work on and checkpoint.c writes down. */
 #ifndef NF_API_FIT_H
 #define NF_API_FIT_H
 
@@ -7,6 +7,12 @@
 #include "api/shards.h"
 #include "api/units.h"
 #include "core/shuffle.h"
+
+/* Streams of the generator that a fit draws from. */
+enum { STREAM_SPLIT = 1, STREAM_NOISE = 2, STREAM_MATCH = 3, STREAM_MATCH_VALIDATION = 4, STREAM_EPOCH = 1000 };
+
+/* Held-out rows, or rows to look at, that a rank gathers at once. */
+#define VALIDATION_CHUNK ((size_t)1024)
 
 typedef struct nf_checkpoint nf_checkpoint;
 
@@ -42,6 +48,16 @@ typedef struct nf_fitting {
     double best_loss, last_norm, seconds_begun;
     uint64_t evaluations; /* of right-hand sides in this epoch */
 } nf_fitting;
+
+/* The checks of this rank's arguments; of what can be said of the data of all ranks only (collective); and the defaults that follow from both. */
+nf_status nf_fit_check_arguments(const nf_fitting *f, const nf_fit_report *report);
+nf_status nf_fit_check_all_data(nf_fitting *f);
+void nf_fit_fill_defaults(nf_fitting *f);
+nf_optimizer_config nf_fit_standard_optimizer(const nf_fitting *f);
+
+/* Collective: the held-out loss of the parameters that would be kept now, their average where there is one; NaN when no row counts. */
+nf_status nf_fit_validate(nf_fitting *f, double *loss);
+double nf_fit_mean(double sum, double weight); /* NaN when nothing was weighed */
 
 /*
  * Take up config.checkpoint: a file that is there is read into the fit, whose parameters, average, best ones, optimizer and report become those that

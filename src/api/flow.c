@@ -15,6 +15,13 @@ nf_status nf_check_pointer(const char *function, const char *name, const void *p
     return pointer ? NF_OK : nf_fail(NF_ERR_ARGUMENT, function, "%s is NULL", name);
 }
 
+bool nf_finite_row(const double *row, size_t columns) {
+    for (size_t i = 0; i < columns; i++)
+        if (!isfinite(row[i]))
+            return false;
+    return true;
+}
+
 nf_status nf_read_config(const char *function, const void *config, void *out, size_t size, size_t first_size) {
     if (!config)
         return nf_fail(NF_ERR_ARGUMENT, function, "config is NULL");

@@ -302,13 +302,6 @@ typedef struct kl_chunk {
     nf_shard_sum *sums; /* of the slots */
 } kl_chunk;
 
-static bool finite_row(const double *row, size_t dim) {
-    for (size_t i = 0; i < dim; i++)
-        if (!isfinite(row[i]))
-            return false;
-    return true;
-}
-
 /* The target sees only finite points: a bad row is shown as a copy of a good one (or the origin), and not counted. */
 static void cover_bad_rows(double *x, const double *log_q, size_t rows, size_t dim) {
     size_t good = 0;
@@ -332,7 +325,7 @@ static void take_target(const nf_flow *flow, nf_workspace *ws, const kl_chunk *c
         double *g = ws->target_gradient + r * dim;
         if (!isfinite(ws->target_log_q[r]))
             continue;
-        if (isfinite(ws->target_log_p[r]) && finite_row(g, dim)) {
+        if (isfinite(ws->target_log_p[r]) && nf_finite_row(g, dim)) {
             nf_shard_sum *sum = &chunk->sums[(chunk->tile + r / tile_rows) % chunk->slots];
             sum->loss += ws->target_log_q[r] - ws->target_log_p[r];
             sum->good += 1.0;
