@@ -208,6 +208,9 @@ typedef struct batch {
     size_t rows; /* of all ranks */
 } batch;
 
+/* Rows that draw their noise together. */
+#define NOISE_ROWS ((size_t)64)
+
 /*
  * Gaussian noise on the rows of a batch; row i of the epoch draws the same whatever the batch size. It shrinks as the learning rate does, so
  * that the held-out loss finds, by choosing an epoch, how much smoothing the data want.
@@ -217,14 +220,20 @@ static void add_noise(const batch *b, uint64_t position, size_t rows, double noi
     const size_t dim = f->flow->model.dim;
     uint32_t key[2];
     nf_philox_key(f->config.seed, STREAM_NOISE, key);
-    for (size_t r = 0; r < rows; r++)
+    for (size_t r = 0, count; r < rows; r += count) {
+        /* Rows whose places follow one another, as all do on a single rank, draw together. */
+        for (count = 1; count < NOISE_ROWS && r + count < rows && b->place[r + count] == b->place[r] + count; count++)
+            ;
         for (size_t i = 0; i < dim; i += 2) {
-            double even, odd;
-            f->flow->engine->normals(key, position + b->place[r], i / 2, 1, &even, &odd);
-            b->x[r * dim + i] += noise * f->column_sd[i] * even;
-            if (i + 1 < dim)
-                b->x[r * dim + i + 1] += noise * f->column_sd[i + 1] * odd;
+            double even[NOISE_ROWS], odd[NOISE_ROWS], *x = b->x + r * dim + i;
+            f->flow->engine->normals(key, position + b->place[r], i / 2, count, even, odd);
+            for (size_t k = 0; k < count; k++, x += dim) {
+                x[0] += noise * f->column_sd[i] * even[k];
+                if (i + 1 < dim)
+                    x[1] += noise * f->column_sd[i + 1] * odd[k];
+            }
         }
+    }
 }
 
 static double rate_at(const fit *f, size_t epoch, size_t step) {
