@@ -365,8 +365,8 @@ static void bias_gradient(size_t out, size_t panels, const real *dY, size_t y_st
     for (size_t j = 0; j < out; j += VEC_LANES) {
         const size_t count = smaller(out - j, VEC_LANES);
         vec s[VEC_LANES];
-        for (size_t i = 0; i < VEC_LANES; i++)
-            s[i] = i < count ? row_sum(panels, dY + (j + i) * PANEL, y_stride) : vec_zero();
+        VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) s[i] =
+            i < count ? row_sum(panels, dY + (j + i) * PANEL, y_stride) : vec_zero();
         add_lanes(dbias + j, vec_sum_rows(s), count);
     }
 }
@@ -379,7 +379,7 @@ static void small_gradient(size_t out, size_t in, size_t panels, const real *dY,
     for (size_t e = 0; e < size; e += VEC_LANES) {
         const size_t count = smaller(size - e, VEC_LANES);
         vec s[VEC_LANES];
-        for (size_t i = 0; i < VEC_LANES; i++) {
+        VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) {
             if (i >= count) {
                 s[i] = vec_zero();
                 continue;

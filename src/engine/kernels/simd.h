@@ -169,8 +169,13 @@ VEC_INLINE vec vec_sum_rows(vec r[VEC_LANES]) {
 
 /* The halving of panel_sum from a whole panel down to one vector. */
 VEC_INLINE vec vec_fold_panel(vec v[PANEL_VECS]) {
-    VEC_UNROLL for (int w = PANEL_VECS / 2; w > 0; w /= 2) { VEC_UNROLL for (int i = 0; i < w; i++) v[i] = v[i] + v[i + w]; }
-    return v[0];
+#if PANEL_VECS > 4
+    VEC_UNROLL for (int i = 0; i < 4; i++) v[i] = v[i] + v[i + 4];
+#endif
+#if PANEL_VECS > 2
+    VEC_UNROLL for (int i = 0; i < 2; i++) v[i] = v[i] + v[i + 2];
+#endif
+    return v[0] + v[1];
 }
 
 /*
