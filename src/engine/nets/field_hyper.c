@@ -383,42 +383,49 @@ static real dot(size_t padded, const real *a, const real *b) {
 }
 
 /*
- * h = tanh(W z + B) for the active ones of VEC_LANES samples, a row of `h` each; `d` is a constant where this is called for few dimensions,
- * and the loops melt into one. Many samples at a time, because a call loads some twenty constants.
+ * a = W z + B for the active ones of VEC_LANES samples, a row each; `d` is a constant where this is called for few dimensions, and the loops
+ * melt into one.
  */
-VEC_INLINE void activate_units(size_t d, const field_hyper *f, real *const *nodes, const unsigned char *active, const real *z, real *restrict h) {
+VEC_INLINE void combine_units(size_t d, const field_hyper *f, real *const *nodes, const unsigned char *active, const real *z, real *restrict a) {
     const size_t padded = f->padded;
     for (size_t i = 0; i < VEC_LANES; i++) {
         if (!active[i])
             continue;
         const entry_rows n = rows_at(f, nodes[i]);
         const real *restrict w = n.w, *restrict b = n.b;
-        for (size_t k = 0; k < padded; k += PANEL) {
-            _Alignas(NF_ALIGN) real a[PANEL];
-            for (size_t l = 0; l < PANEL; l++) /* not a copy of b first: gcc makes short moves of it, which the next loads wait for */
-                a[l] = madd(w[k + l], z[i], b[k + l]);
+        real *restrict row = a + i * padded;
+        for (size_t k = 0; k < padded; k += VEC_LANES) {
+            vec sum = vec_madd(vec_load(w + k), vec_set1(z[i]), vec_load(b + k));
             for (size_t o = 1; o < d; o++)
-                for (size_t l = 0; l < PANEL; l++)
-                    a[l] = madd(w[o * padded + k + l], z[o * PANEL + i], a[l]);
-            for (size_t l = 0; l < PANEL; l++)
-                h[i * padded + k + l] = vm_tanh(a[l]);
+                sum = vec_madd(vec_load(w + o * padded + k), vec_set1(z[o * PANEL + i]), sum);
+            vec_store(row + k, sum);
         }
     }
 }
 
-static void activate_samples(const field_hyper *f, real *const *nodes, const unsigned char *active, const real *z, real *restrict h) {
+static void combine_samples(const field_hyper *f, real *const *nodes, const unsigned char *active, const real *z, real *restrict a) {
     switch (f->shape.dim) {
     case 1:
-        activate_units(1, f, nodes, active, z, h);
+        combine_units(1, f, nodes, active, z, a);
         return;
     case 2:
-        activate_units(2, f, nodes, active, z, h);
+        combine_units(2, f, nodes, active, z, a);
         return;
     case 3:
-        activate_units(3, f, nodes, active, z, h);
+        combine_units(3, f, nodes, active, z, a);
         return;
     default:
-        activate_units(f->shape.dim, f, nodes, active, z, h);
+        combine_units(f->shape.dim, f, nodes, active, z, a);
+    }
+}
+
+/* h = tanh(W z + B): of samples that stand side by side at once, because each loop loads some twenty constants. */
+static void activate_samples(const field_hyper *f, real *const *nodes, const unsigned char *active, const real *z, real *restrict h) {
+    combine_samples(f, nodes, active, z, h);
+    for (size_t i = 0, end; i < VEC_LANES; i = end + 1) {
+        for (end = i; end < VEC_LANES && active[end]; end++)
+            ;
+        R(activate)(NF_TANH, (end - i) * f->padded, h + i * f->padded);
     }
 }
 
@@ -512,11 +519,12 @@ void R(field_hyper_rates)(field_hyper *f, size_t stage, const double *t, const u
 
 /* ---- the vjp */
 
-/* The parts that come of the Jacobian's norm: e_n += sum_ij dJ_ij u_in w_jn, and with gradients those of u and w. */
+/* The parts that come of the Jacobian's norm: e_n = sum_ij dJ_ij u_in w_jn, and with gradients those of u and w. */
 static void square_vjp(const field_hyper *f, const entry_rows *n, const entry_rows *to, const real *h, real d_square, real *restrict e) {
     const size_t d = f->shape.dim, padded = f->padded;
     real *restrict g = f->rows, *spare = f->rows + padded, *jac = f->rows + 2 * padded;
     jacobian(f, n, h, spare, jac);
+    memset(e, 0, padded * sizeof(real));
     for (size_t k = 0; k < padded; k++)
         g[k] = madd(-h[k], h[k], 1);
     for (size_t i = 0; i < d; i++)
@@ -536,17 +544,19 @@ static void square_vjp(const field_hyper *f, const entry_rows *n, const entry_ro
 }
 
 /*
- * Some samples that stand at the same instant: e, a row each, becomes the cotangent of W z + B: g (sum_i dk_i u_i - 2 h e). Where the
+ * Some samples that stand at the same instant: e, a row each, becomes the cotangent of W z + B: g (sum_i dk_i u_i - 2 h e). Unless e has `begun`, with the
+ * Jacobian's norm, it counts as 0. Where the
  * gradients of the instant's entry are wanted (`to`), they are summed in registers over the samples, in their order.
  */
-VEC_INLINE void unit_cotangents(size_t d, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z, const real *dk,
-                                const real *d_trace, const real *restrict h, real *restrict e) {
+VEC_INLINE void unit_cotangents(size_t d, bool begun, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z,
+                                const real *dk, const real *d_trace, const real *restrict h, real *restrict e) {
     const vec one = vec_set1(1), minus_two = vec_set1(-2);
     for (size_t k = 0; k < padded; k += VEC_LANES) {
         vec to_b = to ? vec_load(to->b + k) : vec_zero(), to_c = to ? vec_load(to->c + k) : vec_zero();
         for (size_t s = 0; s < count; s++) {
             const vec trace = vec_set1(d_trace[s]), t = vec_load(h + s * padded + k), g = vec_madd(-t, t, one);
-            vec a = vec_madd(trace, vec_load(n->c + k), vec_load(e + s * padded + k)) * (minus_two * t);
+            const vec start = begun ? vec_load(e + s * padded + k) : vec_zero();
+            vec a = vec_madd(trace, vec_load(n->c + k), start) * (minus_two * t);
             for (size_t i = 0; i < d; i++)
                 a = vec_madd(vec_set1(dk[i * VEC_LANES + s]), vec_load(n->u + i * padded + k), a);
             a = a * g;
@@ -570,12 +580,12 @@ VEC_INLINE void unit_cotangents(size_t d, size_t padded, size_t count, const ent
     }
 }
 
-static void sample_cotangents(size_t d, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z, const real *dk,
-                              const real *d_trace, const real *h, real *e) {
-    if (d == 2)
-        unit_cotangents(2, padded, count, n, to, z, dk, d_trace, h, e);
+static void sample_cotangents(size_t d, bool begun, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z,
+                              const real *dk, const real *d_trace, const real *h, real *e) {
+    if (d == 2 && !begun)
+        unit_cotangents(2, false, padded, count, n, to, z, dk, d_trace, h, e);
     else
-        unit_cotangents(d, padded, count, n, to, z, dk, d_trace, h, e);
+        unit_cotangents(d, begun, padded, count, n, to, z, dk, d_trace, h, e);
 }
 
 /* The sums that the gradients of active lanes go to. */
@@ -602,7 +612,6 @@ void R(field_hyper_vjp)(field_hyper *f, size_t stage, const double *t, const uns
         real *rows = kept ? kept_at(f, stage, first) : f->activations, *e = f->errors;
         if (!kept)
             activate_samples(f, nodes + first, on, z + first, rows);
-        memset(e, 0, VEC_LANES * padded * sizeof(real));
         for (size_t i = 0, run; i < VEC_LANES; i += run) {
             const size_t l = first + i;
             run = 1;
@@ -621,9 +630,10 @@ void R(field_hyper_vjp)(field_hyper *f, size_t stage, const double *t, const uns
                     if (d_speed && d_speed[l + s] != 0)
                         *to_dk = madd(2 * d_speed[l + s], dot(padded, n.u + o * padded, rows + (i + s) * padded), *to_dk);
                 }
-            if (d_square && d_square[l] != 0)
+            const bool begun = d_square && d_square[l] != 0;
+            if (begun)
                 square_vjp(f, &n, sum ? &to : NULL, rows + i * padded, d_square[l], e + i * padded);
-            sample_cotangents(d, padded, run, &n, sum ? &to : NULL, z + l, dk, d_trace + l, rows + i * padded, e + i * padded);
+            sample_cotangents(d, begun, padded, run, &n, sum ? &to : NULL, z + l, dk, d_trace + l, rows + i * padded, e + i * padded);
             for (size_t s = 0; s < run; s++)
                 for (size_t o = 0; o < d; o++)
                     vec_store(part_at(f, o, i + s), partial_dot(padded, n.w + o * padded, e + (i + s) * padded));
