@@ -214,11 +214,12 @@ static int show_progress(void *user, const nf_fit_progress *p) {
     return line->stopped;
 }
 
-/* The library's defaults, which suit a few hundred rows; many rows go in larger batches, so that it does not take long, and with less blur. */
+/* The library's defaults, which suit a few hundred rows; many rows go in larger batches, so that it does not take long, and with less blur, none of it wide. */
 static nf_status fit(const options *o, const rows *r, nf_flow *flow, progress_line *line, nf_fit_report *report) {
     const bool many = r->training >= 4000;
     const size_t batch = many ? 256 : 64, epochs = STEPS * batch / r->training;
     const nf_fit_config *config = NF_CONFIG(nf_fit_config, .batch_size = batch, .seed = o->seed, .noise = many ? 0.05 : 0.0,
+                                            .contamination = many ? -1.0 : 0.0,
                                             .epochs = o->epochs ? o->epochs : epochs < 20 ? 20 : epochs > 300 ? 300 : epochs,
                                             .progress = show_progress, .progress_user = line);
     return nf_fit(flow, r->training, r->values, NULL, config, report);

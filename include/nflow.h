@@ -569,6 +569,8 @@ typedef struct nf_fit_config {
     const nf_allocator *allocator; /* of the fit's own memory; NULL: the flow's */
     nf_rows_fn read;          /* gives the rows in place of x and context, which are NULL then; NULL: none */
     void *read_user;
+    double contamination; /* share of the rows whose noise is 8 times as wide (the contaminated normal of Tukey 1960), by which a flow learns to leave
+                             some density far out; at most 1; default .02 with couplings, else 0; negative: off */
 } nf_fit_config;
 
 /* What a fit came to. */

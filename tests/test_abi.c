@@ -282,7 +282,8 @@ AT(nf_fit_config, progress_user, 192);
 AT(nf_fit_config, allocator, 200);
 AT(nf_fit_config, read, 208);
 AT(nf_fit_config, read_user, 216);
-ENDS(nf_fit_config, read_user, 224);
+AT(nf_fit_config, contamination, 224);
+ENDS(nf_fit_config, contamination, 232);
 
 AT(nf_fit_report, struct_size, 0);
 AT(nf_fit_report, epochs_run, 8);

@@ -366,6 +366,8 @@ START_TEST(fit_configs) {
         {"ema_decay is nan", NF_ERR_ARGUMENT, {.ema_decay = NAN}},
         {"noise is nan", NF_ERR_ARGUMENT, {.noise = NAN}},
         {"noise is inf", NF_ERR_ARGUMENT, {.noise = INFINITY}},
+        {"contamination is 1.5", NF_ERR_ARGUMENT, {.contamination = 1.5}},
+        {"contamination is nan", NF_ERR_ARGUMENT, {.contamination = NAN}},
         {"schedule_factor is 1.5", NF_ERR_ARGUMENT, {.schedule_factor = 1.5}},
         {"schedule_factor is nan", NF_ERR_ARGUMENT, {.schedule_factor = NAN}},
         {"validation_fraction is 1", NF_ERR_ARGUMENT, {.validation_fraction = 1}},

@@ -306,6 +306,7 @@ static const struct difference {
     {{.validation_fraction = 0.5}, "validation_rows is 150, and there it is 30"},
     {{.ema_decay = 0.5}, "ema_decay is 0.5, and there it is 0.998"},
     {{.noise = 0.5}, "noise is 0.5, and there it is 0.25"},
+    {{.contamination = 0.5}, "contamination is 0.5, and there it is 0.02"},
     {{.training_tolerance = 0.5}, "training_tolerance is 0.5, and there it is 0.001"},
     {{.standardize = -1}, "standardize is 0, and there it is 1"},
     {{.optimizer = &momentum}, "optimizer.kind is 2, and there it is 1"},

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "support.h"
+#include "toy.h"
 
 enum { ROWS = 600, DIM = 2 };
 
@@ -436,16 +437,18 @@ START_TEST(the_average_is_exponential) {
 }
 END_TEST
 
-/* An affine layer alone under constant noise learns the spread of data and noise together: sd sqrt(1 + noise^2). */
+/* An affine layer alone under constant noise learns the spread of data and noise together: sd sqrt(1 + noise^2 (1 + 63 contamination)). */
 START_TEST(noise_has_the_spread_of_the_columns) {
     enum { MANY = 5000 };
+    const double shares[] = {0, 0.2, 1};
     const nf_optimizer_config adam = {.struct_size = sizeof adam, .learning_rate = 0.02};
     double *x = gaussian_rows(1, MANY), theta[2 * DIM];
     nf_flow *flow;
-    nf_fit_config config = plain(40);
+    nf_fit_config config = plain(_i ? 80 : 40);
     must(nf_affine_create(DIM, NF_DOUBLE, &flow));
     config.optimizer = &adam;
     config.noise = 0.75;
+    config.contamination = shares[_i]; /* 0: none, because there are no couplings */
     config.ema_decay = 0.99;
     config.batch_size = 500;
     config.validation_fraction = -1;
@@ -453,12 +456,34 @@ START_TEST(noise_has_the_spread_of_the_columns) {
     must(nf_get_parameters(flow, theta));
     const double sd[DIM] = {2.385, sqrt(1.1 * 1.1 + 0.485 * 0.485)}, mean[DIM] = {17.5, -3.85};
     for (size_t i = 0; i < DIM; i++) {
-        const double expected = sd[i] * sqrt(1 + 0.75 * 0.75);
+        const double expected = sd[i] * sqrt(1 + 0.75 * 0.75 * (1 + 63 * shares[_i]));
         ck_assert_msg(fabs(exp(theta[i]) / expected - 1) < 0.06, "column %zu: sd %g, not %g", i, exp(theta[i]), expected);
-        ck_assert_msg(fabs(theta[DIM + i] - mean[i]) < 0.2 * sd[i], "column %zu: mean %g", i, theta[DIM + i]);
+        ck_assert_msg(fabs(theta[DIM + i] - mean[i]) < (_i ? 0.4 : 0.2) * sd[i], "column %zu: mean %g", i, theta[DIM + i]);
     }
     free(x);
     nf_flow_free(flow);
+}
+END_TEST
+
+/*
+ * What a held-out row may meet: the parabola of the boomerang goes on where 400 rows have none, at y = +-20, five standard deviations out, where the true density
+ * is exp(-15). Without contamination some of these fits leave exp(-90,000) there.
+ */
+START_TEST(far_rows_keep_some_density) {
+    enum { FITS = 8, TRAINED = 400 };
+    const toy_set *set = toy_find("boomerang");
+    const double far[2 * DIM] = {100, 20, 100, -20};
+    double *x = new_numbers(TRAINED * DIM), sum = 0;
+    for (uint64_t seed = 1; seed <= FITS; seed++) {
+        nf_flow *flow;
+        toy_rows(set, seed, 0, TRAINED, x);
+        must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = DIM, .seed = seed, .precision = NF_SINGLE), &flow));
+        must(nf_fit(flow, TRAINED, x, NULL, NF_CONFIG(nf_fit_config, .seed = seed, .epochs = 100), NULL));
+        sum += mean_nll(flow, far, NULL, 2) / FITS;
+        nf_flow_free(flow);
+    }
+    ck_assert_msg(sum < 150, "%g nats on the average", sum);
+    free(x);
 }
 END_TEST
 
@@ -629,7 +654,8 @@ int main(void) {
     tcase_add_test(settings, schedules_are_what_they_say);
     tcase_add_test(settings, weights_are_repetitions);
     tcase_add_test(settings, the_average_is_exponential);
-    tcase_add_test(settings, noise_has_the_spread_of_the_columns);
+    tcase_add_loop_test(settings, noise_has_the_spread_of_the_columns, 0, 3);
+    tcase_add_test(settings, far_rows_keep_some_density);
     tcase_add_test(settings, standardizing_is_for_untouched_affine_layers);
     tcase_add_test(settings, units_of_the_columns_do_not_decide);
     tcase_add_loop_test(wrong, what_is_not_finite_never_reaches_the_parameters, 0, 2);

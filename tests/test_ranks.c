@@ -418,6 +418,7 @@ START_TEST(arguments_of_one_rank) {
                  {NF_ERR_MISMATCH, "config->batch_size is 50, and on rank 0 it is 600 (rank 1 of 3)", {.batch_size = 50}},
                  {NF_ERR_MISMATCH, "config->seed is", {.seed = UINT64_C(1) << 40}},
                  {NF_ERR_MISMATCH, "config->noise", {.noise = .5}},
+                 {NF_ERR_MISMATCH, "config->contamination is 0.5, and on rank 0 it is 0.02", {.contamination = .5}},
                  {NF_ERR_MISMATCH, "optimizer->kind", {.optimizer = &optimizer}},
                  {NF_ERR_ARGUMENT, "noise is nan", {.noise = NAN}}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
@@ -427,6 +428,7 @@ START_TEST(arguments_of_one_rank) {
         own.batch_size = cases[i].change.batch_size ? cases[i].change.batch_size : own.batch_size;
         own.seed = cases[i].change.seed ? cases[i].change.seed : own.seed;
         own.noise = cases[i].change.noise;
+        own.contamination = cases[i].change.contamination;
         own.optimizer = cases[i].change.optimizer;
         t->own[1] = &own;
         t->seed[2] = 8;

@@ -113,8 +113,8 @@ nf_flow *train_flow(const train_options *o, const train_data *d) {
 /* ---- Settings */
 
 /*
- * The library's defaults suit some hundred rows. Many go in larger batches, so that a fit does not take long, with less noise, because they
- * need less of it, and for as many epochs as make about STEPS steps. A step of flow matching costs little, and says little.
+ * The library's defaults suit some hundred rows. Many go in larger batches, so that a fit does not take long, with less noise and none of it wide,
+ * because they need less of it, and for as many epochs as make about STEPS steps. A step of flow matching costs little, and says little.
  */
 void train_config(const train_options *o, const train_data *d, nf_fit_config *config, nf_optimizer_config *optimizer) {
     const bool many = d->training >= MANY_ROWS, very_many = d->training >= VERY_MANY_ROWS;
@@ -138,7 +138,8 @@ void train_config(const train_options *o, const train_data *d, nf_fit_config *co
                               .noise = o->noise > 0.0         ? o->noise
                                        : o->noise == 0.0      ? -1.0
                                        : many && !o->matching ? 0.05
-                                                              : 0.0};
+                                                              : 0.0,
+                              .contamination = many ? -1.0 : 0.0};
     if (d->held_out > 0) {
         config->validation_rows = d->held_out;
         config->validation_x = d->x + d->training * d->dim;

@@ -302,6 +302,7 @@ class fit_config : public training_config<nf_fit_config, nf_fit_progress, fit_co
         return *this;
     }
     fit_config &noise(double value) { return set(&nf_fit_config::noise, value); }
+    fit_config &contamination(double value) { return set(&nf_fit_config::contamination, value); }
     fit_config &training_tolerance(double value) { return set(&nf_fit_config::training_tolerance, value); }
     fit_config &standardize(int value) { return set(&nf_fit_config::standardize, value); }
     fit_config &pairing(nf_pairing value) { return set(&nf_fit_config::pairing, value); }

@@ -188,6 +188,7 @@ module nflow
         type(c_ptr) :: progress_user = c_null_ptr, allocator = c_null_ptr
         type(c_funptr) :: read = c_null_funptr
         type(c_ptr) :: read_user = c_null_ptr
+        real(c_double) :: contamination = 0
     end type
 
     type, bind(C) :: nf_fit_report

@@ -127,7 +127,7 @@ class FitConfig(_Struct):
                         ("schedule_step", Z), ("schedule_factor validation_fraction", D), ("validation_rows", Z),
                         ("validation_x validation_context validation_weight weight", P), ("ema_decay noise training_tolerance", D),
                         ("standardize pairing", I), ("checkpoint", P), ("checkpoint_every", Z),
-                        ("comm progress progress_user allocator read read_user", P))
+                        ("comm progress progress_user allocator read read_user", P), ("contamination", D))
 
 
 class FitReport(_Struct):

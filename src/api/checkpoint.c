@@ -153,6 +153,7 @@ static void describe(const nf_fitting *f, nf_checkpoint *c) {
     set_real(c, "schedule_factor", config->schedule_factor);
     set_real(c, "ema_decay", config->ema_decay);
     set_real(c, "noise", config->noise);
+    set_real(c, "contamination", config->contamination);
     set_real(c, "training_tolerance", config->training_tolerance);
     set_count(c, "standardize", config->standardize >= 0);
     set_count(c, "optimizer.kind", (uint64_t)u->kind);

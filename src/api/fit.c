@@ -211,6 +211,24 @@ typedef struct batch {
 /* Rows that draw their noise together. */
 #define NOISE_ROWS ((size_t)64)
 
+/* How much wider the noise of some rows is (nf_fit_config.contamination). */
+#define WIDE_NOISE 8.0
+
+/* The standard deviations of the noise of rows position .. position + count - 1 of all epochs, in those of the columns. */
+static void noise_widths(const fit *f, uint64_t position, size_t count, double noise, double *width) {
+    const double limit = f->config.contamination * 0x1p32;
+    uint32_t key[2];
+    nf_philox_key(f->config.seed, STREAM_WIDE, key);
+    for (size_t k = 0; k < count; k++) {
+        const uint64_t place = position + k;
+        const uint32_t counter[4] = {(uint32_t)place, (uint32_t)(place >> 32), 0, 0};
+        uint32_t drawn[4] = {UINT32_MAX, 0, 0, 0};
+        if (limit > 0.0)
+            nf_philox(key, counter, drawn);
+        width[k] = drawn[0] < limit ? WIDE_NOISE * noise : noise;
+    }
+}
+
 /*
  * Gaussian noise on the rows of a batch; row i of the epoch draws the same whatever the batch size. It shrinks as the learning rate does, so
  * that the held-out loss finds, by choosing an epoch, how much smoothing the data want.
@@ -224,13 +242,15 @@ static void add_noise(const batch *b, uint64_t position, size_t rows, double noi
         /* Rows whose places follow one another, as all do on a single rank, draw together. */
         for (count = 1; count < NOISE_ROWS && r + count < rows && b->place[r + count] == b->place[r] + count; count++)
             ;
+        double even[NOISE_ROWS], odd[NOISE_ROWS], width[NOISE_ROWS];
+        noise_widths(f, position + b->place[r], count, noise, width);
         for (size_t i = 0; i < dim; i += 2) {
-            double even[NOISE_ROWS], odd[NOISE_ROWS], *x = b->x + r * dim + i;
+            double *x = b->x + r * dim + i;
             f->flow->engine->normals(key, position + b->place[r], i / 2, count, even, odd);
             for (size_t k = 0; k < count; k++, x += dim) {
-                x[0] += noise * f->column_sd[i] * even[k];
+                x[0] += width[k] * f->column_sd[i] * even[k];
                 if (i + 1 < dim)
-                    x[1] += noise * f->column_sd[i + 1] * odd[k];
+                    x[1] += width[k] * f->column_sd[i + 1] * odd[k];
             }
         }
     }
@@ -494,6 +514,7 @@ static nf_status compare_settings(fit *f) {
                                         {"config->schedule_factor", c->schedule_factor},
                                         {"config->ema_decay", c->ema_decay},
                                         {"config->noise", c->noise},
+                                        {"config->contamination", c->contamination},
                                         {"config->training_tolerance", c->training_tolerance},
                                         {"config->standardize", c->standardize},
                                         NF_OPTIMIZER_SETTINGS(f->optimizer)};

@@ -9,7 +9,7 @@
 #include "core/shuffle.h"
 
 /* Streams of the generator that a fit draws from. */
-enum { STREAM_SPLIT = 1, STREAM_NOISE = 2, STREAM_MATCH = 3, STREAM_MATCH_VALIDATION = 4, STREAM_EPOCH = 1000 };
+enum { STREAM_SPLIT = 1, STREAM_NOISE = 2, STREAM_MATCH = 3, STREAM_MATCH_VALIDATION = 4, STREAM_WIDE = 5, STREAM_EPOCH = 1000 };
 
 /* Held-out rows, or rows to look at, that a rank gathers at once. */
 #define VALIDATION_CHUNK ((size_t)1024)
