@@ -214,19 +214,12 @@ typedef struct batch {
 /* How much wider the noise of some rows is (nf_fit_config.contamination). */
 #define WIDE_NOISE 8.0
 
-/* The standard deviations of the noise of rows position .. position + count - 1 of all epochs, in those of the columns. */
-static void noise_widths(const fit *f, uint64_t position, size_t count, double noise, double *width) {
-    const double limit = f->config.contamination * 0x1p32;
-    uint32_t key[2];
-    nf_philox_key(f->config.seed, STREAM_WIDE, key);
-    for (size_t k = 0; k < count; k++) {
-        const uint64_t place = position + k;
-        const uint32_t counter[4] = {(uint32_t)place, (uint32_t)(place >> 32), 0, 0};
-        uint32_t drawn[4] = {UINT32_MAX, 0, 0, 0};
-        if (limit > 0.0)
-            nf_philox(key, counter, drawn);
-        width[k] = drawn[0] < limit ? WIDE_NOISE * noise : noise;
-    }
+/* Whether row `place` of all epochs is one of those. */
+static bool is_wide(const fit *f, const uint32_t key[2], uint64_t place) {
+    const uint32_t counter[4] = {(uint32_t)place, (uint32_t)(place >> 32), 0, 0};
+    uint32_t drawn[4];
+    nf_philox(key, counter, drawn);
+    return drawn[0] < f->config.contamination * 0x1p32;
 }
 
 /*
@@ -236,17 +229,21 @@ static void noise_widths(const fit *f, uint64_t position, size_t count, double n
 static void add_noise(const batch *b, uint64_t position, size_t rows, double noise) {
     const fit *f = b->f;
     const size_t dim = f->flow->model.dim;
-    uint32_t key[2];
+    const bool contaminated = f->config.contamination > 0.0;
+    uint32_t key[2], wide_key[2];
     nf_philox_key(f->config.seed, STREAM_NOISE, key);
+    nf_philox_key(f->config.seed, STREAM_WIDE, wide_key);
     for (size_t r = 0, count; r < rows; r += count) {
         /* Rows whose places follow one another, as all do on a single rank, draw together. */
+        const uint64_t place = position + b->place[r];
         for (count = 1; count < NOISE_ROWS && r + count < rows && b->place[r + count] == b->place[r] + count; count++)
             ;
         double even[NOISE_ROWS], odd[NOISE_ROWS], width[NOISE_ROWS];
-        noise_widths(f, position + b->place[r], count, noise, width);
+        for (size_t k = 0; k < count; k++)
+            width[k] = contaminated && is_wide(f, wide_key, place + k) ? WIDE_NOISE * noise : noise;
         for (size_t i = 0; i < dim; i += 2) {
             double *x = b->x + r * dim + i;
-            f->flow->engine->normals(key, position + b->place[r], i / 2, count, even, odd);
+            f->flow->engine->normals(key, place, i / 2, count, even, odd);
             for (size_t k = 0; k < count; k++, x += dim) {
                 x[0] += width[k] * f->column_sd[i] * even[k];
                 if (i + 1 < dim)

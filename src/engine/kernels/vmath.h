@@ -150,10 +150,8 @@ VM_INLINE real vm_exp(real x) {
     return madd(p, scale, scale) * vm_from_bits(second << VM_MANTISSA_BITS);
 }
 
-/* 2^VM_LIFT exp(y + y_lo) for -VM_LIFTED_EDGE <= y <= 0 and a correction y_lo far below it in size: one normal factor is enough. */
-VM_INLINE real vm_exp_lifted_sum(real y, real y_lo) {
-    real_uint exponent;
-    const real r = vm_exp_remainder(y, VM_BIAS + VM_LIFT, &exponent) + y_lo;
+/* 2^VM_LIFT exp(y) of a remainder r of y, -VM_LIFTED_EDGE <= y <= 0, and its exponent: one normal factor is enough. */
+VM_INLINE real vm_exp_raised(real r, real_uint exponent) {
     const real scale = vm_from_bits(exponent << VM_MANTISSA_BITS);
     return madd(vm_expm1_near(r), scale, scale);
 }
@@ -161,8 +159,14 @@ VM_INLINE real vm_exp_lifted_sum(real y, real y_lo) {
 VM_INLINE real vm_exp_lifted(real y) {
     real_uint exponent;
     const real r = vm_exp_remainder(y, VM_BIAS + VM_LIFT, &exponent);
-    const real scale = vm_from_bits(exponent << VM_MANTISSA_BITS);
-    return madd(vm_expm1_near(r), scale, scale);
+    return vm_exp_raised(r, exponent);
+}
+
+/* The same of y + y_lo, for a correction y_lo far below y in size. */
+VM_INLINE real vm_exp_lifted_sum(real y, real y_lo) {
+    real_uint exponent;
+    const real r = vm_exp_remainder(y, VM_BIAS + VM_LIFT, &exponent) + y_lo;
+    return vm_exp_raised(r, exponent);
 }
 
 /* exp(-|x|), the quantity that the logistic functions are made of. */
