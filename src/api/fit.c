@@ -236,11 +236,12 @@ static void add_noise(const batch *b, uint64_t position, size_t rows, double noi
     for (size_t r = 0, count; r < rows; r += count) {
         /* Rows whose places follow one another, as all do on a single rank, draw together. */
         const uint64_t place = position + b->place[r];
-        for (count = 1; count < NOISE_ROWS && r + count < rows && b->place[r + count] == b->place[r] + count; count++)
-            ;
         double even[NOISE_ROWS], odd[NOISE_ROWS], width[NOISE_ROWS];
-        for (size_t k = 0; k < count; k++)
-            width[k] = contaminated && is_wide(f, wide_key, place + k) ? WIDE_NOISE * noise : noise;
+        count = 0;
+        do {
+            width[count] = contaminated && is_wide(f, wide_key, place + count) ? WIDE_NOISE * noise : noise;
+            count++;
+        } while (count < NOISE_ROWS && r + count < rows && position + b->place[r + count] == place + count);
         for (size_t i = 0; i < dim; i += 2) {
             double *x = b->x + r * dim + i;
             f->flow->engine->normals(key, place, i / 2, count, even, odd);
