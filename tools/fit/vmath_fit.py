@@ -108,8 +108,8 @@ def fit_interval(f, a, b, n, rounds=25):
     return worst, substitute(powers_from_chebyshev(top), linear, (mp.mpf(1), mp.mpf(0)), n), None
 
 
-def fit_half_line(f, knee, b, degree, rounds=25):
-    """Degree - 1 over degree on [0, b], spread by y = (x - knee) / (x + knee)."""
+def fit_half_line(f, knee, b, n, m, rounds=25):
+    """Degree n over degree m on [0, b], spread by y = (x - knee) / (x + knee)."""
     knee, b = mp.mpf(knee), mp.mpf(b)
     last = (b - knee) / (b + knee)
     centre, half = (last - 1) / 2, (last + 1) / 2
@@ -117,12 +117,12 @@ def fit_half_line(f, knee, b, degree, rounds=25):
     def in_u(u):
         y = centre + half * u
         x = knee * (1 + y) / (1 - y)
-        return f(x) * (x + knee)            # the denominator brings one factor x + knee more than the numerator
+        return f(x) * (x + knee) ** (m - n)     # a polynomial of degree k in y brings k factors x + knee to the denominator
 
-    worst, top, bottom = lawson(in_u, degree - 1, degree, rounds)
+    worst, top, bottom = lawson(in_u, n, m, rounds)
     linear = ((-knee - centre * knee) / half, (1 - centre) / half)      # u = (y - centre) / half
-    top = substitute(powers_from_chebyshev(top), linear, (knee, mp.mpf(1)), degree - 1)
-    bottom = substitute(powers_from_chebyshev(bottom), linear, (knee, mp.mpf(1)), degree)
+    top = substitute(powers_from_chebyshev(top), linear, (knee, mp.mpf(1)), n)
+    bottom = substitute(powers_from_chebyshev(bottom), linear, (knee, mp.mpf(1)), m)
     return worst, [v / bottom[0] for v in top], [v / bottom[0] for v in bottom]
 
 
@@ -149,6 +149,12 @@ def cos_turns(z):
     return -2 * mp.sin(mp.pi * r) ** 2 / z if r > 1e-20 else -2 * mp.pi ** 2
 
 
+def half_tanh(z):
+    """tanh(x / 2) / (x / 2) with z = x^2"""
+    half = mp.sqrt(abs(z)) / 2
+    return mp.tanh(half) / half if half > 1e-20 else mp.mpf(1)
+
+
 def mills(a):
     """(1 - Phi(a)) / exp(-a^2 / 2)"""
     return mp.exp(a * a / 2) * mp.erfc(a / mp.sqrt(2)) / 2
@@ -157,7 +163,7 @@ def mills(a):
 HALF_LOG2 = "0.34658"                       # log(2)/2 and a little, for the rounding of the quotient
 LOG_Z = "0.029438"                          # ((sqrt 2 - 1) / (sqrt 2 + 1))^2 and a little
 
-# name -> (fit for float, fit for double)
+# name -> (fit for float, fit for double, or None)
 FITS = {
     "expm1_tail": (lambda: fit_interval(expm1_tail, "-" + HALF_LOG2, HALF_LOG2, 4),
                    lambda: fit_interval(expm1_tail, "-" + HALF_LOG2, HALF_LOG2, 10)),
@@ -169,14 +175,17 @@ FITS = {
                   lambda: fit_interval(sin_turns, 0, mp.mpf(1) / 64, 6)),
     "cos_turns": (lambda: fit_interval(cos_turns, 0, mp.mpf(1) / 64, 3),
                   lambda: fit_interval(cos_turns, 0, mp.mpf(1) / 64, 6)),
-    "mills": (lambda: fit_half_line(mills, 2, "14.9", 5),
-              lambda: fit_half_line(mills, "2.5", "38.9", 10)),
+    "half_tanh": (lambda: fit_half_line(half_tanh, 32, mp.mpf("8.7") ** 2, 3, 3), None),
+    "mills": (lambda: fit_half_line(mills, 2, "14.9", 4, 5),
+              lambda: fit_half_line(mills, "2.5", "38.9", 9, 10)),
 }
 
 
 def main():
     for name in sys.argv[1:] or FITS:
         for digits, suffix, fit in zip((9, 17), ("f", ""), FITS[name]):
+            if not fit:
+                continue
             worst, *parts = fit()
             print(f"{name} ({'float' if suffix else 'double'}): relative error {mp.nstr(worst, 3)}")
             for part in parts:

@@ -54,6 +54,17 @@ VM_INLINE real vm_poly_cos_turns(real z) {
     return madd(p, z, -1.97392088e1f);
 }
 
+/* tanh(x/2) / (x/2) = (1 + z top) / (1 + z bottom) for z = x^2 up to 8.7^2: error 1.6e-8, and a little beyond no more than tanh(x) feels */
+VM_INLINE real vm_poly_half_tanh_top(real z) {
+    const real p = madd(8.73816266e-8f, z, 1.60743261e-4f);
+    return madd(p, z, 3.15253918e-2f);
+}
+
+VM_INLINE real vm_poly_half_tanh_bottom(real z) {
+    const real p = madd(2.76360853e-6f, z, 1.39898816e-3f);
+    return madd(p, z, 1.14858679e-1f);
+}
+
 /*
  * exp(a^2/2) (1 - Phi(a)) for 0 <= a <= 14.9: error 6.2e-9. All coefficients are positive, so nothing cancels; and
  * the rounding of z, which weighs most for large a, is nearly the same in both polynomials and goes out in the quotient.
