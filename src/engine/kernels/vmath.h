@@ -24,8 +24,6 @@
 #if NF_SINGLE_BUILD
 #define VM_MANTISSA_BITS 23
 #define VM_BIAS 127 /* of the exponent field */
-#define VM_LIFT 40  /* raises the exponent of results that may underflow */
-#define VM_UNLIFT 0x1p-40f
 #define VM_ROUNDER 12582912.0f /* 1.5 * 2^23: adding it leaves the nearest integer in the lowest bits */
 #define VM_LOG2E 1.44269504f
 #define VM_LN2_HI 0.693145752f /* 15 bits: its product with an exponent is exact (Cody and Waite, 1980) */
@@ -41,8 +39,6 @@
 #else
 #define VM_MANTISSA_BITS 52
 #define VM_BIAS 1023
-#define VM_LIFT 100
-#define VM_UNLIFT 0x1p-100
 #define VM_ROUNDER 6755399441055744.0
 #define VM_LOG2E 1.4426950408889634
 #define VM_LN2_HI 6.93147180369123816490e-01
@@ -162,13 +158,6 @@ VM_INLINE real vm_exp_raised(real r, real_uint exponent) {
 VM_INLINE real vm_exp_lifted(real y) {
     real_uint exponent;
     const real r = vm_exp_remainder(y, VM_BIAS + VM_LIFT, &exponent);
-    return vm_exp_raised(r, exponent);
-}
-
-/* The same of y + y_lo, for a correction y_lo far below y in size. */
-VM_INLINE real vm_exp_lifted_sum(real y, real y_lo) {
-    real_uint exponent;
-    const real r = vm_exp_remainder(y, VM_BIAS + VM_LIFT, &exponent) + y_lo;
     return vm_exp_raised(r, exponent);
 }
 
@@ -361,14 +350,11 @@ VM_INLINE real vm_silu_value(real x, struct vm_silu_parts parts) {
     return madd(-(parts.a * parts.q), VM_UNLIFT, vm_positive_part(x));
 }
 
-/* D or 1 - D by the sign of x, for the lifted D: the slope of a function f with f(x) - f(-x) = x. */
-VM_INLINE real vm_reflect_slope(real x, real lifted) {
-    const real lower = lifted * VM_UNLIFT;
-    return x < 0 ? lower : 1 - lower;
-}
+/* D or 1 - D by the sign of x: the slope of a function f with f(x) - f(-x) = x. */
+VM_INLINE real vm_reflect_slope(real x, real lower) { return x < 0 ? lower : 1 - lower; }
 
 VM_INLINE real vm_silu_slope(real x, struct vm_silu_parts parts) {
-    return vm_reflect_slope(x, parts.q * madd(-parts.a, parts.w, 1));
+    return vm_reflect_slope(x, parts.q * madd(-parts.a, parts.w, 1) * VM_UNLIFT);
 }
 
 VM_INLINE real vm_silu(real x) { return vm_silu_value(x, vm_silu_prepare(x)); }
@@ -390,17 +376,19 @@ VM_INLINE void vm_silu_grad2(real x, real *value, real *slope, real *curvature) 
 
 /* ---- GELU --------------------------------------------------------------------------------------------------- */
 
-/* -a^2/2 as a sum of two numbers: exp multiplies the relative error of its argument by a^2/2. */
-VM_INLINE real vm_minus_half_square(real a, real *low) {
+/* 2^VM_LIFT exp(-a^2/2), where z = a^2 is rounded: exp would multiply that error by a^2/2. */
+VM_INLINE real vm_exp_minus_half_square_lifted(real a, real z) {
 #if NF_HAS_FMA
-    const real half = (real)-0.5 * a;
-    const real high = half * a;
-    *low = madd(half, a, -high);
-    return high;
+    const real shift = VM_ROUNDER + (real)(VM_BIAS + VM_LIFT), shifted = madd(z, (real)-0.5 * VM_LOG2E, shift), n = shifted - shift;
+    const real lead = madd((real)-0.5 * a, a, n * -VM_LN2_HI); /* the product with n is exact */
+    return vm_exp_raised(madd(n, -VM_LN2_LO, lead), vm_bits(shifted));
 #else
-    const real lead = vm_from_bits(vm_bits(a) & (real_uint)VM_SPLIT_MASK);
-    *low = (real)-0.5 * (a - lead) * (a + lead);
-    return (real)-0.5 * lead * lead;
+    (void)z;
+    const real short_a = vm_from_bits(vm_bits(a) & (real_uint)VM_SPLIT_MASK);
+    const real low = (real)-0.5 * (a - short_a) * (a + short_a);
+    real_uint exponent;
+    const real r = vm_exp_remainder((real)-0.5 * short_a * short_a, VM_BIAS + VM_LIFT, &exponent) + low;
+    return vm_exp_raised(r, exponent);
 #endif
 }
 
@@ -411,25 +399,22 @@ VM_INLINE real vm_minus_half_square(real a, real *low) {
  * underflow (gradually, past -13 for float and -37.6 for double), and are a zero of either sign beyond.
  */
 struct vm_gelu_parts {
-    real a, e, m; /* e is lifted */
+    real a, e, m; /* e is lifted, and m lowered by as much, so that their product is neither */
 };
 
 VM_INLINE struct vm_gelu_parts vm_gelu_prepare(real x) {
     struct vm_gelu_parts parts;
-    real low;
     parts.a = vm_at_most(vm_abs(x), R(vm_bounds).gelu);
-    const real high = vm_minus_half_square(parts.a, &low);
-    parts.e = vm_exp_lifted_sum(high, low);
-    parts.m = vm_mills_quotient(parts.a);
+    const real z = parts.a * parts.a;
+    parts.e = vm_exp_minus_half_square_lifted(parts.a, z);
+    parts.m = vm_mills_quotient_lowered(parts.a, z);
     return parts;
 }
 
-VM_INLINE real vm_gelu_value(real x, struct vm_gelu_parts parts) {
-    return madd(-(parts.a * parts.m * parts.e), VM_UNLIFT, vm_positive_part(x));
-}
+VM_INLINE real vm_gelu_value(real x, struct vm_gelu_parts parts) { return madd(-(parts.a * parts.e), parts.m, vm_positive_part(x)); }
 
 VM_INLINE real vm_gelu_slope(real x, struct vm_gelu_parts parts) {
-    return vm_reflect_slope(x, parts.e * madd(parts.a, -VM_INV_SQRT_2PI, parts.m));
+    return vm_reflect_slope(x, parts.e * madd(parts.a, -VM_UNLIFT * VM_INV_SQRT_2PI, parts.m));
 }
 
 VM_INLINE real vm_gelu(real x) { return vm_gelu_value(x, vm_gelu_prepare(x)); }
@@ -445,7 +430,7 @@ VM_INLINE void vm_gelu_grad2(real x, real *value, real *slope, real *curvature) 
     const real bracket = madd(-parts.a, parts.a, 2);
     *value = vm_gelu_value(x, parts);
     *slope = vm_gelu_slope(x, parts);
-    *curvature = parts.e * (VM_INV_SQRT_2PI * bracket) * VM_UNLIFT;
+    *curvature = parts.e * (VM_UNLIFT * VM_INV_SQRT_2PI * bracket);
 }
 
 /* ---- sine and cosine of a turn ------------------------------------------------------------------------------- */

@@ -14,6 +14,9 @@
 
 #if NF_SINGLE_BUILD
 
+#define VM_LIFT 40 /* raises the exponent of results that may underflow; at the end they are lowered again */
+#define VM_UNLIFT 0x1p-40f
+
 /* (exp(r) - 1 - r) / r^2 for |r| <= log(2)/2: error 1.2e-7 */
 VM_INLINE real vm_poly_expm1_tail(real r) {
     const real z = r * r;
@@ -66,15 +69,14 @@ VM_INLINE real vm_poly_half_tanh_bottom(real z) {
 }
 
 /*
- * exp(a^2/2) (1 - Phi(a)) for 0 <= a <= 14.9: error 6.2e-9. All coefficients are positive, so nothing cancels; and
+ * 2^-VM_LIFT exp(a^2/2) (1 - Phi(a)) for 0 <= a <= 14.9 and z = a^2: error 6.2e-9. All coefficients are positive, so nothing cancels; and
  * the rounding of z, which weighs most for large a, is nearly the same in both polynomials and goes out in the quotient.
  */
-VM_INLINE real vm_mills_quotient(real a) {
-    const real z = a * a;
-    real top_even = 4.14590568e-3f, top_odd = 4.08320922e-2f;
-    top_even = madd(top_even, z, 1.83824179e-1f);
-    top_odd = madd(top_odd, z, 4.39088575e-1f);
-    top_even = madd(top_even, z, 0.5f);
+VM_INLINE real vm_mills_quotient_lowered(real a, real z) {
+    real top_even = 4.14590568e-3f * VM_UNLIFT, top_odd = 4.08320922e-2f * VM_UNLIFT;
+    top_even = madd(top_even, z, 1.83824179e-1f * VM_UNLIFT);
+    top_odd = madd(top_odd, z, 4.39088575e-1f * VM_UNLIFT);
+    top_even = madd(top_even, z, 0.5f * VM_UNLIFT);
     real bottom_even = 1.02357057e-1f, bottom_odd = 1.03921312e-2f;
     bottom_even = madd(bottom_even, z, 1.20494747f);
     bottom_odd = madd(bottom_odd, z, 4.7102588e-1f);
@@ -84,6 +86,9 @@ VM_INLINE real vm_mills_quotient(real a) {
 }
 
 #else
+
+#define VM_LIFT 100
+#define VM_UNLIFT 0x1p-100
 
 /* (exp(r) - 1 - r) / r^2 for |r| <= log(2)/2: error 2.7e-18 */
 VM_INLINE real vm_poly_expm1_tail(real r) {
@@ -149,18 +154,17 @@ VM_INLINE real vm_poly_cos_turns(real z) {
     return madd(p, z, -1.9739208802178717e1);
 }
 
-/* exp(a^2/2) (1 - Phi(a)) for 0 <= a <= 38.9: error 5.2e-17 */
-VM_INLINE real vm_mills_quotient(real a) {
-    const real z = a * a;
-    real top_even = 3.7247705181115068e-5, top_odd = 1.3854212594358924e-6;
-    top_even = madd(top_even, z, 4.0888013913474669e-3);
-    top_odd = madd(top_odd, z, 4.9034474370243992e-4);
-    top_even = madd(top_even, z, 9.7691167242831061e-2);
-    top_odd = madd(top_odd, z, 2.3619969155314993e-2);
-    top_even = madd(top_even, z, 5.940198519460839e-1);
-    top_odd = madd(top_odd, z, 2.893140868938137e-1);
-    top_even = madd(top_even, z, 0.5);
-    top_odd = madd(top_odd, z, 7.7485534955874598e-1);
+/* 2^-VM_LIFT exp(a^2/2) (1 - Phi(a)) for 0 <= a <= 38.9 and z = a^2: error 5.2e-17 */
+VM_INLINE real vm_mills_quotient_lowered(real a, real z) {
+    real top_even = 3.7247705181115068e-5 * VM_UNLIFT, top_odd = 1.3854212594358924e-6 * VM_UNLIFT;
+    top_even = madd(top_even, z, 4.0888013913474669e-3 * VM_UNLIFT);
+    top_odd = madd(top_odd, z, 4.9034474370243992e-4 * VM_UNLIFT);
+    top_even = madd(top_even, z, 9.7691167242831061e-2 * VM_UNLIFT);
+    top_odd = madd(top_odd, z, 2.3619969155314993e-2 * VM_UNLIFT);
+    top_even = madd(top_even, z, 5.940198519460839e-1 * VM_UNLIFT);
+    top_odd = madd(top_odd, z, 2.893140868938137e-1 * VM_UNLIFT);
+    top_even = madd(top_even, z, 0.5 * VM_UNLIFT);
+    top_odd = madd(top_odd, z, 7.7485534955874598e-1 * VM_UNLIFT);
     real bottom_even = 3.4727361011872663e-6, bottom_odd = 9.336615096995824e-5;
     bottom_even = madd(bottom_even, z, 1.2325847351824156e-3);
     bottom_odd = madd(bottom_odd, z, 1.0342471316654775e-2);
