@@ -217,7 +217,9 @@ VEC_INLINE void gate_lanes(const field_hyper *f, size_t lanes) {
 }
 
 static void gate_outputs(const field_hyper *f, size_t count) {
-    if (count <= PANEL / 2)
+    if (count <= PANEL / 4)
+        gate_lanes(f, PANEL / 4);
+    else if (count <= PANEL / 2)
         gate_lanes(f, PANEL / 2);
     else
         gate_lanes(f, PANEL);

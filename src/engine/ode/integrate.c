@@ -321,6 +321,13 @@ static void copy_made(const group *g, const unsigned char *made, const real *fro
             to[c * PANEL + l] = made[l] ? from[c * PANEL + l] : to[c * PANEL + l];
 }
 
+/* With a shared step all lanes are where the first one is, but for the samples that they have had. */
+static void follow(ode_lane *lane, const ode_lane *leader) {
+    const size_t sample = lane->sample;
+    *lane = *leader;
+    lane->sample = sample;
+}
+
 /* Judges the attempts of a panel and moves the lanes that made theirs; false when there is no room for checkpoints. */
 static bool finish_step(const group *g, size_t p) {
     const ode_problem *problem = g->problem;
@@ -330,13 +337,21 @@ static bool finish_step(const group *g, size_t p) {
     ode_trail *trail = g->run->trails ? &g->run->trails[g->first + p] : NULL;
     if (trail && !R(trail_reserve)(trail, panel_y(g, p)))
         return false;
+    const ode_lane *leader = NULL;
+    bool made = false;
     for (size_t l = 0; l < PANEL; l++) {
         if (!active[l]) {
             s->active[l] = 0;
             continue;
         }
         ode_lane *lane = &g->lane[p * PANEL + l];
-        s->active[l] = R(ode_lane_judge)(problem, lane, s->h[l], s->end[l], g->error[p * PANEL + l]);
+        if (leader)
+            follow(lane, leader);
+        else
+            made = R(ode_lane_judge)(problem, lane, s->h[l], s->end[l], g->error[p * PANEL + l]);
+        if (problem->shared)
+            leader = lane;
+        s->active[l] = made;
         g->run->accepted += s->active[l];
         g->run->rejected += !s->active[l];
         if (s->active[l] && trail)
