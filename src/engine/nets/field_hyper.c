@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/kernels/activation.h"
+#include "engine/kernels/dense.h"
 #include "engine/kernels/simd.h"
 #include "engine/kernels/vmath.h"
 #include "engine/nets/mlp.h"
@@ -64,6 +65,7 @@ static size_t map_cache(field_hyper *f, real *base, pool_head **head) {
     size_t used = 0;
     *head = piece(base, &used, NF_ALIGN);
     used = map_table(&f->pool, base, used);
+    f->packed = piece(base, &used, R(mlp_rows_packed)(f->shape.net) * sizeof(real));
     f->nodes = piece(base, &used, f->pool.room * f->entry_size * sizeof(real));
     return used;
 }
@@ -76,10 +78,10 @@ static size_t map_scratch(field_hyper *f, real *base) {
     f->spans = piece(base, &used, SPAN_ROOM * sizeof *f->spans);
     f->span_slots = piece(base, &used, SPAN_SLOTS * sizeof *f->span_slots);
     f->net_in = piece(base, &used, PANEL * sizeof(real));
-    f->net_out = piece(base, &used, net->outputs * PANEL * sizeof(real));
-    f->net_c = piece(base, &used, f->shape.units * PANEL * sizeof(real));
+    f->net_out = piece(base, &used, dense_rows_width(net->outputs) * PANEL * sizeof(real));
     f->net_record = piece(base, &used, R(mlp_record_size)(net, 1) * sizeof(real));
     f->net_room = piece(base, &used, R(mlp_scratch_size)(net, 1) * sizeof(real));
+    f->rows_room = piece(base, &used, R(mlp_rows_scratch)(net, PANEL) * sizeof(real));
     f->activations = piece(base, &used, VEC_LANES * f->padded * sizeof(real));
     f->errors = piece(base, &used, VEC_LANES * f->padded * sizeof(real));
     f->cotangents = piece(base, &used, VEC_LANES * d * sizeof(real));
@@ -124,6 +126,7 @@ void R(field_hyper_begin)(field_hyper *f, const field_hyper_shape *shape, const 
     f->pool_count = &head->count;
     if (head->epoch != epoch) {
         clear_table(&f->pool);
+        R(mlp_rows_pack)(shape->net, theta, f->packed);
         head->epoch = epoch;
         head->count = 0;
     }
@@ -168,20 +171,7 @@ static size_t add_entry(field_hyper_table *table, field_hyper_slot *slot, double
 static real *node_at(const field_hyper *f, size_t i) { return f->nodes + i * f->entry_size; }
 static real *sum_at(const field_hyper *f, size_t i) { return f->gradients + i * f->entry_size; }
 
-/* ---- between lanes that are instants and rows of units */
-
-/* to[l][n] = rows[n * stride + l] for the first `count` lanes; units beyond the last become 0. */
-static void spread(const field_hyper *f, size_t stride, const real *rows, size_t count, real *const *to, size_t at) {
-    for (size_t l = 0; l < count; l += VEC_LANES)
-        for (size_t n = 0; n < f->padded; n += VEC_LANES) {
-            vec r[VEC_LANES];
-            for (size_t i = 0; i < VEC_LANES; i++)
-                r[i] = n + i < f->shape.units ? vec_load(rows + (n + i) * stride + l) : vec_zero();
-            vec_transpose(r);
-            for (size_t i = 0; i < VEC_LANES && l + i < count; i++)
-                vec_store(to[l + i] + at + n, r[i]);
-        }
-}
+/* ---- from rows of units to lanes that are instants */
 
 /* rows[n * stride + l] = from[l][at + n]; lanes beyond `count` become 0. */
 static void collect(const field_hyper *f, size_t stride, size_t count, real *const *from, size_t at, real *rows) {
@@ -198,49 +188,47 @@ static void collect(const field_hyper *f, size_t stride, size_t count, real *con
 
 /* ---- nodes */
 
-/* The net's output, lane by lane an instant, becomes gated and shared out: u = U sigmoid(G) / units, c = u.w. */
-VEC_INLINE void gate_lanes(const field_hyper *f, size_t lanes) {
-    const size_t d = f->shape.dim, units = f->shape.units, fields = units * d * PANEL;
-    const real share = (real)(1.0 / (double)units);
-    for (size_t n = 0; n < units; n++) {
-        real *restrict w = f->net_out + n * d * PANEL, *restrict u = w + fields, *restrict gate = u + fields, *restrict c = f->net_c + n * PANEL;
-        for (size_t l = 0; l < lanes; l++)
-            c[l] = 0;
-        for (size_t i = 0; i < d; i++)
-            for (size_t l = 0; l < lanes; l++) {
-                const size_t at = i * PANEL + l;
-                gate[at] = vm_sigmoid(gate[at]);
-                u[at] *= gate[at] * share;
-                c[l] = madd(u[at], w[at], c[l]);
-            }
+/* to[i][n] = from[n * d + i]; units beyond the last become 0. */
+VEC_INLINE void separate(size_t d, size_t units, size_t padded, const real *restrict from, real *restrict to) {
+    for (size_t i = 0; i < d; i++, to += padded) {
+        for (size_t n = 0; n < units; n++)
+            to[n] = from[n * d + i];
+        for (size_t n = units; n < padded; n++)
+            to[n] = 0;
     }
 }
 
-static void gate_outputs(const field_hyper *f, size_t count) {
-    if (count <= PANEL / 4)
-        gate_lanes(f, PANEL / 4);
-    else if (count <= PANEL / 2)
-        gate_lanes(f, PANEL / 2);
-    else
-        gate_lanes(f, PANEL);
+/* The net's output at an instant becomes an entry: gated and shared out, u = U sigmoid(G) / units, c = u.w. */
+static void fill_node(const field_hyper *f, const real *out, real *entry) {
+    const size_t d = f->shape.dim, units = f->shape.units, padded = f->padded, size = d * padded;
+    const real share = (real)(1.0 / (double)units);
+    const entry_rows node = rows_at(f, entry);
+    for (size_t kind = 0; kind < 3; kind++, out += units * d)
+        if (d == 2)
+            separate(2, units, padded, out, entry + kind * size);
+        else
+            separate(d, units, padded, out, entry + kind * size);
+    separate(1, units, padded, out, node.b);
+    real *restrict u = node.u, *restrict gate = node.gate, *restrict c = node.c;
+    for (size_t k = 0; k < size; k++) {
+        gate[k] = vm_sigmoid(gate[k]);
+        u[k] *= gate[k] * share;
+    }
+    memset(c, 0, padded * sizeof(real));
+    for (size_t i = 0; i < d; i++)
+        for (size_t n = 0; n < padded; n++)
+            c[n] = madd(u[i * padded + n], node.w[i * padded + n], c[n]);
 }
 
 /* Nodes of up to PANEL instants that are all missing and for which there is room. */
 static void add_nodes(field_hyper *f, size_t count, const double *t) {
-    const size_t d = f->shape.dim, units = f->shape.units, fields = units * d * PANEL, row = f->padded;
-    real *to[PANEL];
-    for (size_t l = 0; l < PANEL; l++)
-        f->net_in[l] = (real)t[l < count ? l : 0];
-    R(mlp_forward)(f->shape.net, f->theta, 1, count, f->net_in, f->net_out, NULL, f->net_room);
-    gate_outputs(f, count);
+    const size_t stride = dense_rows_width(f->shape.net->outputs);
     for (size_t l = 0; l < count; l++)
-        to[l] = node_at(f, add_entry(&f->pool, find_slot(&f->pool, t[l]), t[l]));
+        f->net_in[l] = (real)t[l];
+    R(mlp_rows_forward)(f->shape.net, f->packed, count, f->net_in, 1, f->net_out, stride, f->rows_room);
+    for (size_t l = 0; l < count; l++)
+        fill_node(f, f->net_out + l * stride, node_at(f, add_entry(&f->pool, find_slot(&f->pool, t[l]), t[l])));
     *f->pool_count = f->pool.count;
-    for (size_t i = 0; i < d; i++)
-        for (size_t kind = 0; kind < 3; kind++)
-            spread(f, d * PANEL, f->net_out + kind * fields + i * PANEL, count, to, (kind * d + i) * row);
-    spread(f, PANEL, f->net_out + 3 * fields, count, to, 3 * d * row);
-    spread(f, PANEL, f->net_c, count, to, (3 * d + 1) * row);
 }
 
 static void forget_nodes(field_hyper *f) {

@@ -57,7 +57,8 @@ typedef struct field_hyper {
     field_hyper_span *spans;
     uint32_t *span_slots;
     size_t span_count;
-    real *net_in, *net_out, *net_c, *net_record, *net_room, *parts, *kept;
+    real *packed; /* the net, for rows; where it persists */
+    real *net_in, *net_out, *net_record, *net_room, *rows_room, *parts, *kept;
     real *activations, *errors, *cotangents; /* of VEC_LANES samples: [padded] each, and [dim][VEC_LANES] */
     real *rows;                              /* two of units, and a Jacobian */
     bool kept_stage[HYPER_STAGES];
