@@ -538,8 +538,8 @@ static void square_vjp(const field_hyper *f, const entry_rows *n, const entry_ro
  * Jacobian's norm, it counts as 0. Where the
  * gradients of the instant's entry are wanted (`to`), they are summed in registers over the samples, in their order.
  */
-VEC_INLINE void unit_cotangents(size_t d, bool begun, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z,
-                                const real *dk, const real *d_trace, const real *restrict h, real *restrict e) {
+static void unit_cotangents(size_t d, bool begun, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z,
+                            const real *dk, const real *d_trace, const real *restrict h, real *restrict e) {
     const vec one = vec_set1(1), minus_two = vec_set1(-2);
     for (size_t k = 0; k < padded; k += VEC_LANES) {
         vec to_b = to ? vec_load(to->b + k) : vec_zero(), to_c = to ? vec_load(to->c + k) : vec_zero();
@@ -570,10 +570,48 @@ VEC_INLINE void unit_cotangents(size_t d, bool begun, size_t padded, size_t coun
     }
 }
 
+#define FEW_DIMENSIONS 2
+
+/* The same for few dimensions and with gradients: `d` is a constant, so that all sums stay in registers and nothing is read twice. */
+VEC_INLINE void few_cotangents(size_t d, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z, const real *dk,
+                               const real *d_trace, const real *restrict h, real *restrict e) {
+    const vec one = vec_set1(1), minus_two = vec_set1(-2);
+    real *restrict const to_b = to->b, *restrict const to_c = to->c, *restrict const to_w = to->w, *restrict const to_u = to->u;
+    for (size_t k = 0; k < padded; k += VEC_LANES) {
+        vec b = vec_load(to_b + k), c = vec_load(to_c + k), w[FEW_DIMENSIONS], u[FEW_DIMENSIONS];
+        VEC_UNROLL for (size_t i = 0; i < d; i++) {
+            w[i] = vec_load(to_w + i * padded + k);
+            u[i] = vec_load(to_u + i * padded + k);
+        }
+        for (size_t s = 0; s < count; s++) {
+            const vec trace = vec_set1(d_trace[s]), t = vec_load(h + s * padded + k), g = vec_madd(-t, t, one);
+            vec a = trace * vec_load(n->c + k) * (minus_two * t);
+            VEC_UNROLL for (size_t i = 0; i < d; i++) {
+                const vec weight = vec_set1(dk[i * VEC_LANES + s]);
+                a = vec_madd(weight, vec_load(n->u + i * padded + k), a);
+                u[i] = vec_madd(weight, t, u[i]);
+            }
+            a = a * g;
+            vec_store(e + s * padded + k, a);
+            b = b + a;
+            c = vec_madd(trace, g, c);
+            VEC_UNROLL for (size_t i = 0; i < d; i++) w[i] = vec_madd(a, vec_set1(z[i * PANEL + s]), w[i]);
+        }
+        vec_store(to_b + k, b);
+        vec_store(to_c + k, c);
+        VEC_UNROLL for (size_t i = 0; i < d; i++) {
+            vec_store(to_w + i * padded + k, w[i]);
+            vec_store(to_u + i * padded + k, u[i]);
+        }
+    }
+}
+
 static void sample_cotangents(size_t d, bool begun, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z,
                               const real *dk, const real *d_trace, const real *h, real *e) {
-    if (d == 2 && !begun)
-        unit_cotangents(2, false, padded, count, n, to, z, dk, d_trace, h, e);
+    if (d == 1 && to && !begun)
+        few_cotangents(1, padded, count, n, to, z, dk, d_trace, h, e);
+    else if (d == 2 && to && !begun)
+        few_cotangents(2, padded, count, n, to, z, dk, d_trace, h, e);
     else
         unit_cotangents(d, begun, padded, count, n, to, z, dk, d_trace, h, e);
 }
