@@ -79,13 +79,14 @@ static void step_sizes(const ode_steps *steps, real *h) {
 
 /* ---- the error */
 
+static inline double larger(double a, double b) { return a > b ? a : b; }
+
 /*
  * What the tolerance allows for a component. Beside it stands the rounding of the step's increment: below that the estimate
  * is noise, and a tolerance that asks for less would only make the steps wither.
  */
-static double allowed(const ode_problem *p, double y, double next, double increment) {
-    const double larger = fabs(y) > fabs(next) ? fabs(y) : fabs(next);
-    return p->atol + p->rtol * larger + 8.0 * (double)REAL_EPS * fabs(increment) + DBL_MIN;
+static inline double allowed(const ode_problem *p, double y, double next, double increment) {
+    return p->atol + p->rtol * larger(fabs(y), fabs(next)) + 8.0 * (double)REAL_EPS * fabs(increment) + DBL_MIN;
 }
 
 /* The root mean square over the controlled components, in units of what is allowed; DOP853's two estimates as in its program. */
@@ -94,7 +95,7 @@ static void measure_error(const group *g, size_t p) {
     const real *y = panel_y(g, p), *next = g->next + p * g->stride, *k = panel_k(g, p, 0), *k_last = panel_k(g, p, tableau->stages - 1);
     const ode_steps *s = &g->steps[p];
     const bool two = tableau->error3[0] != 0.0;
-    _Alignas(NF_ALIGN) real h[PANEL], zero[PANEL] = {0}, e[PANEL], e3[PANEL];
+    _Alignas(NF_ALIGN) real h[PANEL], zero[PANEL] = {0}, e[PANEL], e3[PANEL] = {0};
     double sum[PANEL] = {0}, sum3[PANEL] = {0};
     step_sizes(s, h);
     for (size_t c = 0; c < g->field->controlled; c++) {
@@ -103,9 +104,9 @@ static void measure_error(const group *g, size_t p) {
         if (two)
             R(ode_combine)(1, tableau->stages, tableau->error3, k + at, g->stride, h, zero, e3);
         for (size_t l = 0; l < PANEL; l++) {
-            const double rate = fmax(fabs((double)k[at + l]), fabs((double)k_last[at + l]));
+            const double rate = larger(fabs((double)k[at + l]), fabs((double)k_last[at + l]));
             const double unit = 1.0 / allowed(g->problem, (double)y[at + l], (double)next[at + l], s->h[l] * rate);
-            const double q = (double)e[l] * unit, q3 = two ? (double)e3[l] * unit : 0.0;
+            const double q = (double)e[l] * unit, q3 = (double)e3[l] * unit;
             sum[l] += q * q;
             sum3[l] += q3 * q3;
         }
