@@ -71,8 +71,8 @@ LOOP3(silu_grad2)
  * left half the errors of exp(-x^2/2) and of a quotient of two polynomials add up, has the widest.
  */
 #define GELU_BOUND (NF_HAS_FMA ? 7.0 : 8.0)
-#define TANH_BOUND (NF_SINGLE_BUILD ? 4.5 : 2.55)              /* a quotient of polynomials; an exponential */
-#define SLOPE_BOUND (NF_SINGLE_BUILD && !NF_HAS_FMA ? 4.5 : 3.2) /* 1 - tanh^2 */
+#define TANH_BOUND (NF_SINGLE_BUILD ? 4.5 : 2.55)                     /* a quotient of polynomials; an exponential */
+#define SLOPE_BOUND (!NF_SINGLE_BUILD ? 3.0 : NF_HAS_FMA ? 3.2 : 4.5) /* of 1 - tanh^2 */
 static const struct function {
     const char *name;
     loop_function *loop;
