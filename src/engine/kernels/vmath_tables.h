@@ -57,7 +57,7 @@ VM_INLINE real vm_poly_cos_turns(real z) {
     return madd(p, z, -1.97392088e1f);
 }
 
-/* tanh(x/2) / (x/2) = (1 + z top) / (1 + z bottom) for z = x^2 up to 8.7^2: error 1.6e-8, and a little beyond no more than tanh(x) feels */
+/* tanh(x/2) / (x/2) = (1 + z top) / (1 + z bottom) for z = x^2 up to 8.7^2: error 1.6e-8 */
 VM_INLINE real vm_poly_half_tanh_top(real z) {
     const real p = madd(8.73816266e-8f, z, 1.60743261e-4f);
     return madd(p, z, 3.15253918e-2f);
