@@ -204,7 +204,7 @@ static void fill_node(const field_hyper *f, const real *out, real *entry) {
     const real share = (real)(1.0 / (double)units);
     const entry_rows node = rows_at(f, entry);
     for (size_t kind = 0; kind < 3; kind++, out += units * d)
-        if (d == 2)
+        if (d == 2) /* known, the stride is made of shuffles */
             separate(2, units, padded, out, entry + kind * size);
         else
             separate(d, units, padded, out, entry + kind * size);
@@ -533,23 +533,26 @@ static void square_vjp(const field_hyper *f, const entry_rows *n, const entry_ro
         }
 }
 
+/* g (sum_i dk_i u_i - 2 t (start + d_trace c)) of one sample and the units from k on, for t = tanh and g = 1 - t^2. */
+VEC_INLINE vec unit_cotangent(size_t d, size_t padded, const entry_rows *n, size_t k, const real *dk, vec start, vec trace, vec t, vec g) {
+    vec a = vec_madd(trace, vec_load(n->c + k), start) * (vec_set1(-2) * t);
+    VEC_UNROLL for (size_t i = 0; i < d; i++) a = vec_madd(vec_set1(dk[i * VEC_LANES]), vec_load(n->u + i * padded + k), a);
+    return a * g;
+}
+
 /*
- * Some samples that stand at the same instant: e, a row each, becomes the cotangent of W z + B: g (sum_i dk_i u_i - 2 h e). Unless e has `begun`, with the
- * Jacobian's norm, it counts as 0. Where the
- * gradients of the instant's entry are wanted (`to`), they are summed in registers over the samples, in their order.
+ * Some samples that stand at the same instant: e, a row each, becomes the cotangent of W z + B. Where it has `begun`, with the Jacobian's norm, that is
+ * gone on with. Where the gradients of the instant's entry are wanted (`to`), they are summed over the samples, in their order.
  */
 static void unit_cotangents(size_t d, bool begun, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z,
                             const real *dk, const real *d_trace, const real *restrict h, real *restrict e) {
-    const vec one = vec_set1(1), minus_two = vec_set1(-2);
+    const vec one = vec_set1(1);
     for (size_t k = 0; k < padded; k += VEC_LANES) {
         vec to_b = to ? vec_load(to->b + k) : vec_zero(), to_c = to ? vec_load(to->c + k) : vec_zero();
         for (size_t s = 0; s < count; s++) {
             const vec trace = vec_set1(d_trace[s]), t = vec_load(h + s * padded + k), g = vec_madd(-t, t, one);
             const vec start = begun ? vec_load(e + s * padded + k) : vec_zero();
-            vec a = vec_madd(trace, vec_load(n->c + k), start) * (minus_two * t);
-            for (size_t i = 0; i < d; i++)
-                a = vec_madd(vec_set1(dk[i * VEC_LANES + s]), vec_load(n->u + i * padded + k), a);
-            a = a * g;
+            const vec a = unit_cotangent(d, padded, n, k, dk + s, start, trace, t, g);
             vec_store(e + s * padded + k, a);
             to_b = to_b + a;
             to_c = vec_madd(trace, g, to_c);
@@ -575,7 +578,7 @@ static void unit_cotangents(size_t d, bool begun, size_t padded, size_t count, c
 /* The same for few dimensions and with gradients: `d` is a constant, so that all sums stay in registers and nothing is read twice. */
 VEC_INLINE void few_cotangents(size_t d, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z, const real *dk,
                                const real *d_trace, const real *restrict h, real *restrict e) {
-    const vec one = vec_set1(1), minus_two = vec_set1(-2);
+    const vec one = vec_set1(1);
     real *restrict const to_b = to->b, *restrict const to_c = to->c, *restrict const to_w = to->w, *restrict const to_u = to->u;
     for (size_t k = 0; k < padded; k += VEC_LANES) {
         vec b = vec_load(to_b + k), c = vec_load(to_c + k), w[FEW_DIMENSIONS], u[FEW_DIMENSIONS];
@@ -585,17 +588,14 @@ VEC_INLINE void few_cotangents(size_t d, size_t padded, size_t count, const entr
         }
         for (size_t s = 0; s < count; s++) {
             const vec trace = vec_set1(d_trace[s]), t = vec_load(h + s * padded + k), g = vec_madd(-t, t, one);
-            vec a = trace * vec_load(n->c + k) * (minus_two * t);
-            VEC_UNROLL for (size_t i = 0; i < d; i++) {
-                const vec weight = vec_set1(dk[i * VEC_LANES + s]);
-                a = vec_madd(weight, vec_load(n->u + i * padded + k), a);
-                u[i] = vec_madd(weight, t, u[i]);
-            }
-            a = a * g;
+            const vec a = unit_cotangent(d, padded, n, k, dk + s, vec_zero(), trace, t, g);
             vec_store(e + s * padded + k, a);
             b = b + a;
             c = vec_madd(trace, g, c);
-            VEC_UNROLL for (size_t i = 0; i < d; i++) w[i] = vec_madd(a, vec_set1(z[i * PANEL + s]), w[i]);
+            VEC_UNROLL for (size_t i = 0; i < d; i++) {
+                w[i] = vec_madd(a, vec_set1(z[i * PANEL + s]), w[i]);
+                u[i] = vec_madd(vec_set1(dk[i * VEC_LANES + s]), t, u[i]);
+            }
         }
         vec_store(to_b + k, b);
         vec_store(to_c + k, c);
@@ -608,12 +608,12 @@ VEC_INLINE void few_cotangents(size_t d, size_t padded, size_t count, const entr
 
 static void sample_cotangents(size_t d, bool begun, size_t padded, size_t count, const entry_rows *n, const entry_rows *to, const real *z,
                               const real *dk, const real *d_trace, const real *h, real *e) {
-    if (d == 1 && to && !begun)
-        few_cotangents(1, padded, count, n, to, z, dk, d_trace, h, e);
-    else if (d == 2 && to && !begun)
-        few_cotangents(2, padded, count, n, to, z, dk, d_trace, h, e);
-    else
+    if (begun || !to || d > FEW_DIMENSIONS)
         unit_cotangents(d, begun, padded, count, n, to, z, dk, d_trace, h, e);
+    else if (d == 1)
+        few_cotangents(1, padded, count, n, to, z, dk, d_trace, h, e);
+    else
+        few_cotangents(2, padded, count, n, to, z, dk, d_trace, h, e);
 }
 
 /* The sums that the gradients of active lanes go to. */
