@@ -104,6 +104,9 @@ static const struct twin {
     int outputs;
 } twins[] = {
     {"tanh", loop_tanh, loop_tanh_grad2, 1},
+#if !NF_SINGLE_BUILD /* where both come of the same exponential */
+    {"tanh_sech2", loop_tanh_sech2, loop_tanh, 1},
+#endif
     {"tanh_grad", loop_tanh_grad, loop_tanh_grad2, 2},
     {"softplus", loop_softplus, loop_softplus_grad2, 1},
     {"softplus_grad", loop_softplus_grad, loop_softplus_grad2, 2},
