@@ -26,6 +26,7 @@ const fixture fixtures[] = {
     {"coupling wide d33", "coupling", 33, 0,
      "[" COUPLING("0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16", "17,18,19,20,21,22,23,24,25,26,27,28,29,30,31,32", "37", "gelu", TANH_SCALE) "]", 0.2,
      1e-13, 1e-3},
+    {"coupling with weights worth packing d3", "coupling", 3, 1, "[" COUPLING("1", "2,0", "67,65", "gelu", TANH_SCALE) "]", 0.2, 1e-13, 1e-3},
     {"coupling sigmoid scale relu d4", "coupling", 4, 0, "[" COUPLING("0,2", "3,1", "6", "relu", SIGMOID_SCALE("0.001")) "]", 0.7, 1e-13, 1e-6},
     {"coupling sigmoid scale without floor d3", "coupling", 3, 1, "[" COUPLING("1", "2,0", "5", "gelu", SIGMOID_SCALE("0.0")) "]", 0.7, 1e-13, 1e-3},
     {"coupling softclip scale d3", "coupling", 3, 0, "[" COUPLING("2", "0,1", "5,4", "silu", SOFTCLIP_SCALE) "]", 0.7, 1e-13, 1e-3},

@@ -155,6 +155,29 @@ START_TEST(forward_is_one_chain) {
 }
 END_TEST
 
+/* W packed by one of the two functions, into a buffer at any place. */
+static buffer pack(const problem *p, void (*by)(size_t, size_t, const real *, real *)) {
+    buffer packed = make(p->out * p->in, between(0, 3));
+    by(p->out, p->in, p->W.data, packed.data);
+    check_guards(&packed, "packed");
+    return packed;
+}
+
+START_TEST(packed_forward_is_one_chain) {
+    for (size_t n = 0; n < ALL_SHAPES; n++) {
+        problem p = numbered_problem(n);
+        const size_t lanes = between(1, PANEL);
+        buffer packed = pack(&p, R(dense_pack_forward));
+        R(dense_packed_forward)(p.out, p.in, packed.data, p.bias.data, p.panels, p.X.data, p.x_stride, p.Y.data, p.y_stride, lanes);
+        check_forward(&p, p.bias.data, lanes);
+        R(dense_packed_forward)(p.out, p.in, packed.data, NULL, p.panels, p.X.data, p.x_stride, p.Y.data, p.y_stride, PANEL);
+        check_forward(&p, NULL, PANEL);
+        drop(&packed);
+        drop_problem(&p);
+    }
+}
+END_TEST
+
 START_TEST(forward_of_every_count_of_lanes_has_the_same_bits) {
     for (size_t n = 0; n < 12; n++) {
         problem p = make_problem(between(1, 40), between(1, 40), n % 3 + 1);
@@ -233,24 +256,32 @@ START_TEST(nothing_to_do_writes_nothing) {
 }
 END_TEST
 
+static void check_input(const problem *p, const buffer *before, int accumulate) {
+    for (size_t panel = 0; panel < p->panels; panel++) {
+        for (size_t i = 0; i < p->in * PANEL; i++) {
+            const size_t at = panel * p->x_stride + i;
+            real want = accumulate ? before->data[at] : 0;
+            for (size_t j = 0; j < p->out; j++)
+                want = madd(p->W.data[j * p->in + i / PANEL], p->Y.data[panel * p->y_stride + j * PANEL + i % PANEL], want);
+            ck_assert_msg(same_bits(p->X.data[at], want), "dX[%zu][%zu][%zu] is %.17g and not %.17g: %s", panel, i / PANEL, i % PANEL,
+                          (double)p->X.data[at], (double)want, p->text);
+        }
+    }
+    check_guards(&p->X, "dX");
+}
+
 START_TEST(backward_input_is_one_chain) {
     for (size_t n = 0; n < ALL_SHAPES; n++) {
         problem p = numbered_problem(n);
         const int accumulate = (int)(n % 2);
-        buffer before = copy_of(&p.X);
+        buffer before = copy_of(&p.X), packed = pack(&p, R(dense_pack_backward));
         R(dense_backward_input)(p.out, p.in, p.W.data, p.panels, p.Y.data, p.y_stride, p.X.data, p.x_stride, accumulate);
-        for (size_t panel = 0; panel < p.panels; panel++) {
-            for (size_t i = 0; i < p.in * PANEL; i++) {
-                const size_t at = panel * p.x_stride + i;
-                real want = accumulate ? before.data[at] : 0;
-                for (size_t j = 0; j < p.out; j++)
-                    want = madd(p.W.data[j * p.in + i / PANEL], p.Y.data[panel * p.y_stride + j * PANEL + i % PANEL], want);
-                ck_assert_msg(same_bits(p.X.data[at], want), "dX[%zu][%zu][%zu] is %.17g and not %.17g: %s", panel, i / PANEL,
-                              i % PANEL, (double)p.X.data[at], (double)want, p.text);
-            }
-        }
-        check_guards(&p.X, "dX");
+        check_input(&p, &before, accumulate);
+        memcpy(p.X.data, before.data, before.count * sizeof(real));
+        R(dense_packed_backward_input)(p.out, p.in, packed.data, p.panels, p.Y.data, p.y_stride, p.X.data, p.x_stride, accumulate);
+        check_input(&p, &before, accumulate);
         drop(&before);
+        drop(&packed);
         drop_problem(&p);
     }
 }
@@ -513,6 +544,7 @@ Suite *dense_suite(void) {
     tcase_add_checked_fixture(tcase, set_up, NULL);
     tcase_set_timeout(tcase, 300);
     tcase_add_test(tcase, forward_is_one_chain);
+    tcase_add_test(tcase, packed_forward_is_one_chain);
     tcase_add_test(tcase, forward_of_every_count_of_lanes_has_the_same_bits);
     tcase_add_test(tcase, equal_samples_have_equal_bits_whatever_stands_beside_them);
     tcase_add_test(tcase, a_range_of_outputs_is_a_part_of_the_whole);

@@ -123,6 +123,32 @@ START_TEST(rows_do_not_depend_on_the_batch) {
 }
 END_TEST
 
+/* What a workspace keeps of the parameters must not outlive them. */
+static void check_changed_parameters(int i, nf_precision precision) {
+    enum { ALL = 300 };
+    subject s;
+    open_relaxed(&s, i, precision, 1);
+    batch old = new_batch(&s, ALL), new = part_of(&s, &old, 0, ALL), fresh = part_of(&s, &old, 0, ALL);
+    call_all(&s, s.ws, &old);
+    randomize(s.flow, &s.random, s.f->sd);
+    for (size_t rows = 1; rows <= ALL; rows += ALL - 1) { /* few rows, and tiles */
+        new.rows = fresh.rows = rows;
+        call_all(&s, s.ws, &new);
+        call_all(&s, NULL, &fresh);
+        same_rows(&s, &new, &fresh, 0);
+    }
+    free_batch(&old);
+    free_batch(&new);
+    free_batch(&fresh);
+    close_subject(&s);
+}
+
+START_TEST(changed_parameters_are_seen) {
+    check_changed_parameters(_i, NF_DOUBLE);
+    check_changed_parameters(_i, NF_SINGLE);
+}
+END_TEST
+
 /* ---- threads, and the mode of the floating-point unit ---- */
 
 /* log p = -|x_0|: its arithmetic is exact, so that it is the same in every rounding mode, which the user's functions run in. */
@@ -535,6 +561,7 @@ int main(void) {
     Suite *suite = suite_create("rows, batches and threads");
     TCase *independence = tcase_create("independence"), *bad = tcase_create("bad rows"), *arrays = tcase_create("arrays");
     tcase_add_loop_test(independence, rows_do_not_depend_on_the_batch, 0, subjects);
+    tcase_add_loop_test(independence, changed_parameters_are_seen, 0, subjects);
     tcase_add_loop_test(independence, results_do_not_depend_on_the_threads, 0, subjects);
     tcase_add_loop_test(independence, results_do_not_depend_on_the_floating_point_mode, 0, subjects);
     tcase_add_loop_test(bad, bad_rows_do_not_poison_good_ones, 0, subjects);

@@ -17,7 +17,6 @@
 #define BLOCK_LANES ((size_t)(BLOCK_VECS * VEC_LANES))
 #define MAX_BLOCKS 4 /* and blocks that share A, when few rows leave registers free and the pipelines empty */
 #define PANEL_BLOCKS ((size_t)(PANEL_VECS / BLOCK_VECS))
-
 /* Links of the chains from one jump to the next: the loop's own instructions, and the jump out of it, cost a tenth of the time. By measurement. */
 #if defined(__clang__)
 #define UNROLL_LINKS _Pragma("clang loop unroll_count(8)")
@@ -55,6 +54,7 @@ typedef struct product {
     size_t depth, segments;           /* k runs over `depth` values, and that for each segment of A */
     size_t a_row, a_depth, a_segment; /* steps of A */
     size_t b_row, c_row;              /* steps of B and C from one row to the next */
+    bool packed;                      /* A is a packed strip: its steps are 1 and the rows of the block, that of B is PANEL */
     const real *bias;
 } product;
 
@@ -71,12 +71,12 @@ VEC_INLINE void run_link(const int mr, const int nv, const int nb, const real **
     VEC_UNROLL for (int n = 0; n < nb; n++) b[n] += b_row;
 }
 
-/* Run `nb` blocks of `mr` x `nv` vectors. mr, nv and nb are constants where this is inlined, and all its arrays registers. */
-VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const product *p, const real *a, const real *const *b_of,
-                           real *const *c_of) {
+/* Run `nb` blocks of `mr` x `nv` vectors. mr, nv, nb and `packed` are constants where this is inlined, and all its arrays registers. */
+VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const bool packed, const product *p, const real *a,
+                           const real *const *b_of, real *const *c_of) {
     /* copies, because a store to C might change *p for all that the compiler knows */
     const enum chain_start start = p->start;
-    const size_t a_row = p->a_row, a_depth = p->a_depth, b_row = p->b_row;
+    const size_t a_row = packed ? 1 : p->a_row, a_depth = packed ? (size_t)mr : p->a_depth, b_row = packed ? PANEL : p->b_row;
     size_t c_row = p->c_row;
     const real *b[MAX_BLOCKS];
     real *c[MAX_BLOCKS];
@@ -136,9 +136,13 @@ typedef void block_function(const product *p, const real *a, const real *const *
 
 #define DEFINE_BLOCKS(mr, nv, nb)                                                                                              \
     static void blocks_##mr##_##nv##_##nb(const product *p, const real *a, const real *const *b, real *const *c) {             \
-        run_blocks(mr, nv, nb, p, a, b, c);                                                                                    \
+        run_blocks(mr, nv, nb, false, p, a, b, c);                                                                             \
     }
-#define DEFINE_ROWS(mr) DEFINE_BLOCKS(mr, 2, 1) DEFINE_BLOCKS(mr, 1, 1)
+#define DEFINE_PACKED(mr)                                                                                                      \
+    static void packed_##mr(const product *p, const real *a, const real *const *b, real *const *c) {                           \
+        run_blocks(mr, 2, 1, true, p, a, b, c);                                                                                \
+    }
+#define DEFINE_ROWS(mr) DEFINE_BLOCKS(mr, 2, 1) DEFINE_BLOCKS(mr, 1, 1) DEFINE_PACKED(mr)
 DEFINE_ROWS(1)
 DEFINE_ROWS(2)
 DEFINE_ROWS(3)
@@ -162,15 +166,15 @@ DEFINE_ROWS(11)
 DEFINE_ROWS(12)
 #endif
 
-/* The blocks for one number of rows: of one vector, of two, and several of two at once (NULL where registers are short). */
+/* The blocks for one number of rows: of one vector, of two, also from packed strips, and several of two at once (NULL where registers are short). */
 typedef struct block_row {
-    block_function *half, *one, *two, *four;
+    block_function *half, *one, *packed, *two, *four;
 } block_row;
 
 /* clang-format off */
-#define ROWS_ENTRY(mr, two, four) {blocks_##mr##_1_1, blocks_##mr##_2_1, two, four}
+#define ROWS_ENTRY(mr, two, four) {blocks_##mr##_1_1, blocks_##mr##_2_1, packed_##mr, two, four}
 static const block_row block_table[MAX_ROWS + 1] = {
-    {NULL, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
     ROWS_ENTRY(1, blocks_1_2_2, blocks_1_2_4),
     ROWS_ENTRY(2, blocks_2_2_2, NULL),
 #if MAX_ROWS > 6
@@ -250,9 +254,10 @@ static void run_strip(const product *p, size_t rows, const lane_map *map, const 
             set_blocks(map, i, 2, b, c, b_of, c_of);
             f->two(p, a, b_of, c_of);
         }
+    block_function *one = p->packed ? f->packed : f->one;
     for (; i < blocks; i++) {
         set_blocks(map, i, 1, b, c, b_of, c_of);
-        f->one(p, a, b_of, c_of);
+        one(p, a, b_of, c_of);
     }
     if (map->vectors % BLOCK_VECS != 0) {
         set_blocks(map, i, 1, b, c, b_of, c_of);
@@ -260,34 +265,88 @@ static void run_strip(const product *p, size_t rows, const lane_map *map, const 
     }
 }
 
-void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, size_t panels, const real *X, size_t x_stride,
-                      real *Y, size_t y_stride, size_t lanes) {
+/* The factor A of a whole product: at any steps; or packed, strip by strip for one chunk of the depth after the other. */
+typedef struct factor {
+    const real *at;
+    size_t row, depth; /* steps; 1 and of no meaning where it is packed */
+    bool packed, fetched;
+} factor;
+
+/* C[0..rows)[lanes] = start + A B over the whole depth, also when that is 0. */
+VEC_INLINE void run_product(product *p, size_t rows, size_t depth, const factor *A, const lane_map *map, const real *B, real *C) {
+    const real *const bias = p->bias;
+    p->packed = A->packed;
+    p->a_row = A->row;
+    p->a_depth = A->depth;
+    for (size_t k = 0;;) {
+        p->depth = smaller(depth - k, DEPTH_CHUNK);
+        const real *a = A->packed ? A->at + k * rows : A->at + k * A->depth;
+        for (size_t j = 0, strip; j < rows; j += strip) {
+            strip = strip_rows(rows - j);
+            if (bias)
+                p->bias = bias + j;
+            if (A->packed)
+                p->a_depth = strip;
+            if (A->fetched)
+                fetch_rows(smaller(rows - j - strip, MAX_ROWS), A->row, p->depth, a + strip * A->row);
+            run_strip(p, strip, map, a, B, C + j * PANEL);
+            a += strip * (A->packed ? p->depth : A->row);
+        }
+        k += p->depth;
+        if (k >= depth)
+            return;
+        p->start = START_MEMORY;
+        B += p->depth * PANEL;
+    }
+}
+
+VEC_INLINE void pack_strip(size_t strip, size_t depth, const real *a, size_t row, size_t step, real *packed) {
+    for (size_t d = 0; d < depth; d++, a += step, packed += strip) {
+        for (size_t i = 0; i < strip; i++)
+            packed[i] = a[i * row];
+    }
+}
+
+/* The strips of A for run_product, one after the other as it reads them. */
+static void pack_strips(size_t rows, size_t depth, const real *a, size_t row, size_t step, real *packed) {
+    for (size_t k = 0, chunk; k < depth; k += chunk) {
+        chunk = smaller(depth - k, DEPTH_CHUNK);
+        for (size_t j = 0, strip; j < rows; j += strip) {
+            strip = strip_rows(rows - j);
+            const real *from = a + j * row + k * step;
+            if (strip == MAX_ROWS && row == 1)
+                pack_strip(MAX_ROWS, chunk, from, 1, step, packed);
+            else if (strip == MAX_ROWS && step == 1)
+                pack_strip(MAX_ROWS, chunk, from, row, 1, packed);
+            else
+                pack_strip(strip, chunk, from, row, step, packed);
+            packed += strip * chunk;
+        }
+    }
+}
+
+VEC_INLINE void forward(size_t out, size_t in, const factor *A, const real *bias, size_t panels, const real *X, size_t x_stride, real *Y,
+                    size_t y_stride, size_t lanes) {
     if (panels == 0)
         return;
     const size_t last = (lanes + VEC_LANES - 1) / VEC_LANES;
     const lane_map map = {(panels - 1) * PANEL_VECS + last, x_stride, y_stride};
-    const bool fetched = fetches(out, in);
-    size_t k = 0;
-    do { /* also when `in` is 0 */
-        const size_t depth = smaller(in - k, DEPTH_CHUNK);
-        product p = {.start = k > 0          ? START_MEMORY
-                              : bias != NULL ? START_BIAS
-                                             : START_ZERO,
-                     .depth = depth,
-                     .segments = 1,
-                     .a_row = in,
-                     .a_depth = 1,
-                     .b_row = PANEL,
-                     .c_row = PANEL};
-        for (size_t j = 0, rows; j < out; j += rows) {
-            rows = strip_rows(out - j);
-            p.bias = p.start == START_BIAS ? bias + j : NULL;
-            if (fetched)
-                fetch_rows(smaller(out - j - rows, MAX_ROWS), in, depth, W + (j + rows) * in + k);
-            run_strip(&p, rows, &map, W + j * in + k, X + k * PANEL, Y + j * PANEL);
-        }
-        k += depth;
-    } while (k < in);
+    product p = {.start = bias ? START_BIAS : START_ZERO, .segments = 1, .b_row = PANEL, .c_row = PANEL, .bias = bias};
+    run_product(&p, out, in, A, &map, X, Y);
+}
+
+void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, size_t panels, const real *X, size_t x_stride,
+                      real *Y, size_t y_stride, size_t lanes) {
+    const factor A = {.at = W, .row = in, .depth = 1, .fetched = fetches(out, in)};
+    forward(out, in, &A, bias, panels, X, x_stride, Y, y_stride, lanes);
+}
+
+void R(dense_pack_forward)(size_t out, size_t in, const real *W, real *packed) { pack_strips(out, in, W, in, 1, packed); }
+
+void R(dense_packed_forward)(size_t out, size_t in, const real *packed, const real *bias, size_t panels, const real *X, size_t x_stride,
+                             real *Y, size_t y_stride, size_t lanes) {
+    const factor A = {.at = packed, .row = 1, .packed = true};
+    forward(out, in, &A, bias, panels, X, x_stride, Y, y_stride, lanes);
 }
 
 /* copy[j][0..COPY_COLUMNS) = the first `columns` <= COPY_COLUMNS columns of W */
@@ -301,44 +360,50 @@ static void copy_columns(size_t rows, size_t columns, const real *W, size_t w_st
     }
 }
 
-static void run_columns(product *p, size_t columns, const lane_map *map, const real *W, size_t w_stride, const real *dY,
-                        real *dX) {
-    p->a_depth = w_stride;
-    for (size_t k = 0, rows; k < columns; k += rows) {
-        rows = strip_rows(columns - k);
-        run_strip(p, rows, map, W + k, dY, dX + k * PANEL);
+static product input_product(int accumulate) {
+    return (product){.start = accumulate ? START_MEMORY : START_ZERO, .segments = 1, .b_row = PANEL, .c_row = PANEL};
+}
+
+/* The input's cotangent with a copy of some columns at a time: see COPY_COLUMNS. */
+static void copied_backward_input(size_t out, size_t columns, const real *W, size_t w_stride, const lane_map *map, const real *dY, real *dX,
+                                  int accumulate) {
+    real copy[COPY_ROWS * COPY_COLUMNS] __attribute__((aligned(NF_ALIGN)));
+    const factor A = {.at = copy, .row = 1, .depth = COPY_COLUMNS};
+    for (size_t j = 0, depth; j < out; j += depth) {
+        depth = smaller(out - j, COPY_ROWS);
+        for (size_t k = 0, count; k < columns; k += count) {
+            count = smaller(columns - k, COPY_COLUMNS);
+            copy_columns(depth, count, W + j * w_stride + k, w_stride, copy);
+            product p = input_product(accumulate || j > 0);
+            run_product(&p, count, depth, &A, map, dY + j * PANEL, dX + k * PANEL);
+        }
     }
 }
 
 void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, size_t w_stride, size_t panels, const real *dY,
                                    size_t y_stride, real *dX, size_t x_stride, int accumulate) {
     const lane_map map = {panels * PANEL_VECS, y_stride, x_stride};
-    const bool copied = VEC_BYTES < 64 && panels > 1 && w_stride >= COPY_STRIDE;
-    real copy[COPY_ROWS * COPY_COLUMNS] __attribute__((aligned(NF_ALIGN)));
-    size_t j = 0;
-    do { /* also when `out` is 0 */
-        const size_t depth = smaller(out - j, copied ? COPY_ROWS : DEPTH_CHUNK);
-        const real *Wj = W + j * w_stride, *dYj = dY + j * PANEL;
-        product p = {.start = accumulate || j > 0 ? START_MEMORY : START_ZERO,
-                     .depth = depth,
-                     .segments = 1,
-                     .a_row = 1,
-                     .b_row = PANEL,
-                     .c_row = PANEL};
-        if (!copied)
-            run_columns(&p, columns, &map, Wj, w_stride, dYj, dX);
-        for (size_t k = 0, count; copied && k < columns; k += count) {
-            count = smaller(columns - k, COPY_COLUMNS);
-            copy_columns(depth, count, Wj + k, w_stride, copy);
-            run_columns(&p, count, &map, copy, COPY_COLUMNS, dYj, dX + k * PANEL);
-        }
-        j += depth;
-    } while (j < out);
+    const factor A = {.at = W, .row = 1, .depth = w_stride};
+    product p = input_product(accumulate);
+    if (VEC_BYTES < 64 && panels > 1 && w_stride >= COPY_STRIDE && out > 0)
+        copied_backward_input(out, columns, W, w_stride, &map, dY, dX, accumulate);
+    else
+        run_product(&p, columns, out, &A, &map, dY, dX);
 }
 
 void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels, const real *dY, size_t y_stride, real *dX,
                              size_t x_stride, int accumulate) {
     R(dense_backward_input_range)(out, in, W, in, panels, dY, y_stride, dX, x_stride, accumulate);
+}
+
+void R(dense_pack_backward)(size_t out, size_t in, const real *W, real *packed) { pack_strips(in, out, W, 1, in, packed); }
+
+void R(dense_packed_backward_input)(size_t out, size_t in, const real *packed, size_t panels, const real *dY, size_t y_stride, real *dX,
+                                    size_t x_stride, int accumulate) {
+    const lane_map map = {panels * PANEL_VECS, y_stride, x_stride};
+    const factor A = {.at = packed, .row = 1, .packed = true};
+    product p = input_product(accumulate);
+    run_product(&p, in, out, &A, &map, dY, dX);
 }
 
 /* to[0..count) += the first lanes of s */

@@ -47,6 +47,17 @@ void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, si
                                    size_t y_stride, real *dX, size_t x_stride, int accumulate);
 
 /*
+ * The same two products from weights that were packed, in * out reals, into the strips that stay in registers together: to the
+ * same bits, and W is read as one stream. Packing costs what some ten samples gain by it.
+ */
+void R(dense_pack_forward)(size_t out, size_t in, const real *W, real *packed);
+void R(dense_packed_forward)(size_t out, size_t in, const real *packed, const real *bias, size_t panels, const real *X, size_t x_stride,
+                             real *Y, size_t y_stride, size_t lanes);
+void R(dense_pack_backward)(size_t out, size_t in, const real *W, real *packed);
+void R(dense_packed_backward_input)(size_t out, size_t in, const real *packed, size_t panels, const real *dY, size_t y_stride, real *dX,
+                                    size_t x_stride, int accumulate);
+
+/*
  * dW[j][k] += sum dY[j][lane] X[k][lane] and dbias[j] += sum dY[j][lane] (unless dbias is NULL), over all lanes of all
  * panels, in an order that depends on (out, in, panels) only. Lanes that hold no sample must be 0 in dY and finite in X.
  * `scratch` holds dense_weights_scratch(out, in, panels) reals, aligned.

@@ -148,21 +148,54 @@ static void invert_row(real *restrict x, const real *restrict s, const real *res
     }
 }
 
-/* ---- a few rows, with the features in the lanes */
+/*
+ * ---- the cache: weights packed for a few rows, for tiles forward and for tiles back, each for the parameters of an epoch. Tiles pack
+ * when they are the second of their epoch: for one alone it would cost more than it saves.
+ */
 
-/* The cache: the epoch that the weights were packed for, then these. */
-static size_t cache_size(const nf_layer *layer) { return NF_ALIGN / sizeof(real) + R(mlp_rows_packed)(&layer->net); }
+enum packing { FEW, FORWARD, BACKWARD, PACKINGS };
 
-static const real *packed_weights(const layer_run *run) {
-    real *packed = run->cache + NF_ALIGN / sizeof(real);
-    uint64_t epoch;
-    memcpy(&epoch, run->cache, sizeof epoch);
-    if (epoch != run->epoch) {
-        R(mlp_rows_pack)(&run->layer->net, run->theta, packed);
-        memcpy(run->cache, &run->epoch, sizeof epoch);
-    }
-    return packed;
+typedef struct cache_head {
+    uint64_t packed[PACKINGS], met[PACKINGS]; /* epochs */
+} cache_head;
+_Static_assert(sizeof(cache_head) <= NF_ALIGN, "the first 64 bytes of a cache are zeros at first");
+
+#define CACHE_HEAD (NF_ALIGN / sizeof(real))
+
+static size_t tile_packing(const nf_net *net) { return R(mlp_packs)(net) ? R(mlp_packed)(net) : 0; }
+
+static size_t cache_size(const nf_layer *layer) {
+    return CACHE_HEAD + R(mlp_rows_packed)(&layer->net) + 2 * tile_packing(&layer->net);
 }
+
+static real *packed_at(const layer_run *run, enum packing packing) {
+    const nf_net *net = &run->layer->net;
+    real *few = run->cache + CACHE_HEAD, *tiles = few + R(mlp_rows_packed)(net);
+    return packing == FEW ? few : packing == FORWARD ? tiles : tiles + tile_packing(net);
+}
+
+static void pack(const layer_run *run, enum packing packing) {
+    static void (*const by[PACKINGS])(const nf_net *, const real *, real *) = {R(mlp_rows_pack), R(mlp_pack_forward), R(mlp_pack_backward)};
+    by[packing](&run->layer->net, run->theta, packed_at(run, packing));
+}
+
+/* Weights packed for this epoch; NULL when tiles are as well off without. */
+static const real *packed_weights(const layer_run *run, enum packing packing) {
+    cache_head *head = (cache_head *)(void *)run->cache;
+    if (head->packed[packing] == run->epoch)
+        return packed_at(run, packing);
+    if (packing != FEW) {
+        const bool second = head->met[packing] == run->epoch;
+        head->met[packing] = run->epoch;
+        if (!second || !R(mlp_packs)(&run->layer->net))
+            return NULL;
+    }
+    pack(run, packing);
+    head->packed[packing] = run->epoch;
+    return packed_at(run, packing);
+}
+
+/* ---- a few rows, with the features in the lanes */
 
 /* x_b := (x_b - t) exp(-S) or x_b exp(S) + t of one row; its terms of the log_det one after the other, as in a tile. */
 static void map_few(const nf_layer *layer, real *lane, real *restrict s, const real *restrict shift, real *restrict moved, double *log_det,
@@ -199,7 +232,7 @@ static int apply_few(const layer_run *run, tile *t, bool inverted) {
         for (size_t i = 0; i < layer->context_dim; i++)
             x[r * in + a + i] = t->context[i * PANEL + r];
     }
-    R(mlp_rows_forward)(net, packed_weights(run), t->rows, x, in, y, out, y + t->rows * out);
+    R(mlp_rows_forward)(net, packed_weights(run, FEW), t->rows, x, in, y, out, y + t->rows * out);
     for (size_t r = 0; r < t->rows; r++)
         map_few(layer, t->x + r, y + r * out, y + r * out + layer->transformed.count, moved, t->log_det + r, inverted);
     return LAYER_OK;
@@ -218,7 +251,8 @@ static int apply(const layer_run *run, tile *t, bool inverted) {
     if (run->record)
         r = map_record(layer, TILE_PANELS, run->record);
     gather_input(layer, t, r.input);
-    R(mlp_forward)(&layer->net, run->theta, t->panels, tile_lanes(t, t->panels - 1), r.input, out, r.net, net_scratch);
+    R(mlp_forward)(&layer->net, run->theta, packed_weights(run, FORWARD), t->panels, tile_lanes(t, t->panels - 1), r.input, out, r.net,
+                   net_scratch);
 
     _Alignas(NF_ALIGN) real unused[2 * PANEL];
     for (size_t p = 0; p < t->panels; p++) {
@@ -290,7 +324,7 @@ static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverted
                 d + layer->transformed.items[i] * PANEL, c->log_det + p * PANEL, r.factor + start + i * PANEL,
                 r.z + start + i * PANEL, r.slope + start + i * PANEL, ds + i * PANEL, dt + i * PANEL);
     }
-    R(mlp_vjp)(&layer->net, run->theta, t->panels, r.input, r.net, d_out, d_in, run->gradient, net_scratch);
+    R(mlp_vjp)(&layer->net, run->theta, packed_weights(run, BACKWARD), t->panels, r.input, r.net, d_out, d_in, run->gradient, net_scratch);
     scatter_input(layer, t, d_in, c);
 }
 

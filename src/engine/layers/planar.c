@@ -160,7 +160,7 @@ static int apply(const layer_run *run, tile *t, bool inverted) {
     }
     /* All lanes: one that held anything could be slow to find its root. */
     if (layer->context_dim)
-        R(mlp_forward)(&layer->net, run->theta, panels, PANEL, t->context, r.out, r.net, m.net);
+        R(mlp_forward)(&layer->net, run->theta, NULL, panels, PANEL, t->context, r.out, r.net, m.net);
     const planar_constraint c = spread_parameters(run, panels, &m, r.out);
 
     for (size_t p = 0; p < panels; p++) {
@@ -250,7 +250,7 @@ static void conditional_vjp(const layer_run *run, const tile *t, cotangent *c, b
                            d + i * PANEL, d_u + i * PANEL, d_w + i * PANEL);
         R(planar_constrain_lanes_vjp)(m.lanes + p, dim, rows.u, rows.w, dlog_s, d_u, d_w);
     }
-    R(mlp_vjp)(&layer->net, run->theta, t->panels, t->context, r.net, m.d_out, m.d_context, run->gradient, m.net);
+    R(mlp_vjp)(&layer->net, run->theta, NULL, t->panels, t->context, r.net, m.d_out, m.d_context, run->gradient, m.net);
     for (size_t i = 0; i < t->panels * t->context_dim * PANEL; i++)
         c->context[i] += m.d_context[i];
 }

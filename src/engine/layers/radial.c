@@ -211,7 +211,7 @@ static int apply(const layer_run *run, tile *t, bool inverted) {
     if (run->record)
         record = map_record(layer, TILE_PANELS, run->record);
     if (conditional)
-        R(mlp_forward)(&layer->net, run->theta, t->panels, PANEL, t->context, record.out, record.net, m.net);
+        R(mlp_forward)(&layer->net, run->theta, NULL, t->panels, PANEL, t->context, record.out, record.net, m.net);
     spread_parameters(run, t->panels, &m, record.out);
     for (size_t p = 0; p < t->panels; p++) {
         const radial_lanes *lanes = m.lanes + (conditional ? p : 0);
@@ -311,7 +311,7 @@ static void conditional_vjp(const layer_run *run, const tile *t, cotangent *c, b
             d_alpha[PANEL + l] = m.lanes[p].sigma_rate[l] * g.log_sigma[l];
         }
     }
-    R(mlp_vjp)(&layer->net, run->theta, t->panels, t->context, record.net, m.d_out, m.d_context, run->gradient, m.net);
+    R(mlp_vjp)(&layer->net, run->theta, NULL, t->panels, t->context, record.net, m.d_out, m.d_context, run->gradient, m.net);
     for (size_t i = 0; i < t->panels * t->context_dim * PANEL; i++)
         c->context[i] += m.d_context[i];
 }

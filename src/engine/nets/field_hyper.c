@@ -699,7 +699,7 @@ static void record_hidden(const field_hyper *f) {
     const size_t size = net->hidden.items[hidden - 1] * PANEL;
     const nf_net below = {net->inputs, net->hidden.items[hidden - 1], {hidden - 1, net->hidden.items}, net->activation};
     real *last = f->net_record + R(mlp_record_size)(&below, 1);
-    R(mlp_forward)(&below, f->theta, 1, PANEL, f->net_in, last, f->net_record, f->net_room);
+    R(mlp_forward)(&below, f->theta, NULL, 1, PANEL, f->net_in, last, f->net_record, f->net_room);
     R(activate_slope)(net->activation, size, last, last + size);
 }
 
@@ -723,7 +723,7 @@ static void gather_instants(field_hyper *f, size_t first, size_t count) {
     for (size_t l = 0; l < PANEL; l++)
         f->net_in[l] = (real)t[l < count ? l : 0];
     record_hidden(f);
-    R(mlp_vjp)(net, f->theta, 1, f->net_in, f->net_record, f->net_out, NULL, f->gradient, f->net_room);
+    R(mlp_vjp)(net, f->theta, NULL, 1, f->net_in, f->net_record, f->net_out, NULL, f->gradient, f->net_room);
 }
 
 static void gather_gradient(field_hyper *f) {

@@ -32,22 +32,55 @@ size_t R(mlp_scratch_size)(const nf_net *net, size_t panels) {
     return 2 * widest_hidden(net) * panels * PANEL + weights_scratch(net, panels);
 }
 
-void R(mlp_forward)(const nf_net *net, const real *theta, size_t panels, size_t lanes, const real *in, real *out, real *record,
-                    real *scratch) {
+/* Smaller nets lie in the first cache with their weights as they are. */
+#define PACKED_BYTES ((size_t)(16 << 10))
+
+bool R(mlp_packs)(const nf_net *net) { return R(mlp_packed)(net) * sizeof(real) >= PACKED_BYTES; }
+
+size_t R(mlp_packed)(const nf_net *net) {
+    size_t size = 0;
+    for (size_t j = 0; j < nf_net_layer_count(net); j++)
+        size += nf_net_layer_outputs(net, j) * nf_net_layer_inputs(net, j);
+    return size;
+}
+
+typedef void pack_layer(size_t out, size_t in, const real *W, real *packed);
+
+static void pack(const nf_net *net, const real *theta, pack_layer *layer, real *packed) {
+    for (size_t j = 0; j < nf_net_layer_count(net); j++) {
+        const size_t n = nf_net_layer_inputs(net, j), m = nf_net_layer_outputs(net, j);
+        layer(m, n, theta, packed);
+        theta += m * n + m;
+        packed += m * n;
+    }
+}
+
+void R(mlp_pack_forward)(const nf_net *net, const real *theta, real *packed) { pack(net, theta, R(dense_pack_forward), packed); }
+
+void R(mlp_pack_backward)(const nf_net *net, const real *theta, real *packed) { pack(net, theta, R(dense_pack_backward), packed); }
+
+static void forward_layer(size_t m, size_t n, const real *theta, const real *packed, size_t panels, const real *in, real *out, size_t lanes) {
+    if (packed)
+        R(dense_packed_forward)(m, n, packed, theta + m * n, panels, in, n * PANEL, out, m * PANEL, lanes);
+    else
+        R(dense_forward)(m, n, theta, theta + m * n, panels, in, n * PANEL, out, m * PANEL, lanes);
+}
+
+void R(mlp_forward)(const nf_net *net, const real *theta, const real *packed, size_t panels, size_t lanes, const real *in, real *out,
+                    real *record, real *scratch) {
     const size_t layers = nf_net_layer_count(net), spare = widest_hidden(net) * panels * PANEL;
     const size_t used = record ? PANEL : lanes; /* what is recorded is summed over all lanes */
     for (size_t j = 0; j < layers; j++) {
         const size_t n = nf_net_layer_inputs(net, j), m = nf_net_layer_outputs(net, j), size = m * panels * PANEL;
-        const real *weight = theta, *bias = theta + m * n;
         if (j + 1 == layers) {
-            R(dense_forward)(m, n, weight, bias, panels, in, n * PANEL, out, m * PANEL, used);
+            forward_layer(m, n, theta, packed, panels, in, out, used);
             return;
         }
         real *h = record ? record : scratch + (j % 2) * spare;
         /* Panel by panel, so that the activation finds its rows in the nearest cache. */
         for (size_t p = 0; p < panels; p++) {
             real *rows = h + p * m * PANEL;
-            R(dense_forward)(m, n, weight, bias, 1, in + p * n * PANEL, n * PANEL, rows, m * PANEL, p + 1 == panels ? used : PANEL);
+            forward_layer(m, n, theta, packed, 1, in + p * n * PANEL, rows, p + 1 == panels ? used : PANEL);
             if (record)
                 R(activate_slope)(net->activation, m * PANEL, rows, rows + size);
             else
@@ -57,6 +90,8 @@ void R(mlp_forward)(const nf_net *net, const real *theta, size_t panels, size_t 
             record += 2 * size;
         in = h;
         theta += m * n + m;
+        if (packed)
+            packed += m * n;
     }
 }
 
@@ -65,15 +100,16 @@ static void multiply(size_t count, real *restrict a, const real *restrict b) {
         a[i] *= b[i];
 }
 
-void R(mlp_vjp)(const nf_net *net, const real *theta, size_t panels, const real *in, const real *record, const real *d_out,
-                real *d_in, real *gradient, real *scratch) {
+void R(mlp_vjp)(const nf_net *net, const real *theta, const real *packed, size_t panels, const real *in, const real *record,
+                const real *d_out, real *d_in, real *gradient, real *scratch) {
     const size_t layers = nf_net_layer_count(net), spare = widest_hidden(net) * panels * PANEL;
     real *const weights_room = scratch + 2 * spare;
     const real *h = record + R(mlp_record_size)(net, panels);
-    size_t offset = nf_net_parameter_count(net);
+    size_t offset = nf_net_parameter_count(net), packed_offset = packed ? R(mlp_packed)(net) : 0;
     for (size_t j = layers; j-- > 0;) {
         const size_t n = nf_net_layer_inputs(net, j), m = nf_net_layer_outputs(net, j);
         offset -= m * n + m;
+        packed_offset -= packed ? m * n : 0;
         const size_t size = n * panels * PANEL;
         if (j > 0)
             h -= 2 * size;
@@ -84,7 +120,10 @@ void R(mlp_vjp)(const nf_net *net, const real *theta, size_t panels, const real 
         if (j == 0 && !d_in)
             return;
         real *d_below = j > 0 ? scratch + (j % 2) * spare : d_in;
-        R(dense_backward_input)(m, n, theta + offset, panels, d_out, m * PANEL, d_below, n * PANEL, 0);
+        if (packed)
+            R(dense_packed_backward_input)(m, n, packed + packed_offset, panels, d_out, m * PANEL, d_below, n * PANEL, 0);
+        else
+            R(dense_backward_input)(m, n, theta + offset, panels, d_out, m * PANEL, d_below, n * PANEL, 0);
         if (j > 0)
             multiply(size, d_below, h + size);
         d_out = d_below;

@@ -6,6 +6,8 @@
 #ifndef NF_ENGINE_MLP_H
 #define NF_ENGINE_MLP_H
 
+#include <stdbool.h>
+
 #include "core/model.h"
 #include "engine/real.h"
 
@@ -14,16 +16,26 @@ size_t R(mlp_record_size)(const nf_net *net, size_t panels);
 /* Reals of scratch, for both operations. */
 size_t R(mlp_scratch_size)(const nf_net *net, size_t panels);
 
-/* `lanes`: of the last panel. `record` may be NULL. */
-void R(mlp_forward)(const nf_net *net, const real *theta, size_t panels, size_t lanes, const real *in, real *out, real *record,
-                    real *scratch);
+/*
+ * Weights packed for the products of mlp_forward or of mlp_vjp, mlp_packed reals for each: to the same bits, sooner, once some tiles
+ * have used them. mlp_packs tells of a net that is large enough to gain.
+ */
+bool R(mlp_packs)(const nf_net *net);
+size_t R(mlp_packed)(const nf_net *net);
+void R(mlp_pack_forward)(const nf_net *net, const real *theta, real *packed);
+void R(mlp_pack_backward)(const nf_net *net, const real *theta, real *packed);
+
+/* `packed`: by mlp_pack_forward from theta, or NULL. `lanes`: of the last panel. `record` may be NULL. */
+void R(mlp_forward)(const nf_net *net, const real *theta, const real *packed, size_t panels, size_t lanes, const real *in, real *out,
+                    real *record, real *scratch);
 
 /*
  * After mlp_forward with a record on the same input: the cotangent of the input (overwritten; NULL when it is not wanted) and
- * of the parameters (added; NULL likewise). All panels are taken as full: cotangents of lanes without samples are zero.
+ * of the parameters (added; NULL likewise). All panels are taken as full: cotangents of lanes without samples are zero. `packed`: by
+ * mlp_pack_backward from theta, or NULL.
  */
-void R(mlp_vjp)(const nf_net *net, const real *theta, size_t panels, const real *in, const real *record, const real *d_out,
-                real *d_in, real *gradient, real *scratch);
+void R(mlp_vjp)(const nf_net *net, const real *theta, const real *packed, size_t panels, const real *in, const real *record,
+                const real *d_out, real *d_in, real *gradient, real *scratch);
 
 /*
  * The same net for a few rows, with the features in the lanes, and the bits of mlp_forward: `packed` is what

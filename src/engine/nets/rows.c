@@ -88,7 +88,7 @@ void R(net_push)(const nf_net *net, const void *theta, engine_thread *thread, si
     thread->rows = rows;
     memset(m.failed, 0, TILE_ROWS);
     load(x + first * net->inputs, net->inputs, rows, m.in, m.failed, ROW_INPUT);
-    R(mlp_forward)(net, theta, panels, last, m.in, m.out, record ? m.record : NULL, m.scratch);
+    R(mlp_forward)(net, theta, NULL, panels, last, m.in, m.out, record ? m.record : NULL, m.scratch);
     if (!store(m.out, net->outputs, rows, m.failed, y ? y + first * net->outputs : NULL) && !record)
         note(thread, m.failed);
 }
@@ -97,7 +97,7 @@ void R(net_pull)(const nf_net *net, const void *theta, engine_thread *thread, co
     const net_map m = map_memory(net, thread->memory);
     const size_t panels = (thread->rows + PANEL - 1) / PANEL;
     load(grad_y + thread->first * net->outputs, net->outputs, thread->rows, m.d_out, m.failed, ROW_COTANGENT);
-    R(mlp_vjp)(net, theta, panels, m.in, m.record, m.d_out, grad_x ? m.d_in : NULL, gradient, m.scratch);
+    R(mlp_vjp)(net, theta, NULL, panels, m.in, m.record, m.d_out, grad_x ? m.d_in : NULL, gradient, m.scratch);
     if (grad_x)
         store(m.d_in, net->inputs, thread->rows, m.failed, grad_x + thread->first * net->inputs);
     note(thread, m.failed);
