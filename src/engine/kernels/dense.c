@@ -225,11 +225,13 @@ static void set_blocks(const lane_map *map, size_t first, size_t count, const re
 
 /*
  * Weights and gradients of a large layer come from beyond L2, a few rows at a time: too few for the processor to foresee. Those that the
- * next strip needs are fetched while this one is computed. Below so many bytes it would cost more than it saves.
+ * next strip needs are fetched while this one is computed. Below so many bytes it would cost more than it saves; a gradient has been
+ * away for longer.
  */
 #define FETCH_BYTES ((size_t)(128 << 10))
+#define FETCH_GRADIENT_BYTES ((size_t)(48 << 10))
 
-static bool fetches(size_t out, size_t in) { return out * in * sizeof(real) >= FETCH_BYTES; }
+static bool fetches(size_t out, size_t in, size_t least) { return out * in * sizeof(real) >= least; }
 
 static void fetch_rows(size_t rows, size_t stride, size_t count, const real *a) {
     for (size_t i = 0; i < rows; i++, a += stride)
@@ -337,7 +339,7 @@ VEC_INLINE void forward(size_t out, size_t in, const factor *A, const real *bias
 
 void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, size_t panels, const real *X, size_t x_stride,
                       real *Y, size_t y_stride, size_t lanes) {
-    const factor A = {.at = W, .row = in, .depth = 1, .fetched = fetches(out, in)};
+    const factor A = {.at = W, .row = in, .depth = 1, .fetched = fetches(out, in, FETCH_BYTES)};
     forward(out, in, &A, bias, panels, X, x_stride, Y, y_stride, lanes);
 }
 
@@ -475,11 +477,15 @@ static void small_gradient(size_t out, size_t in, size_t panels, const real *dY,
     }
 }
 
-/* Columns [0, width) of one panel of X, width <= PANEL, as rows: to[lane][k]. Whole vectors of k: the last is padded with 0. */
-static void transpose_panel(size_t width, const real *X, real *to) {
+/*
+ * Columns [0, width) of one panel of X, width <= PANEL, as rows: to[lane][k]. Whole vectors of k: the last is padded with 0. A panel's
+ * columns are a page or less, over before the processor foresees them; those of `next`, which come after, are fetched meanwhile.
+ */
+static void transpose_panel(size_t width, const real *X, const real *next, real *to) {
     for (size_t k = 0; k < width; k += VEC_LANES) {
         for (size_t lane = 0; lane < PANEL; lane += VEC_LANES) {
             vec r[VEC_LANES];
+            fetch_rows(1, 0, VEC_LANES * VEC_LANES, next + k * PANEL + lane * VEC_LANES);
             if (width - k >= VEC_LANES) {
                 VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) r[i] = vec_load(X + (k + i) * PANEL + lane);
             } else {
@@ -499,7 +505,7 @@ static void transpose_panel(size_t width, const real *X, real *to) {
 static void gradient_columns(size_t out, size_t in, size_t width, size_t panels, const real *dY, size_t y_stride,
                              const real *transposed, real *dW, real *dbias) {
     const lane_map map = {(width + VEC_LANES - 1) / VEC_LANES, 0, 0};
-    const bool whole = width % VEC_LANES == 0, fetched = fetches(out, in);
+    const bool whole = width % VEC_LANES == 0, fetched = fetches(out, in, FETCH_GRADIENT_BYTES);
     real aside[MAX_ROWS * PANEL] __attribute__((aligned(NF_ALIGN))); /* for a dW that ends within a vector */
     const product p = {.start = whole ? START_ADD : START_ZERO,
                        .depth = PANEL,
@@ -548,8 +554,9 @@ void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real 
         count = smaller(panels - first, PANEL_CHUNK);
         for (size_t k = 0; k < in; k += PANEL) {
             const size_t width = smaller(in - k, PANEL);
-            for (size_t i = 0; i < count; i++)
-                transpose_panel(width, X + (first + i) * x_stride + k * PANEL, scratch + i * PANEL * PANEL);
+            const real *x = X + first * x_stride + k * PANEL, *const after = k + width < in ? x + width * PANEL : x;
+            for (size_t i = 0; i < count; i++, x += x_stride)
+                transpose_panel(width, x, i + 1 < count ? x + x_stride : after, scratch + i * PANEL * PANEL);
             gradient_columns(out, in, width, count, dY + first * y_stride, y_stride, scratch, dW + k, k == 0 ? dbias : NULL);
         }
     }
