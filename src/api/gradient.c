@@ -122,17 +122,47 @@ static nf_status check_weights(const char *function, size_t rows, const double *
     return NF_OK;
 }
 
-/* Slots to zero before, and divided by a weight into the gradient after, a call. */
-static void clear_slots(const nf_gradient *g, size_t slots) {
-    for (size_t s = 0; s < slots; s++)
+/* Before work that adds to the first `slots`, all of them. */
+static void clear_slots(nf_gradient *g, size_t slots) {
+    for (size_t s = g->clear; s < slots; s++)
         memset((unsigned char *)g->slots + s * g->stride * g->engine->real_size, 0, g->count * g->engine->real_size);
+    g->clear = 0;
 }
 
-static void commit_slots(nf_gradient *g, size_t slots, double weight) {
+/* Slots divided by a weight into the gradient, a block of all of them after the other so that the sum stays at hand; and to zero, while they are. */
+#define COMMIT_BLOCK ((size_t)2048)
+#define COMMIT_ALONE ((size_t)65536) /* numbers that one thread has added before others wake up */
+
+typedef struct commit {
+    nf_gradient *g;
+    size_t slots, threads;
+    double scale;
+} commit;
+
+static void commit_blocks(void *user, size_t thread) {
+    const commit *c = user;
+    const nf_gradient *g = c->g;
+    const size_t size = g->engine->real_size;
+    for (size_t start = thread * COMMIT_BLOCK; start < g->count; start += c->threads * COMMIT_BLOCK) {
+        const size_t count = g->count - start < COMMIT_BLOCK ? g->count - start : COMMIT_BLOCK;
+        for (size_t s = 0; s < c->slots; s++) {
+            unsigned char *slot = (unsigned char *)g->slots + (s * g->stride + start) * size;
+            g->engine->add_scaled((unsigned char *)g->sum + start * size, slot, c->scale, count);
+            memset(slot, 0, count * size);
+        }
+    }
+}
+
+static void commit_slots(nf_gradient *g, nf_workspace *ws, size_t slots, double weight) {
     const nf_floating saved = nf_floating_enter();
-    const double scale = 1.0 / weight;
-    for (size_t s = 0; s < slots; s++)
-        g->engine->add_scaled(g->sum, (const unsigned char *)g->slots + s * g->stride * g->engine->real_size, scale, g->count);
+    commit c = {.g = g, .slots = slots, .threads = 1, .scale = 1.0 / weight};
+    if (ws->pool && slots > 1 && g->count > COMMIT_ALONE / slots)
+        c.threads = ws->thread_count;
+    if (c.threads > 1)
+        nf_pool_run(ws->pool, c.threads, commit_blocks, &c);
+    else
+        commit_blocks(&c, 0);
+    g->clear = slots;
     nf_floating_leave(saved);
 }
 
@@ -206,7 +236,7 @@ static nf_status differentiate_mean(const char *function, const nf_flow *flow, n
         nf_fail_in(status, function);
     } else {
         if (gradient && total.weight > 0.0)
-            commit_slots(gradient, nf_gradient_slots(tiles_of(flow, job->rows)), total.weight);
+            commit_slots(gradient, ws, nf_gradient_slots(tiles_of(flow, job->rows)), total.weight);
         if (loss)
             *loss = mean_of(&total, total.weight);
         status = nf_run_end(function, ws, job, "x");
@@ -253,7 +283,7 @@ static nf_status vjp(const char *function, const nf_flow *flow, nf_workspace *gi
         nf_fail_in(status, function);
     } else {
         if (gradient)
-            commit_slots(gradient, nf_gradient_slots(tiles_of(flow, job->rows)), 1.0);
+            commit_slots(gradient, ws, nf_gradient_slots(tiles_of(flow, job->rows)), 1.0);
         status = nf_run_end(function, ws, job, input);
     }
     nf_workspace_return(given, ws);
@@ -419,7 +449,7 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
         }
         nf_floating_leave(saved);
         if (total.weight > 0.0)
-            commit_slots(gradient, slots, total.weight);
+            commit_slots(gradient, ws, slots, total.weight);
         if (loss)
             *loss = mean_of(&total, total.weight);
         rng->position += rows;
