@@ -27,13 +27,13 @@
 /* What a strip reads of A in one go: 24 KiB with AVX-512, in L1 while the panels go by. */
 #define DEPTH_CHUNK ((size_t)128)
 /*
- * The input's cotangent reads W by columns. Where the rows of W are so long that each is on another page, and strips narrower
- * than a cache line, some columns (whole strips) are first copied together, as many rows at a time as make 24 KiB.
+ * The input's cotangent reads W by columns. Where the rows of W are so long that a strip's columns crowd a few sets of the first cache,
+ * and strips narrower than a cache line, some columns (whole strips) are first packed together.
  */
-#define COPY_COLUMNS ((size_t)24)
-#define COPY_ROWS ((size_t)(1024 / sizeof(real)))
-#define COPY_STRIDE ((size_t)(2048 / sizeof(real)))
-_Static_assert(COPY_COLUMNS % MAX_ROWS == 0, "copied columns are whole strips");
+#define PACKED_COLUMNS ((size_t)24)
+#define PACKED_STRIDE ((size_t)(512 / sizeof(real)))
+#define PACKED_SIZE ((size_t)((32 << 10) / sizeof(real))) /* and W is larger than that cache */
+_Static_assert(PACKED_COLUMNS % MAX_ROWS == 0, "packed columns are whole strips");
 /* The weights' gradient is summed in registers over so many samples before it is added to memory. */
 #define SAMPLE_CHUNK ((size_t)128)
 #define PANEL_CHUNK (SAMPLE_CHUNK / PANEL)
@@ -327,6 +327,14 @@ static void pack_strips(size_t rows, size_t depth, const real *a, size_t row, si
     }
 }
 
+/* PACKED_COLUMNS columns of W at once, so that each line of it is read once. */
+static void pack_columns(size_t depth, const real *W, size_t w_stride, real *packed) {
+    for (size_t d = 0; d < depth; d++, W += w_stride, packed += MAX_ROWS)
+        VEC_UNROLL for (size_t s = 0; s < PACKED_COLUMNS / MAX_ROWS; s++) {
+            VEC_UNROLL for (size_t i = 0; i < MAX_ROWS; i++) packed[s * depth * MAX_ROWS + i] = W[s * MAX_ROWS + i];
+        }
+}
+
 VEC_INLINE void forward(size_t out, size_t in, const factor *A, const real *bias, size_t panels, const real *X, size_t x_stride, real *Y,
                     size_t y_stride, size_t lanes) {
     if (panels == 0)
@@ -351,31 +359,23 @@ void R(dense_packed_forward)(size_t out, size_t in, const real *packed, const re
     forward(out, in, &A, bias, panels, X, x_stride, Y, y_stride, lanes);
 }
 
-/* copy[j][0..COPY_COLUMNS) = the first `columns` <= COPY_COLUMNS columns of W */
-static void copy_columns(size_t rows, size_t columns, const real *W, size_t w_stride, real *copy) {
-    if (columns == COPY_COLUMNS) {
-        for (size_t j = 0; j < rows; j++)
-            memcpy(copy + j * COPY_COLUMNS, W + j * w_stride, COPY_COLUMNS * sizeof(real));
-    } else {
-        for (size_t j = 0; j < rows; j++)
-            memcpy(copy + j * COPY_COLUMNS, W + j * w_stride, columns * sizeof(real));
-    }
-}
-
 static product input_product(int accumulate) {
     return (product){.start = accumulate ? START_MEMORY : START_ZERO, .segments = 1, .b_row = PANEL, .c_row = PANEL};
 }
 
-/* The input's cotangent with a copy of some columns at a time: see COPY_COLUMNS. */
-static void copied_backward_input(size_t out, size_t columns, const real *W, size_t w_stride, const lane_map *map, const real *dY, real *dX,
-                                  int accumulate) {
-    real copy[COPY_ROWS * COPY_COLUMNS] __attribute__((aligned(NF_ALIGN)));
-    const factor A = {.at = copy, .row = 1, .depth = COPY_COLUMNS};
+/* The input's cotangent with some columns packed at a time: see PACKED_COLUMNS. */
+static void packing_backward_input(size_t out, size_t columns, const real *W, size_t w_stride, const lane_map *map, const real *dY,
+                                   real *dX, int accumulate) {
+    real packed[DEPTH_CHUNK * PACKED_COLUMNS];
+    const factor A = {.at = packed, .row = 1, .packed = true};
     for (size_t j = 0, depth; j < out; j += depth) {
-        depth = smaller(out - j, COPY_ROWS);
+        depth = smaller(out - j, DEPTH_CHUNK);
         for (size_t k = 0, count; k < columns; k += count) {
-            count = smaller(columns - k, COPY_COLUMNS);
-            copy_columns(depth, count, W + j * w_stride + k, w_stride, copy);
+            count = smaller(columns - k, PACKED_COLUMNS);
+            if (count == PACKED_COLUMNS)
+                pack_columns(depth, W + j * w_stride + k, w_stride, packed);
+            else
+                pack_strips(count, depth, W + j * w_stride + k, 1, w_stride, packed);
             product p = input_product(accumulate || j > 0);
             run_product(&p, count, depth, &A, map, dY + j * PANEL, dX + k * PANEL);
         }
@@ -387,8 +387,8 @@ void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, si
     const lane_map map = {panels * PANEL_VECS, y_stride, x_stride};
     const factor A = {.at = W, .row = 1, .depth = w_stride};
     product p = input_product(accumulate);
-    if (VEC_BYTES < 64 && panels > 1 && w_stride >= COPY_STRIDE && out > 0)
-        copied_backward_input(out, columns, W, w_stride, &map, dY, dX, accumulate);
+    if (VEC_BYTES < 64 && panels > 1 && w_stride >= PACKED_STRIDE && out * w_stride > PACKED_SIZE)
+        packing_backward_input(out, columns, W, w_stride, &map, dY, dX, accumulate);
     else
         run_product(&p, columns, out, &A, &map, dY, dX);
 }
