@@ -24,7 +24,7 @@
 
 typedef struct work {
     size_t rows, in, out, panels, last_lanes; /* rows in panels, of which each tile takes TILE / PANEL */
-    real *W, *bias, *X, *Y, *dX, *dW, *dbias, *scratch, *packed, *x_rows, *y_rows;
+    real *W, *bias, *X, *Y, *dX, *dW, *dbias, *scratch, *packed, *packed_forward, *packed_backward, *x_rows, *y_rows;
 } work;
 
 typedef void job(const work *);
@@ -82,6 +82,24 @@ static void forward(const work *w) {
     for (size_t p = 0, n; p < w->panels; p += n) {
         n = tile_panels(w, p);
         R(dense_forward)(w->out, w->in, w->W, w->bias, n, w->X, xs, w->Y, ys, p + n == w->panels ? w->last_lanes : PANEL);
+    }
+}
+
+/* As calls of several tiles have it: W was packed once. */
+static void packed_forward(const work *w) {
+    const size_t xs = w->in * PANEL, ys = w->out * PANEL;
+    for (size_t p = 0, n; p < w->panels; p += n) {
+        n = tile_panels(w, p);
+        R(dense_packed_forward)
+        (w->out, w->in, w->packed_forward, w->bias, n, w->X, xs, w->Y, ys, p + n == w->panels ? w->last_lanes : PANEL);
+    }
+}
+
+static void packed_backward_input(const work *w) {
+    const size_t xs = w->in * PANEL, ys = w->out * PANEL;
+    for (size_t p = 0, n; p < w->panels; p += n) {
+        n = tile_panels(w, p);
+        R(dense_packed_backward_input)(w->out, w->in, w->packed_backward, n, w->Y, ys, w->dX, xs, 0);
     }
 }
 
@@ -160,14 +178,19 @@ static work prepare(size_t rows, size_t in, size_t out) {
     w.dbias = numbers(out + VEC_LANES, 0);
     w.scratch = numbers(R(dense_weights_scratch)(out, in, TILE / PANEL) + 1, 0);
     w.packed = numbers(dense_rows_packed(out, in), 0);
+    w.packed_forward = numbers(out * in, 0);
+    w.packed_backward = numbers(out * in, 0);
     w.x_rows = numbers(8 * in, 1);
     w.y_rows = numbers(8 * dense_rows_width(out), 0);
     R(dense_rows_pack)(out, in, w.W, w.bias, w.packed);
+    R(dense_pack_forward)(out, in, w.W, w.packed_forward);
+    R(dense_pack_backward)(out, in, w.W, w.packed_backward);
     return w;
 }
 
 static void discard(work *w) {
-    real *const all[] = {w->W - 1, w->bias, w->X, w->Y, w->dX, w->dW, w->dbias, w->scratch, w->packed, w->x_rows, w->y_rows};
+    real *const all[] = {w->W - 1,   w->bias,           w->X,               w->Y,      w->dX,    w->dW, w->dbias, w->scratch,
+                         w->packed, w->packed_forward, w->packed_backward, w->x_rows, w->y_rows};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++)
         free(all[i]);
 }
@@ -208,6 +231,8 @@ int main(void) {
         const double rows = (double)w.rows;
         measure("forward", &w, rows, forward, blas_forward);
         measure("backward_input", &w, rows, backward_input, blas_backward_input);
+        measure("packed_forward", &w, rows, packed_forward, blas_forward);
+        measure("packed_backward_input", &w, rows, packed_backward_input, blas_backward_input);
         measure("backward_weights", &w, rows, backward_weights, blas_backward_weights);
         measure("one_row", &w, 1, one_row, NULL);
         measure("four_rows", &w, 4, four_rows, NULL);
