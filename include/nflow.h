@@ -429,7 +429,8 @@ NF_API nf_status nf_gradient_set(nf_gradient *gradient, const double *in);  /* t
  * sum), to `gradient`, and store the loss. The gradient changes only when the call succeeds or returns NF_ERR_ROWS. rows 0 is
  * NF_ERR_ARGUMENT.
  *
- * Negative log-likelihood of data x, through the inverse; regularisers of the layers are part of the loss.
+ * Negative log-likelihood of data x, through the inverse; regularisers of the layers are part of the loss. A row whose log density is beyond
+ * +-3e32 in single precision, +-1e302 in double, is a bad row here: it can be evaluated, but what it adds to a gradient need not be a number.
  */
 NF_API nf_status nf_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
                              const double *weight, nf_gradient *gradient, double *loss);

@@ -443,6 +443,35 @@ START_TEST(rows_that_the_target_spoils_add_nothing) {
 }
 END_TEST
 
+/* A row whose loss is a number, but beyond what its precision can differentiate, is bad in a gradient and spoils nothing. */
+static void check_far_rows(int i, nf_precision precision) {
+    enum { SOME = 151 };
+    const double far[] = {1e16, 1e19, -1e22, 1e30}, scale = precision == NF_SINGLE ? 1.0 : 1e120;
+    subject s;
+    open_relaxed(&s, i, precision, 1);
+    batch r = new_batch(&s, SOME);
+    double *got = new_numbers(s.count), loss;
+    for (size_t k = 0; k < sizeof far / sizeof far[0]; k++)
+        for (size_t f = 0; f < s.dim; f++)
+            r.in[(31 * k + 3) * s.dim + f] = (f % 2 ? -scale : scale) * far[k];
+    must(nf_gradient_zero(s.gradient));
+    const nf_status status = nf_grad_nll(s.flow, s.ws, SOME, r.in, r.context, NULL, s.gradient, &loss);
+    ck_assert_msg(status == NF_OK || status == NF_ERR_ROWS, "%s: %s", s.f->name, nf_last_error());
+    ck_assert_msg(isfinite(loss), "%s: loss %g", s.f->name, loss);
+    must(nf_gradient_get(s.gradient, got));
+    for (size_t p = 0; p < s.count; p++)
+        ck_assert_msg(isfinite(got[p]), "%s: parameter %zu of %zu has gradient %g", s.f->name, p, s.count, got[p]);
+    free(got);
+    free_batch(&r);
+    close_subject(&s);
+}
+
+START_TEST(rows_too_far_to_differentiate_add_nothing) {
+    check_far_rows(_i, NF_DOUBLE);
+    check_far_rows(_i, NF_SINGLE);
+}
+END_TEST
+
 /* A row of huge numbers is either mapped or bad, as one, and changes no other row. */
 START_TEST(huge_rows_are_bad_or_right) {
     enum { SOME = 41 };
@@ -567,6 +596,7 @@ int main(void) {
     tcase_add_loop_test(bad, bad_rows_do_not_poison_good_ones, 0, subjects);
     tcase_add_loop_test(bad, bad_rows_add_nothing_to_gradients, 0, subjects);
     tcase_add_loop_test(bad, rows_that_the_target_spoils_add_nothing, 0, subjects);
+    tcase_add_loop_test(bad, rows_too_far_to_differentiate_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, huge_rows_are_bad_or_right, 0, subjects);
     tcase_add_loop_test(arrays, results_may_go_into_the_input, 0, subjects);
     tcase_add_loop_test(arrays, results_may_be_left_out, 0, subjects);

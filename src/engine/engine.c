@@ -296,8 +296,16 @@ static int apply_layers(const engine_job *job, bool backwards, size_t count, eng
     return result;
 }
 
-/* Rows that came out of the layers as failed or not finite; true when there are new ones. */
-static bool check_lanes(engine_thread *thread, thread_map *m, const unsigned char *before, size_t layers) {
+/*
+ * A loss beyond this is a number, but its gradient may not be: the products of a sample's numbers that it is made of are of its size, times
+ * weights and factors, and samples are summed.
+ */
+#define FARTHEST_LOSS ((double)REAL_MAX * 0x1p-20)
+
+static double farthest_loss(const engine_job *job) { return job->record && job->density && job->slots ? FARTHEST_LOSS : INFINITY; }
+
+/* Rows that came out of the layers as failed or not finite, or beyond `farthest`; true when there are new ones. */
+static bool check_lanes(engine_thread *thread, thread_map *m, const unsigned char *before, size_t layers, double farthest) {
     tile *t = &m->t;
     bool any = false;
     for (size_t l = 0; l < t->rows; l++) {
@@ -307,7 +315,7 @@ static bool check_lanes(engine_thread *thread, thread_map *m, const unsigned cha
         }
         if (!t->failed[l]) {
             const real *lane = lane_of(t->x, t->dim, l);
-            bool finite = isfinite(t->log_det[l]) && isfinite(m->base[l]);
+            bool finite = isfinite(t->log_det[l]) && isfinite(m->base[l]) && fabs(m->base[l] + t->log_det[l]) <= farthest;
             for (size_t f = 0; f < t->dim; f++)
                 finite = finite && isfinite(lane[f * PANEL]);
             if (finite)
@@ -355,7 +363,7 @@ static int push(const engine_job *job, engine_thread *thread, size_t first, size
         }
         if (job->inverse)
             base_density(job->model, &m.t, m.base);
-        again = check_lanes(thread, &m, before, job->model->layer_count) && job->record;
+        again = check_lanes(thread, &m, before, job->model->layer_count, farthest_loss(job)) && job->record;
     }
     return ENGINE_OK;
 }
@@ -521,7 +529,7 @@ static void put_on_the_way(thread_map *m, const size_t *partner, const double *f
 static void note_lost(engine_thread *thread, thread_map *m, const unsigned char *before, size_t layers) {
     for (size_t l = 0; l < m->t.rows; l++)
         m->base[l] = 0;
-    check_lanes(thread, m, before, layers);
+    check_lanes(thread, m, before, layers, INFINITY);
     fill_lanes(m);
 }
 
@@ -631,7 +639,7 @@ static void trajectory(const engine_job *job, engine_thread *thread, size_t firs
                              .visit = keep_point,
                              .user = &sink};
     m.places[0].ops->path(&run, t, &path);
-    check_lanes(thread, &m, before, model->layer_count);
+    check_lanes(thread, &m, before, model->layer_count, INFINITY);
     for (size_t l = 0; l < rows; l++)
         for (size_t i = 0; t->failed[l] && i < job->time_count; i++)
             for (size_t f = 0; f < model->dim; f++)
