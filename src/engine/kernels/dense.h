@@ -48,7 +48,7 @@ void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, si
 
 /*
  * The same two products from weights that were packed, in * out reals, into the strips that stay in registers together: to the
- * same bits, and W is read as one stream. Packing costs what some ten samples gain by it.
+ * same bits, and W is read as one stream. Packing costs about what a tile of 128 samples gains by it.
  */
 void R(dense_pack_forward)(size_t out, size_t in, const real *W, real *packed);
 void R(dense_packed_forward)(size_t out, size_t in, const real *packed, const real *bias, size_t panels, const real *X, size_t x_stride,
