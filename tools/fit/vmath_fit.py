@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""Near-minimax coefficients of src/engine/kernels/vmath_tables.h.
+"""Near-minimax coefficients of src/engine/kernels/vmath_tables.h, and the tables of gelu_tables.h.
 
     python3 tools/fit/vmath_fit.py [name ...]
+    python3 tools/fit/vmath_fit.py gelu_tables
 
 Each approximant is a polynomial or a rational function whose largest relative error on an interval is made small by
 Lawson's reweighted least squares (C. L. Lawson, 1961); a rational function is linearised about the denominator of the
@@ -10,6 +11,7 @@ powers of the variable, lowest first, with the relative error that was reached b
 
 Needs mpmath.
 """
+import struct
 import sys
 
 import mpmath as mp
@@ -181,7 +183,45 @@ FITS = {
 }
 
 
+def float_bits(x):
+    return struct.unpack("I", struct.pack("f", float(x)))[0]
+
+
+def print_table(declaration, values):
+    print(f"static const {declaration} __attribute__((aligned(64))) = {{")
+    for i in range(0, len(values), 8):
+        print("    " + ", ".join(values[i:i + 8]) + ",")
+    print("};")
+
+
+def gelu_tables():
+    """What gelu_lookup.h looks up: 2^(j/32), and polynomials of the Mills ratio on eighths of the octaves of 1 + a in [1, 16)."""
+    degree, entries, steps = 4, 32, 32
+    powers = [(float_bits(mp.mpf(2) ** (mp.mpf(j) / steps)) - (j << 18) - (127 << 23)) % 2 ** 32 for j in range(steps)]
+    print_table("uint32_t gelu_powers[32]", [f"0x{v:08x}" for v in powers])
+    columns = [[None] * entries for _ in range(degree + 1)]
+    worst = 0
+    for octave in range(4):
+        for eighth in range(8):
+            half = mp.mpf(2) ** octave / 16
+            centre = 2 ** octave + (2 * eighth + 1) * half - 1
+            nodes = [half * mp.cos(mp.pi * (2 * i + 1) / (2 * degree + 2)) for i in range(degree + 1)]
+            powers_of = mp.matrix([[u ** k for k in range(degree + 1)] for u in nodes])
+            c = mp.lu_solve(powers_of, mp.matrix([mills(centre + u) for u in nodes]))
+            entry = ((127 + octave) << 3 | eighth) % entries
+            for k in range(degree + 1):
+                columns[k][entry] = c[k]
+            for i in range(-20, 21):
+                u = half * i / 20
+                worst = max(worst, abs(mp.polyval(list(c)[::-1], u) / mills(centre + u) - 1))
+    print(f"/* relative error {mp.nstr(worst, 3)} */")
+    print_table(f"float gelu_mills[{degree + 1} * 32]", [f"L({mp.nstr(v, 9)}f)" for column in columns for v in column])
+
+
 def main():
+    if sys.argv[1:] == ["gelu_tables"]:
+        gelu_tables()
+        return
     for name in sys.argv[1:] or FITS:
         for digits, suffix, fit in zip((9, 17), ("f", ""), FITS[name]):
             if not fit:

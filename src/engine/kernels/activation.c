@@ -1,6 +1,21 @@
 #include "engine/kernels/activation.h"
 
+#include "engine/kernels/simd.h"
 #include "engine/kernels/vmath.h"
+
+#if NF_SINGLE_BUILD && VEC_BYTES == 64
+#include "engine/kernels/gelu_lookup.h"
+#define GELU_LOOP(slope, curvature)                                                                                              \
+    gelu_run(count, h, slope, curvature);                                                                                        \
+    return
+#define GELU_VALUES GELU_LOOP(NULL, NULL)
+#define GELU_SLOPES GELU_LOOP(slope, NULL)
+#define GELU_CURVATURES GELU_LOOP(slope, curvature)
+#else
+#define GELU_VALUES VALUE_LOOP(vm_gelu)
+#define GELU_SLOPES SLOPE_LOOP(vm_gelu_grad)
+#define GELU_CURVATURES CURVATURE_LOOP(vm_gelu_grad2)
+#endif
 
 /* One loop for each function, so that each is a vector loop: the functions are branch-free. */
 #define VALUE_LOOP(function)                                                                                                     \
@@ -41,7 +56,7 @@ void R(activate)(nf_activation activation, size_t count, real *restrict h) {
     switch (activation) {
     case NF_ACTIVATION_DEFAULT:
     case NF_GELU:
-        VALUE_LOOP(vm_gelu);
+        GELU_VALUES;
     case NF_TANH:
         VALUE_LOOP(vm_tanh);
     case NF_RELU:
@@ -57,7 +72,7 @@ void R(activate_slope)(nf_activation activation, size_t count, real *restrict h,
     switch (activation) {
     case NF_ACTIVATION_DEFAULT:
     case NF_GELU:
-        SLOPE_LOOP(vm_gelu_grad);
+        GELU_SLOPES;
     case NF_TANH:
         SLOPE_LOOP(vm_tanh_grad);
     case NF_RELU:
@@ -73,7 +88,7 @@ void R(activate_curvature)(nf_activation activation, size_t count, real *restric
     switch (activation) {
     case NF_ACTIVATION_DEFAULT:
     case NF_GELU:
-        CURVATURE_LOOP(vm_gelu_grad2);
+        GELU_CURVATURES;
     case NF_TANH:
         CURVATURE_LOOP(vm_tanh_grad2);
     case NF_RELU:

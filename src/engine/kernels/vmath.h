@@ -4,7 +4,7 @@
  * Each is a branch-free scalar function: a loop over it is vectorised at -O3 without -ffast-math, and because it is made
  * of IEEE operations and madd() alone, the scalar tail of such a loop gives the same bits as its vectorised body.
  * tests/test_vmath.c holds the bound on the error of each: 1 ulp for exp and log, 2.5 for most, 4.5 for tanh in single precision,
- * some 6 for GELU.
+ * some 6 for GELU. With AVX-512 in single precision nets have the GELU of gelu_lookup.h instead.
  *
  * Infinities, NaN, signed zeros and subnormal numbers follow the mathematical limits: exp and the tails of the
  * activations underflow gradually, NaN propagates, and odd functions keep the sign of a zero. The value that a _grad or
