@@ -582,11 +582,45 @@ void R(dense_rows_pack)(size_t out, size_t in, const real *W, const real *bias, 
     }
 }
 
+/* One row times a block of `nv` vectors of columns, whose weights follow each other from `packed` on, after the bias. */
+VEC_INLINE void run_one_row(const int nv, size_t in, const real *packed, const real *x, real *y) {
+    vec sum[MAX_BLOCKS * BLOCK_VECS];
+    VEC_UNROLL for (int v = 0; v < nv; v++) sum[v] = vec_load(packed + v * VEC_LANES);
+    packed += nv * VEC_LANES;
+    for (size_t k = 0; k < in; k++, packed += nv * VEC_LANES) {
+        const vec xk = vec_set1(x[k]);
+        VEC_UNROLL for (int v = 0; v < nv; v++) sum[v] = vec_madd(xk, vec_load(packed + v * VEC_LANES), sum[v]);
+    }
+    VEC_UNROLL for (int v = 0; v < nv; v++) vec_store(y + v * VEC_LANES, sum[v]);
+}
+
+/* The usual widths of one row, without what the general path does for several: false for another. */
+static bool one_row(size_t vectors, size_t in, const real *packed, const real *x, real *y) {
+    switch (vectors) {
+    case 1:
+        run_one_row(1, in, packed, x, y);
+        return true;
+    case 2:
+        run_one_row(2, in, packed, x, y);
+        return true;
+    case 4:
+        run_one_row(4, in, packed, x, y);
+        return true;
+    case MAX_BLOCKS * BLOCK_VECS:
+        run_one_row(MAX_BLOCKS * BLOCK_VECS, in, packed, x, y);
+        return true;
+    default:
+        return false;
+    }
+}
+
 void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride, real *y,
                            size_t y_stride) {
     const size_t width = dense_rows_width(out);
-    for (size_t j = 0, columns; j < width; j += columns) {
+    for (size_t j = 0, columns; j < width; j += columns, packed += columns * (in + 1)) {
         columns = smaller(width - j, ROWS_COLUMNS);
+        if (rows == 1 && one_row(columns / VEC_LANES, in, packed, x, y + j))
+            continue;
         const lane_map map = {columns / VEC_LANES, PANEL, PANEL};
         const product p = {.start = START_COLUMN,
                            .depth = in,
@@ -599,6 +633,5 @@ void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t row
             strip = strip_rows(rows - i);
             run_strip(&p, strip, &map, x + i * x_stride, packed + columns, y + i * y_stride + j);
         }
-        packed += columns * (in + 1);
     }
 }
