@@ -124,12 +124,11 @@ static nf_status check_weights(const char *function, size_t rows, const double *
 
 /* Before work that adds to the first `slots`, all of them. */
 static void clear_slots(nf_gradient *g, size_t slots) {
-    for (size_t s = g->clear; s < slots; s++)
+    for (size_t s = 0; s < slots; s++)
         memset((unsigned char *)g->slots + s * g->stride * g->engine->real_size, 0, g->count * g->engine->real_size);
-    g->clear = 0;
 }
 
-/* Slots divided by a weight into the gradient, a block of all of them after the other so that the sum stays at hand; and to zero, while they are. */
+/* Slots divided by a weight into the gradient, a block of all of them after the other so that the sum stays at hand. */
 #define COMMIT_BLOCK ((size_t)2048)
 #define COMMIT_ALONE ((size_t)65536) /* numbers that one thread has added before others wake up */
 
@@ -146,9 +145,8 @@ static void commit_blocks(void *user, size_t thread) {
     for (size_t start = thread * COMMIT_BLOCK; start < g->count; start += c->threads * COMMIT_BLOCK) {
         const size_t count = g->count - start < COMMIT_BLOCK ? g->count - start : COMMIT_BLOCK;
         for (size_t s = 0; s < c->slots; s++) {
-            unsigned char *slot = (unsigned char *)g->slots + (s * g->stride + start) * size;
+            const unsigned char *slot = (const unsigned char *)g->slots + (s * g->stride + start) * size;
             g->engine->add_scaled((unsigned char *)g->sum + start * size, slot, c->scale, count);
-            memset(slot, 0, count * size);
         }
     }
 }
@@ -162,7 +160,6 @@ static void commit_slots(nf_gradient *g, nf_workspace *ws, size_t slots, double 
         nf_pool_run(ws->pool, c.threads, commit_blocks, &c);
     else
         commit_blocks(&c, 0);
-    g->clear = slots;
     nf_floating_leave(saved);
 }
 
@@ -200,8 +197,9 @@ static nf_status differentiate_lanes(const char *function, nf_workspace *ws, con
                         .workspace = ws,
                         .action = action,
                         .lanes = lanes,
-                        .slots = g ? lanes : 0};
-    if (g)
+                        .slots = g ? lanes : 0,
+                        .fresh = g && action != RUN_MATCH};
+    if (g && !run.fresh) /* flow matching reaches one layer's part alone */
         clear_slots(g, lanes);
     nf_run_begin(ws);
     return nf_run_rows(&run, 0);

@@ -46,7 +46,6 @@ struct nf_gradient {
     uint64_t structure;
     size_t count, stride; /* scalars; reals from slot to slot */
     void *sum, *slots;
-    size_t clear; /* so many slots, from the first on, are known to be zeros */
 };
 
 struct nf_optimizer {

@@ -14,10 +14,10 @@ size_t nf_evaluation_lanes(const nf_workspace *workspace, size_t rows) {
     return tiles < workspace->thread_count ? tiles : workspace->thread_count;
 }
 
-/* One tile; false when the arena is too small for it. */
-static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_t index) {
+/* The tile of a lane after `done` others; false when the arena is too small for it. */
+static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_t done) {
     const nf_engine *engine = run->workspace->engine;
-    const size_t first = index * engine->tile_rows, left = run->job->rows - first;
+    const size_t first = (lane + done * run->lanes) * engine->tile_rows, left = run->job->rows - first;
     const size_t rows = left < engine->tile_rows ? left : engine->tile_rows;
     const size_t slot = run->slots ? (run->first_slot + lane) % run->slots : 0;
     if (run->action == RUN_MATCH) {
@@ -34,7 +34,7 @@ static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_
         engine->store(run->job, thread);
     }
     if (run->action != RUN_STORE)
-        engine->pull(run->job, thread, slot, &run->workspace->sums[lane]);
+        engine->pull(run->job, thread, slot, run->fresh && done == 0, &run->workspace->sums[lane]);
     return true;
 }
 
@@ -51,7 +51,7 @@ static void work(void *user, size_t thread_index) {
     thread->arena.wanted = 0;
     for (size_t lane = thread_index; lane < p->run->lanes; lane += p->threads)
         for (size_t *done = &ws->progress[lane]; lane + *done * p->run->lanes < p->tiles; ++*done)
-            if (!do_tile(p->run, thread, lane, lane + *done * p->run->lanes))
+            if (!do_tile(p->run, thread, lane, *done))
                 return;
 }
 

@@ -465,7 +465,7 @@ static void given_cotangents(const engine_job *job, engine_thread *thread, threa
     }
 }
 
-static void pull(const engine_job *job, engine_thread *thread, size_t slot, engine_sum *sum) {
+static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool first, engine_sum *sum) {
     const nf_model *model = job->model;
     thread_map m = map_pushed(thread);
     const size_t count = model->layer_count;
@@ -487,6 +487,8 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, engi
         layer_run run = run_of(job, &m, index, thread, &counters);
         run.record = place->record[job->inverse];
         run.gradient = gradient_of(job, slot, run.layer);
+        if (first && run.gradient) /* layer by layer, so that what is cleared is at hand when it is added to */
+            memset(run.gradient, 0, run.layer->parameter_count * sizeof(real));
         if (job->inverse != run.layer->inverted)
             place->ops->inverse_vjp(&run, &m.t, &c);
         else

@@ -98,8 +98,8 @@ typedef struct nf_engine {
      */
     int (*push)(const engine_job *job, engine_thread *thread, size_t first, size_t rows);
     void (*store)(const engine_job *job, engine_thread *thread); /* the outputs of the pushed tile; NaN for bad rows */
-    /* The vjp of the pushed tile, its parameter gradient added to a slot. */
-    void (*pull)(const engine_job *job, engine_thread *thread, size_t slot, engine_sum *sum);
+    /* The vjp of the pushed tile, its parameter gradient added to a slot, which may hold anything when this is its `first`. */
+    void (*pull)(const engine_job *job, engine_thread *thread, size_t slot, bool first, engine_sum *sum);
     /*
      * Flow matching in place of push and pull: data go back through the layers above the matched one, base samples (key, position) up
      * through those below it, and the field in between learns to carry these to those.
