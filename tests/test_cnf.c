@@ -311,6 +311,24 @@ START_TEST(estimated_log_det_is_unbiased_about_the_exact) {
 }
 END_TEST
 
+static size_t count_of(size_t dim, nf_dynamics dynamics, size_t layers, size_t width) {
+    nf_cnf *flow;
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = dim, .dynamics = dynamics, .hidden_layers = layers, .hidden_width = width), &flow));
+    const size_t count = nf_parameter_count(flow);
+    nf_flow_free(flow);
+    return count;
+}
+
+START_TEST(the_default_net_is_deep_where_its_trace_is_cheap) {
+    for (size_t dim = 1; dim <= 4; dim++) {
+        const size_t layers = dim <= 2 ? 4 : 2, width = dim <= 2 ? 24 : 64;
+        ck_assert_uint_eq(count_of(dim, NF_DYNAMICS_MLP, 0, 0), count_of(dim, NF_DYNAMICS_MLP, layers, width));
+        ck_assert_uint_eq(count_of(dim, NF_DYNAMICS_MLP, 3, 0), count_of(dim, NF_DYNAMICS_MLP, 3, width));
+        ck_assert_uint_eq(count_of(dim, NF_DYNAMICS_HYPER, 0, 0), count_of(dim, NF_DYNAMICS_HYPER, 2, 32));
+    }
+}
+END_TEST
+
 START_TEST(configs_are_checked) {
     nf_cnf *flow;
 #define REFUSED(status, text, ...)                                                                                                        \
@@ -348,6 +366,7 @@ int main(void) {
     tcase_add_loop_test(c, regularisers_are_their_integrals, 0, 4);
     if (!is_brief()) /* a mean of many */
         tcase_add_loop_test(c, estimated_log_det_is_unbiased_about_the_exact, 0, 2);
+    tcase_add_test(c, the_default_net_is_deep_where_its_trace_is_cheap);
     tcase_add_test(c, configs_are_checked);
     suite_add_tcase(suite, c);
     return run_suite(suite);
