@@ -77,9 +77,9 @@ def main() -> None:
     train()
     times = []
     for _ in range(BLOCKS):
-        start = time.thread_time()
+        start = time.process_time()
         train()
-        times.append((time.thread_time() - start) / (STEPS * len(C)))
+        times.append((time.process_time() - start) / (STEPS * len(C)))
     times.sort()
     for size in ("report-own-step", "report-shared-step"):  # the same work: there are no rows with steps of their own
         print(json.dumps({"by": "torch-eager", "flow": "cnf", "work": "evaluation", "size": size, "real": "f32", "isa": label, "threads": 1,

@@ -95,7 +95,7 @@ def script_step(x: torch.Tensor, p: List[torch.Tensor], m: List[torch.Tensor], v
 
 
 def seconds(threads: int) -> float:
-    return time.thread_time() if threads == 1 else time.perf_counter()
+    return time.process_time() if threads == 1 else time.perf_counter()
 
 
 def blocks_of(run, threads: int, blocks: int, least: float = 0.02) -> List[float]:
