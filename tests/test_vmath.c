@@ -16,7 +16,7 @@
 #include <string.h>
 
 #include "engine/kernels/activation.h"
-#include "engine/kernels/simd.h"
+#include "engine/kernels/gelu_lookup.h"
 #include "engine/kernels/vmath.h"
 #include "vmath_reference.h"
 
@@ -93,7 +93,6 @@ static void loop_net_gelu_grad2(LOOP_ARGUMENTS) {
  */
 #define GELU_BOUND (NF_HAS_FMA ? 7.0 : 8.0)
 #define GELU_SLOPE_BOUND 6.0
-#define NET_GELU_LOOKUP (NF_SINGLE_BUILD && VEC_BYTES == 64)
 #define TANH_BOUND (NF_SINGLE_BUILD ? 4.5 : 2.55)                     /* a quotient of polynomials; an exponential */
 #define SLOPE_BOUND (!NF_SINGLE_BUILD ? 3.0 : NF_HAS_FMA ? 3.2 : 4.5) /* of 1 - tanh^2 */
 static const struct function {
@@ -116,7 +115,7 @@ static const struct function {
     {"softplus_grad2", loop_softplus_grad2, ref_softplus, 3, {2.2, 2.5, 4.5}, -VM_EXP_EDGE, VM_EXP_EDGE},
     {"silu_grad2", loop_silu_grad2, ref_silu, 3, {4.0, 4.5, 6.0}, -VM_LIFTED_EDGE, VM_LIFTED_EDGE},
     {"gelu_grad2", loop_gelu_grad2, ref_gelu, 3, {GELU_BOUND, GELU_SLOPE_BOUND, 4.0}, -VM_GELU_EDGE, VM_GELU_EDGE},
-    {"net_gelu_grad2", loop_net_gelu_grad2, ref_gelu, 3, {NET_GELU_LOOKUP ? 5.5 : GELU_BOUND, NET_GELU_LOOKUP ? 4.3 : GELU_SLOPE_BOUND, NET_GELU_LOOKUP ? 5.0 : 4.0}, -VM_GELU_EDGE, VM_GELU_EDGE},
+    {"net_gelu_grad2", loop_net_gelu_grad2, ref_gelu, 3, {GELU_LOOKUP ? 5.5 : GELU_BOUND, GELU_LOOKUP ? 4.3 : GELU_SLOPE_BOUND, GELU_LOOKUP ? 5.0 : 4.0}, -VM_GELU_EDGE, VM_GELU_EDGE},
     {"sin2pi_cos2pi", loop_sin2pi_cos2pi, ref_sin2pi_cos2pi, 2, {2.0, 2.0}, -0.5, 0.5},
 };
 enum { FUNCTIONS = sizeof functions / sizeof *functions };
@@ -413,6 +412,17 @@ static const struct special {
 #define SPECIAL3(name, x, f, g, h) {#name, loop_##name, (real)(x), 3, {(real)(f), (real)(g), (real)(h)}}
 /* clang-format on */
 #define TINY (REAL_MIN * REAL_EPS) /* the smallest positive number */
+#define GELU_SPECIALS(plain, grad2)                                                                                            \
+    SPECIAL3(grad2, 0, 0, 0.5, 2 * VM_INV_SQRT_2PI),                                                                           \
+    SPECIAL3(grad2, -0.0, -0.0, 0.5, 2 * VM_INV_SQRT_2PI),                                                                     \
+    SPECIAL3(grad2, INFINITY, INFINITY, 1, ANY_ZERO),                                                                          \
+    SPECIAL3(grad2, -INFINITY, ANY_ZERO, ANY_ZERO, ANY_ZERO),                                                                  \
+    SPECIAL3(grad2, -REAL_MAX, ANY_ZERO, ANY_ZERO, ANY_ZERO),                                                                  \
+    SPECIAL3(grad2, REAL_MAX, REAL_MAX, 1, ANY_ZERO),                                                                          \
+    SPECIAL3(grad2, NAN, NAN, NAN, NAN),                                                                                       \
+    SPECIAL1(plain, 64 * TINY, 32 * TINY),                                                                                     \
+    SPECIAL1(plain, -64 * TINY, -32 * TINY),                                                                                   \
+    SPECIAL1(plain, REAL_MIN, REAL_MIN / 2)
     SPECIAL1(exp, 0, 1),
     SPECIAL1(exp, -0.0, 1),
     SPECIAL1(exp, INFINITY, INFINITY),
@@ -476,26 +486,8 @@ static const struct special {
     SPECIAL3(silu_grad2, REAL_MAX, REAL_MAX, 1, ANY_ZERO),
     SPECIAL3(silu_grad2, NAN, NAN, NAN, NAN),
     SPECIAL1(silu, 64 * TINY, 32 * TINY),
-    SPECIAL3(gelu_grad2, 0, 0, 0.5, 2 * VM_INV_SQRT_2PI),
-    SPECIAL3(gelu_grad2, -0.0, -0.0, 0.5, 2 * VM_INV_SQRT_2PI),
-    SPECIAL3(gelu_grad2, INFINITY, INFINITY, 1, ANY_ZERO),
-    SPECIAL3(gelu_grad2, -INFINITY, ANY_ZERO, ANY_ZERO, ANY_ZERO),
-    SPECIAL3(gelu_grad2, -REAL_MAX, ANY_ZERO, ANY_ZERO, ANY_ZERO),
-    SPECIAL3(gelu_grad2, REAL_MAX, REAL_MAX, 1, ANY_ZERO),
-    SPECIAL3(gelu_grad2, NAN, NAN, NAN, NAN),
-    SPECIAL1(gelu, 64 * TINY, 32 * TINY),
-    SPECIAL1(gelu, -64 * TINY, -32 * TINY),
-    SPECIAL1(gelu, REAL_MIN, REAL_MIN / 2),
-    SPECIAL3(net_gelu_grad2, 0, 0, 0.5, 2 * VM_INV_SQRT_2PI),
-    SPECIAL3(net_gelu_grad2, -0.0, -0.0, 0.5, 2 * VM_INV_SQRT_2PI),
-    SPECIAL3(net_gelu_grad2, INFINITY, INFINITY, 1, ANY_ZERO),
-    SPECIAL3(net_gelu_grad2, -INFINITY, ANY_ZERO, ANY_ZERO, ANY_ZERO),
-    SPECIAL3(net_gelu_grad2, -REAL_MAX, ANY_ZERO, ANY_ZERO, ANY_ZERO),
-    SPECIAL3(net_gelu_grad2, REAL_MAX, REAL_MAX, 1, ANY_ZERO),
-    SPECIAL3(net_gelu_grad2, NAN, NAN, NAN, NAN),
-    SPECIAL1(net_gelu, 64 * TINY, 32 * TINY),
-    SPECIAL1(net_gelu, -64 * TINY, -32 * TINY),
-    SPECIAL1(net_gelu, REAL_MIN, REAL_MIN / 2),
+    GELU_SPECIALS(gelu, gelu_grad2),
+    GELU_SPECIALS(net_gelu, net_gelu_grad2),
     SPECIAL2(sin2pi_cos2pi, 0, 0, 1),
     SPECIAL2(sin2pi_cos2pi, -0.0, -0.0, 1),
     SPECIAL2(sin2pi_cos2pi, 0.25, 1, ANY_ZERO),

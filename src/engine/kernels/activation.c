@@ -1,21 +1,7 @@
 #include "engine/kernels/activation.h"
 
-#include "engine/kernels/simd.h"
-#include "engine/kernels/vmath.h"
-
-#if NF_SINGLE_BUILD && VEC_BYTES == 64
 #include "engine/kernels/gelu_lookup.h"
-#define GELU_LOOP(slope, curvature)                                                                                              \
-    gelu_run(count, h, slope, curvature);                                                                                        \
-    return
-#define GELU_VALUES GELU_LOOP(NULL, NULL)
-#define GELU_SLOPES GELU_LOOP(slope, NULL)
-#define GELU_CURVATURES GELU_LOOP(slope, curvature)
-#else
-#define GELU_VALUES VALUE_LOOP(vm_gelu)
-#define GELU_SLOPES SLOPE_LOOP(vm_gelu_grad)
-#define GELU_CURVATURES CURVATURE_LOOP(vm_gelu_grad2)
-#endif
+#include "engine/kernels/vmath.h"
 
 /* One loop for each function, so that each is a vector loop: the functions are branch-free. */
 #define VALUE_LOOP(function)                                                                                                     \
@@ -41,6 +27,19 @@
         curvature[i] = second;                                                                                                   \
     }                                                                                                                            \
     return
+
+#if GELU_LOOKUP
+#define GELU_LOOP(slope, curvature)                                                                                              \
+    gelu_run(count, h, slope, curvature);                                                                                        \
+    return
+#define GELU_VALUES GELU_LOOP(NULL, NULL)
+#define GELU_SLOPES GELU_LOOP(slope, NULL)
+#define GELU_CURVATURES GELU_LOOP(slope, curvature)
+#else
+#define GELU_VALUES VALUE_LOOP(vm_gelu)
+#define GELU_SLOPES SLOPE_LOOP(vm_gelu_grad)
+#define GELU_CURVATURES CURVATURE_LOOP(vm_gelu_grad2)
+#endif
 
 static inline void relu_grad(real x, real *value, real *slope) {
     *value = vm_positive_part(x);
