@@ -17,13 +17,16 @@ install-bindings:
 	$(INSTALL) -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(CMAKEDIR) $(DESTDIR)$(DATADIR)/nflow
 	$(INSTALL) -m 644 bindings/cpp/nflow.hpp $(DESTDIR)$(INCLUDEDIR)/nflow.hpp
 	$(INSTALL) -m 644 bindings/fortran/nflow.f90 bindings/python/nflow.py tools/import/export_torch.py $(DESTDIR)$(DATADIR)/nflow
-	$(call config,nflow-config.cmake) > $(DESTDIR)$(CMAKEDIR)/nflow-config.cmake
-	$(call config,nflow-config-version.cmake) > $(DESTDIR)$(CMAKEDIR)/nflow-config-version.cmake
+	$(call config,nflow-config.cmake) > $(BUILD)/nflow-config.cmake
+	$(call config,nflow-config-version.cmake) > $(BUILD)/nflow-config-version.cmake
+	$(INSTALL) -m 644 $(BUILD)/nflow-config.cmake $(BUILD)/nflow-config-version.cmake $(DESTDIR)$(CMAKEDIR)
 
 uninstall-bindings:
 	rm -f $(DESTDIR)$(INCLUDEDIR)/nflow.hpp $(DESTDIR)$(CMAKEDIR)/nflow-config.cmake $(DESTDIR)$(CMAKEDIR)/nflow-config-version.cmake \
 	    $(DESTDIR)$(DATADIR)/nflow/nflow.f90 $(DESTDIR)$(DATADIR)/nflow/nflow.py $(DESTDIR)$(DATADIR)/nflow/export_torch.py
+	rmdir $(DESTDIR)$(CMAKEDIR) $(DESTDIR)$(DATADIR)/nflow 2>/dev/null || true
 
-check-bindings: all ## install what is missing; CMake, C++, Fortran and Python against the library and docs/bindings.md
-	@CC='$(CC)' sh scripts/deps.sh bindings
+check-bindings: ## install what is missing; CMake, C++, Fortran and Python against the library and docs/bindings.md
+	@CC='$(CC)' sh scripts/deps.sh build bindings
+	@$(MAKE) --no-print-directory all
 	@CC='$(CC)' sh bindings/check.sh $(BUILD)

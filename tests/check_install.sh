@@ -4,7 +4,12 @@
 set -eu
 prefix=$(mktemp -d)
 trap 'rm -rf "$prefix"' EXIT
-make --no-print-directory BUILD="$1" PREFIX="$prefix" install >/dev/null
+(umask 077 && make --no-print-directory BUILD="$1" PREFIX="$prefix" install >/dev/null)
+hidden=$(find "$prefix" -type f ! -perm -044)
+if [ -n "$hidden" ]; then
+    echo "others cannot read: $hidden"
+    exit 1
+fi
 cat >"$prefix/outside.c" <<'PROGRAM'
 #include <math.h>
 #include <nflow.h>
@@ -30,8 +35,8 @@ for cc in gcc clang; do
     # shellcheck disable=SC2046 # flags are words
     $cc -std=c99 -Wall -Wextra -Werror "$prefix/outside.c" $(pkg-config --cflags --libs libnflow) -lm -o "$prefix/shared"
     LD_LIBRARY_PATH="$prefix/lib" "$prefix/shared"
-    $cc -std=c99 -Wall -Wextra -Werror "$prefix/outside.c" $(pkg-config --cflags libnflow) -L"$prefix/lib" -Wl,-Bstatic -lnflow -Wl,-Bdynamic \
-        $(pkg-config --libs --static libnflow | sed 's/-lnflow//') -o "$prefix/static"
+    $cc -std=c99 -Wall -Wextra -Werror "$prefix/outside.c" $(pkg-config --cflags --libs-only-L libnflow) -l:libnflow.a $(pkg-config --libs jansson) \
+        -lpthread -lm -o "$prefix/static" # as README has it
     "$prefix/static"
     if LD_LIBRARY_PATH="$prefix/lib" ldd "$prefix/static" | grep -q libnflow; then
         echo "the static program needs libnflow.so"
@@ -61,7 +66,7 @@ if grep -rlF "$PWD" "$prefix/include" "$prefix/lib" "$prefix/bin" "$prefix/share
     exit 1
 fi
 make --no-print-directory BUILD="$1" PREFIX="$prefix" uninstall >/dev/null
-left=$(find "$prefix/include" "$prefix/lib" "$prefix/bin" "$prefix/share" -type f -o -type l)
+left=$(find "$prefix" -type f -name '*nflow*' -o -type l -o -name nflow)
 if [ -n "$left" ]; then
     echo "uninstall left: $left"
     exit 1

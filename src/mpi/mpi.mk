@@ -39,7 +39,8 @@ install-mpi: install mpi ## libnflow and libnflow_mpi into PREFIX
 	    $(INSTALL) -m 755 $(call mpi_shared,$(m)) $(DESTDIR)$(LIBDIR); \
 	    ln -sf libnflow_mpi_$(m).so.$(VERSION) $(DESTDIR)$(LIBDIR)/libnflow_mpi_$(m).so.$(SOVERSION); \
 	    ln -sf libnflow_mpi_$(m).so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libnflow_mpi_$(m).so; \
-	    $(call mpi_pc,$(m),$(PREFIX),$(LIBDIR),$(INCLUDEDIR)) > $(DESTDIR)$(LIBDIR)/pkgconfig/nflow-mpi-$(m).pc;)
+	    $(call mpi_pc,$(m),$(PREFIX),$(LIBDIR),$(INCLUDEDIR)) > $(BUILD)/nflow-mpi-$(m).pc; \
+	    $(INSTALL) -m 644 $(BUILD)/nflow-mpi-$(m).pc $(DESTDIR)$(LIBDIR)/pkgconfig;)
 
 uninstall-mpi: uninstall ## remove what install-mpi put there
 	rm -f $(DESTDIR)$(INCLUDEDIR)/nflow_mpi.h $(DESTDIR)$(LIBDIR)/libnflow_mpi_* $(DESTDIR)$(LIBDIR)/pkgconfig/nflow-mpi-*.pc
@@ -53,6 +54,7 @@ check-mpi: ## install OpenMPI and MPICH where they are missing, and run the test
 
 # The cost of sums in a fixed order: ranks as threads, by the processor time of each; processes, by the clock. And what a cluster would make of it.
 bench-scale: $(BUILD)/bench/scale ## efficiency on a cluster by a calibrated model: docs/figures/scale.svg; NETWORK="latency_us overhead_us GB/s"
+	@mkdir -p build
 	$< $(NETWORK) >build/scale.txt
 	gnuplot -e 'data="build/scale.txt"; output="docs/figures/scale.svg"' bench/scale.gp
 
