@@ -21,12 +21,16 @@ CFLAGS ?= -g
 EXTRA ?=
 
 TARGET := $(shell $(CC) -dumpmachine 2>/dev/null)
-KEY := $(shell printf '%s' '$(CC) $(TARGET) $(OPTIMIZE) $(CFLAGS) $(EXTRA)' | cksum | cut -d' ' -f1)
+ENGINE_FLAGS := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
+ISAS := base
+ifneq (,$(filter x86_64-%,$(TARGET)))
+ISAS += v2 v3 v4
+endif
+KEY := $(shell printf '%s' '$(CC) $(TARGET) $(OPTIMIZE) $(CFLAGS) $(EXTRA) $(LDFLAGS) $(ENGINE_FLAGS) $(ISAS)' | cksum | cut -d' ' -f1)
 BUILD ?= build/$(notdir $(firstword $(CC)))-$(KEY)
 
-BASE_FLAGS = -std=gnu11 $(WARNINGS) $(CFLAGS) $(EXTRA) -fPIC -fvisibility=hidden -ffile-prefix-map=$(CURDIR)=. -Iinclude -Isrc \
+BASE_FLAGS = -std=gnu11 $(WARNINGS) $(CFLAGS) $(EXTRA) -fPIC -fvisibility=hidden -ffile-prefix-map='$(CURDIR)'=. -Iinclude -Isrc \
     -MMD -MP
-ENGINE_FLAGS := -O3 -fno-math-errno -fno-trapping-math -ffp-contract=off
 # gcc computes what follows a clamp once for the bound and once for the rest, and blends all of it: a tenth of the time of GELU.
 ENGINE_GCC := $(if $(findstring clang,$(shell $(CC) --version 2>/dev/null)),,-fno-tree-pre -fno-thread-jumps)
 ENGINE_CFLAGS = $(BASE_FLAGS) $(ENGINE_FLAGS) $(ENGINE_GCC)
@@ -36,10 +40,6 @@ ifneq (,$(filter i386-% i486-% i586-% i686-%,$(TARGET)))
 BASE_FLAGS += -msse2 -mfpmath=sse
 endif
 
-ISAS := base
-ifneq (,$(filter x86_64-%,$(TARGET)))
-ISAS += v2 v3 v4
-endif
 FLAGS_base :=
 FLAGS_v2 := -march=x86-64-v2
 FLAGS_v3 := -march=x86-64-v3
@@ -64,10 +64,10 @@ SHARED := $(BUILD)/libnflow.so.$(VERSION)
         check-openblas check-aarch64 check-base
 .DEFAULT_GOAL := all
 
-all: $(STATIC) $(SHARED) $(BUILD)/libnflow.pc ## build the libraries
+all: $(STATIC) $(SHARED) $(BUILD)/libnflow.pc ## build the libraries and the nflow command
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
 
 # ---- the library
 
@@ -175,7 +175,7 @@ check-now: check-once
 check-once: all tests examples $(FUZZ_FILES)
 	@sh scripts/run-tests.sh $(TEST_PROGRAMS)
 	@for t in $(FUZZ_ALL); do $(BUILD)/tests/fuzz/files_$$t tests/fuzz/seeds/$$t tests/fuzz/findings/$$t || exit 1; done
-	@sh scripts/run-examples.sh $(CURDIR)/$(BUILD)/examples
+	@sh scripts/run-examples.sh $(abspath $(BUILD))/examples
 	@$(MAKE) --no-print-directory check-nflow
 
 # ---- examples
@@ -239,7 +239,7 @@ check-threads: $(SHARED) $(THREAD_PROGRAMS) $(BUILD)/examples/embed
 	@sh scripts/run-tests.sh $(THREAD_PROGRAMS)
 	$(BUILD)/examples/embed
 
-check-valgrind: all tests ## the plain tests under valgrind
+check-valgrind: all tests ## the suites that parse and allocate under valgrind
 	@NFLOW_TEST_BRIEF=1 WRAP='valgrind -q --error-exitcode=99 --leak-check=full' CK_FORK=no NFLOW_ISA=v3 sh scripts/run-tests.sh $(VALGRIND_PROGRAMS)
 
 $(BUILD)/tests/openblas-host: tests/openblas/host.c $(STATIC)
@@ -324,7 +324,8 @@ install: all ## into PREFIX (DESTDIR is put before it)
 	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/libnflow.so.$(VERSION)
 	ln -sf libnflow.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libnflow.so.$(SOVERSION)
 	ln -sf libnflow.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libnflow.so
-	$(call pc,$(PREFIX),$(LIBDIR),$(INCLUDEDIR)) > $(DESTDIR)$(LIBDIR)/pkgconfig/libnflow.pc
+	$(call pc,$(PREFIX),$(LIBDIR),$(INCLUDEDIR)) > $(BUILD)/installed.pc
+	$(INSTALL) -m 644 $(BUILD)/installed.pc $(DESTDIR)$(LIBDIR)/pkgconfig/libnflow.pc
 
 uninstall: ## remove what install put there
 	rm -f $(DESTDIR)$(INCLUDEDIR)/nflow.h $(DESTDIR)$(LIBDIR)/libnflow.a $(DESTDIR)$(LIBDIR)/libnflow.so* \
@@ -333,6 +334,7 @@ uninstall: ## remove what install put there
 PYTHON ?= python3
 bench: ## time the library, and PyTorch beside it where PYTHON has it: build/bench.jsonl and a table
 	@$(MAKE) --no-print-directory $(BENCH_KERNELS) $(BENCHES:%=$(BUILD)/bench/%)
+	@mkdir -p build
 	@PYTHON='$(PYTHON)' sh bench/run.sh $(BUILD)/bench build/bench.jsonl
 
 # bench_*.c are written against nflow.h; engine_*.c time the engine's inside, in each precision on the best instruction set of this machine.
@@ -342,14 +344,16 @@ BEST_ISA := $(lastword $(TEST_ISAS))
 BENCH_KERNELS := $(BENCHES_ENGINE:%=$(BUILD)/bench/%-f32) $(BENCHES_ENGINE:%=$(BUILD)/bench/%-f64)
 .PHONY: bench-kernels bench-growth
 bench-kernels: $(BENCH_KERNELS) ## time the dense kernels beside OpenBLAS, the elementary functions and the planar root: build/kernels.jsonl
+	@mkdir -p build
 	@for b in $^; do $$b || exit 1; done >build/kernels.jsonl; awk -f bench/table.awk build/kernels.jsonl
 
 bench-growth: $(BUILD)/bench/bench_growth ## how the cost grows: docs/figures/cost.svg
+	@mkdir -p build
 	$< >build/growth.txt
 	gnuplot -e 'data="build/growth.txt"; output="docs/figures/cost.svg"' bench/growth.gp
 
 define engine_bench_rule
-$$(BUILD)/bench/engine_%-$(1): bench/engine_%.c bench/measure.c $$(STATIC)
+$$(BUILD)/bench/engine_%-$(1): bench/engine_%.c bench/measure.c bench/measure.h $$(STATIC)
 	@mkdir -p $$(@D)
 	$$(CC) $$(ENGINE_CFLAGS) $$(FLAGS_$$(BEST_ISA)) -DNF_SINGLE_BUILD=$$(SINGLE_$(1)) -DNF_ISA=$$(BEST_ISA) -DBENCH_ISA='"$$(BEST_ISA)"' \
 	    -DBENCH_BLAS $$(TEST_CFLAGS) $$< bench/measure.c $$(STATIC) $$(TEST_LIBS) -o $$@
@@ -369,7 +373,7 @@ $(BENCH_QUALITY): $(BUILD)/bench/%: bench/%.c bench/held_out.c bench/held_out.h 
 	@mkdir -p $(@D)
 	$(CC) $(BASE_FLAGS) $(OPTIMIZE) -Iexamples $(filter-out %.h,$^) $(JANSSON_LIBS) -lpthread -lm -o $@
 
-$(BUILD)/bench/%: bench/%.c bench/measure.c $(BUILD)/examples/toy.o $(STATIC)
+$(BUILD)/bench/%: bench/%.c bench/measure.c bench/measure.h $(BUILD)/examples/toy.o $(STATIC)
 	@mkdir -p $(@D)
 	$(CC) $(ENGINE_CFLAGS) -Iexamples $(TEST_CFLAGS) $< bench/measure.c $(BUILD)/examples/toy.o $(STATIC) $(TEST_LIBS) -o $@
 
@@ -383,7 +387,7 @@ include src/mpi/mpi.mk
 
 include debian/debian.mk
 
-clean: ## remove all builds
+clean: ## remove build/, where all builds are unless BUILD says otherwise
 	rm -rf build
 
 include tests/gates.mk

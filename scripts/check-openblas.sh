@@ -4,7 +4,7 @@
 set -eu
 program=$1
 # That of this machine's architecture, where libraries of others are installed beside it.
-folder=/usr/lib/$("${CC:-cc}" -print-multiarch 2>/dev/null)/openblas-
+folder=/usr/lib/$(${CC:-cc} -print-multiarch 2>/dev/null)/openblas-
 for build in serial pthread openmp; do
     if [ ! -e "$folder$build/libopenblas.so.0" ]; then
         echo "there is no OpenBLAS for $build: apt-get install libopenblas0-serial libopenblas0-pthread libopenblas0-openmp"

@@ -39,7 +39,7 @@ look() {
             module check check check-devel check check
             module mpfr libmpfr-dev mpfr-devel mpfr mpfr
             module openblas libopenblas-dev openblas-devel openblas openblas
-            echo '#include <Random123/philox.h>' | "${CC:-cc}" -E - >/dev/null 2>&1 ||
+            echo '#include <Random123/philox.h>' | ${CC:-cc} -E - >/dev/null 2>&1 ||
                 need librandom123-dev Random123-devel random123 random123
             ;;
         bindings)
@@ -65,7 +65,7 @@ look() {
             have clang || need clang clang clang llvm
             have valgrind || need valgrind valgrind valgrind valgrind
             for build in serial pthread openmp; do
-                [ -e "/usr/lib/$("${CC:-cc}" -print-multiarch 2>/dev/null)/openblas-$build/libopenblas.so.0" ] ||
+                [ -e "/usr/lib/$(${CC:-cc} -print-multiarch 2>/dev/null)/openblas-$build/libopenblas.so.0" ] ||
                     need "libopenblas0-$build" "openblas-$build" openblas openblas
             done
             ;;
