@@ -540,14 +540,14 @@ typedef struct nf_fit_config {
     size_t struct_size;
     size_t epochs;     /* default 300; of flow matching as many as make 20,000 steps, and at least 20 */
     size_t batch_size; /* default 64; at most the training rows */
-    size_t patience;   /* epochs without a better held-out loss before the fit ends; default half of all; NF_NONE: never */
+    size_t patience;   /* epochs without a better held-out loss before the fit ends; default half of all and one more; NF_NONE: never */
     size_t threads;    /* default 1 */
     uint64_t seed;     /* of the split, the order of the rows and the noise */
     const nf_optimizer_config *optimizer; /* NULL: AdamW with clip_norm 1; rate 5e-3 and weight_decay .1 with couplings, 1e-2 and .02 with
                                              a CNF layer, 2e-2 and 0 with neither, 5e-3 and 0 of flow matching */
     nf_schedule schedule;                 /* of the learning rate, over all epochs; default cosine (Loshchilov & Hutter 2017) */
     nf_objective objective;               /* flow matching needs one CNF layer (nf_grad_flow_matching); its losses are not nats */
-    size_t schedule_step;       /* NF_SCHEDULE_STEP: epochs between drops; default a third of all */
+    size_t schedule_step;       /* NF_SCHEDULE_STEP: epochs between drops; default a third of all and one more */
     double schedule_factor;     /* step: factor of a drop, default .1; cosine: final fraction of the rate, default 0 */
     double validation_fraction; /* of the rows, held out by a seeded shuffle; default .1, of flow matching none; negative: none */
     size_t validation_rows;     /* or an array of held-out rows */
@@ -579,7 +579,7 @@ typedef struct nf_fit_report {
     size_t struct_size; /* set by the caller */
     size_t epochs_run, best_epoch, steps;
     double train_loss, validation_loss; /* of the last epoch, nats; NaN when there is none */
-    double best_loss;                   /* of the parameters that the flow has now */
+    double best_loss;                   /* held-out, of the parameters that the flow has now; without held-out rows the train_loss of their epoch */
     double seconds;
     nf_stop_reason stop_reason;
     int reserved;
@@ -590,7 +590,7 @@ typedef struct nf_fit_report {
 /*
  * Fit a flow to rows of x by mini-batches. With held-out rows the flow ends with the parameters of the best epoch, without them with the last ones.
  * Same seed, same bits, for any number of threads. Working memory does not depend on rows. A loss or gradient that is not finite never reaches the
- * parameters: NF_ERR_DIVERGED, and the flow holds its best ones. NF_STOPPED: progress asked for it. NF_ERR_ROWS: some rows are not
+ * parameters: NF_ERR_DIVERGED, and the flow holds its best ones (without held-out rows, the last that a batch has shown to be good). NF_STOPPED: progress asked for it. NF_ERR_ROWS: some rows are not
  * finite; they were left out, and the fit is done. `config` NULL: all defaults. `report` may be NULL.
  *
  * config->checkpoint: after an epoch, before progress is called, all that the fit depends on is saved there, atomically as by nf_flow_save. A call that finds the file

@@ -149,7 +149,7 @@ static void *counted_alloc(void *user, size_t size) {
     memory_counter *counter = user;
     counter->wrong |= (unsigned long)pthread_self() != counter->thread;
     counter->calls++;
-    if (counter->fail_at && counter->calls >= counter->fail_at)
+    if (counter->fail_at && (counter->once ? counter->calls == counter->fail_at : counter->calls >= counter->fail_at))
         return NULL;
     block_header *header = malloc(sizeof *header + size);
     if (!header)

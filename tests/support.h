@@ -67,11 +67,11 @@ double difference(scalar_function f, void *user, double *at, size_t i, double h)
 
 /* ---- memory ---- */
 
-/* Counts; the allocation number fail_at (from 1; 0: none) and all later ones fail. Complains of another thread or a foreign pointer. */
+/* Counts; the allocation number fail_at (from 1; 0: none) and, unless `once`, all later ones fail. Complains of another thread or a foreign pointer. */
 typedef struct memory_counter {
     size_t calls, live, fail_at;
     unsigned long thread;
-    bool wrong;
+    bool once, wrong;
 } memory_counter;
 
 nf_allocator counted_memory(memory_counter *counter);

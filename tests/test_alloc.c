@@ -328,10 +328,11 @@ static void same_state(const state *a, const state *b, const char *function, siz
     ck_assert_msg(same, "%s: something changed although allocation %zu failed", function, n);
 }
 
-/* Allocation n of the call fails; true when the call needs fewer. */
-static bool fail_at(const struct call *c, nf_precision precision, size_t n) {
+/* Allocation n of the call fails, alone or with all that follow; true when the call needs fewer. */
+static bool fail_at(const struct call *c, nf_precision precision, bool once, size_t n) {
     scene s;
     set_scene(&s, precision);
+    s.memory.once = once;
     state before = state_of(&s);
     const size_t live = s.memory.live;
     s.memory.calls = 0;
@@ -356,9 +357,9 @@ static bool fail_at(const struct call *c, nf_precision precision, size_t n) {
 }
 
 START_TEST(each_allocation_may_fail) {
-    for (int precision = NF_DOUBLE; precision <= NF_SINGLE; precision++) {
+    for (int mode = 0; mode < 4; mode++) {
         size_t n = 1;
-        while (!fail_at(&calls[_i], (nf_precision)precision, n))
+        while (!fail_at(&calls[_i], mode % 2 ? NF_SINGLE : NF_DOUBLE, mode > 1, n))
             ck_assert_msg(n++ < 1000, "%s never succeeds", calls[_i].function);
     }
 }

@@ -523,11 +523,11 @@ END_TEST
 
 /* Rows in other units, far from 0 by their own spread, give the same density in those units; with the decay of the defaults. */
 START_TEST(units_of_the_columns_do_not_decide) {
-    const double unit[][DIM] = {{1, 1}, {1e-6, 1e-6}, {1e5, 1e-3}}, offset[][DIM] = {{1e4, -1e5}, {0, 0}, {3e7, 40}};
+    const double unit[][DIM] = {{1, 1}, {1e-6, 1e-6}, {1e5, 1e-3}, {1e200, 1e-200}}, offset[][DIM] = {{1e4, -1e5}, {0, 0}, {3e7, 40}, {0, 0}};
     double *x = gaussian_rows(1, ROWS), *y = new_numbers(ROWS * DIM);
     nf_flow *expected = make_flow(NF_DOUBLE), *flow = make_flow(NF_DOUBLE);
     const nf_fit_config config = {.struct_size = sizeof config, .epochs = 6, .seed = 3};
-    for (size_t k = 0; k < 3; k++) {
+    for (size_t k = 0; k < 4; k++) {
         nf_fit_report a = {.struct_size = sizeof a}, b = a;
         for (size_t i = 0; i < ROWS * DIM; i++)
             y[i] = offset[k][i % DIM] + unit[k][i % DIM] * x[i];
@@ -577,6 +577,88 @@ START_TEST(what_is_not_finite_never_reaches_the_parameters) {
         ck_assert(isfinite(mean_nll(flow, x, NULL, ROWS)));
         nf_flow_free(flow);
     }
+    free(x);
+}
+END_TEST
+
+/* Without held-out rows the last parameters that a batch has shown to be good are left: the first ones here, whose only step is a wild one. */
+START_TEST(what_diverges_is_not_kept) {
+    double *x = gaussian_rows(1, ROWS);
+    nf_flow *flow = make_flow(_i ? NF_SINGLE : NF_DOUBLE);
+    const nf_optimizer_config wild = {.struct_size = sizeof wild, .kind = NF_SGD, .learning_rate = 1e8};
+    nf_fit_config config = plain(10);
+    nf_fit_report report = {.struct_size = sizeof report};
+    config.optimizer = &wild;
+    config.validation_fraction = -1;
+    config.batch_size = ROWS;
+    config.standardize = -1;
+    double *before = new_parameters(flow), *after;
+    must_be(NF_ERR_DIVERGED, nf_fit(flow, ROWS, x, NULL, &config, &report));
+    after = new_parameters(flow);
+    same_bits("parameters", after, before, nf_parameter_count(flow));
+    ck_assert_uint_eq(report.best_epoch, 0);
+    ck_assert_uint_eq(report.steps, 1);
+    free(before);
+    free(after);
+    free(x);
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* In a batch where only rows count that are no numbers there is nothing to learn, whatever the rows are like that do not count. */
+START_TEST(rows_without_weight_do_not_make_a_fit_diverge) {
+    double *x = gaussian_rows(1, ROWS), *weight = new_numbers(ROWS);
+    nf_flow *flow = make_flow(NF_DOUBLE);
+    nf_fit_config config = plain(5);
+    config.batch_size = 8;
+    config.weight = weight;
+    config.validation_fraction = -1;
+    for (size_t r = 0; r < ROWS; r++) {
+        weight[r] = r % 10 == 0;
+        if (r % 60 == 0)
+            x[DIM * r] = NAN;
+    }
+    must_be(NF_ERR_ROWS, nf_fit(flow, ROWS, x, NULL, &config, NULL));
+    all_finite(flow);
+    free(weight);
+    free(x);
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* What lies beyond the flow's precision is a bad row, and sets neither mean nor deviation; nor does a row whose context is no number. */
+START_TEST(rows_that_are_left_out_do_not_standardise) {
+    double *x = gaussian_rows(1, ROWS), *good = new_copy(x, ROWS * DIM), *context = new_numbers(ROWS), a[2 * DIM], b[2 * DIM];
+    nf_fit_config config = plain(1);
+    const nf_optimizer_config still = {.struct_size = sizeof still, .kind = NF_SGD, .learning_rate = -1};
+    nf_flow *expected, *flow;
+    config.optimizer = &still;
+    config.validation_fraction = -1;
+    memset(context, 0, ROWS * sizeof *context);
+    must(nf_affine_create(DIM, NF_SINGLE, &expected));
+    must(nf_fit(expected, ROWS - 1, good, NULL, &config, NULL));
+    must(nf_get_parameters(expected, a));
+    x[DIM * (ROWS - 1)] = 1e41;
+    must(nf_affine_create(DIM, NF_SINGLE, &flow));
+    must_be(NF_ERR_ROWS, nf_fit(flow, ROWS, x, NULL, &config, NULL));
+    must_say("nf_fit", "1 of 600");
+    must(nf_get_parameters(flow, b));
+    must_agree("a row beyond the precision", whole_error(b, a, 2 * DIM), 1e-6);
+    nf_flow_free(flow);
+
+    nf_flow *part;
+    x[DIM * (ROWS - 1)] = 1e6;
+    context[ROWS - 1] = NAN;
+    must(nf_flow_create(DIM, 1, NF_SINGLE, &flow));
+    must(nf_affine_create(DIM, NF_SINGLE, &part));
+    must(nf_flow_append(flow, part));
+    must_be(NF_ERR_ROWS, nf_fit(flow, ROWS, x, context, &config, NULL));
+    must(nf_get_parameters(flow, b));
+    must_agree("a row without context", whole_error(b, a, 2 * DIM), 1e-6);
+    nf_flow_free(flow);
+    nf_flow_free(expected);
+    free(context);
+    free(good);
     free(x);
 }
 END_TEST
@@ -659,6 +741,9 @@ int main(void) {
     tcase_add_test(settings, standardizing_is_for_untouched_affine_layers);
     tcase_add_test(settings, units_of_the_columns_do_not_decide);
     tcase_add_loop_test(wrong, what_is_not_finite_never_reaches_the_parameters, 0, 2);
+    tcase_add_loop_test(wrong, what_diverges_is_not_kept, 0, 2);
+    tcase_add_test(wrong, rows_without_weight_do_not_make_a_fit_diverge);
+    tcase_add_test(wrong, rows_that_are_left_out_do_not_standardise);
     tcase_add_test(wrong, bad_rows_are_left_out);
     tcase_add_test(wrong, bad_contexts_are_bad_rows);
     tcase_add_test(wrong, one_row_is_enough);

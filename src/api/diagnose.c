@@ -55,7 +55,7 @@ static void choose_rows(nf_diagnosis *d, size_t rows, const double *x, const dou
         return;
     for (size_t i = 0; i < wanted; i++) {
         const size_t row = (size_t)((double)i * ((double)rows / (double)wanted));
-        if ((x && !nf_finite_row(x + row * d->dim, d->dim)) || (context && !nf_finite_row(context + row * d->context_dim, d->context_dim)))
+        if ((x && !nf_finite_row(x + row * d->dim, d->dim, d->flow->engine)) || (context && !nf_finite_row(context + row * d->context_dim, d->context_dim, d->flow->engine)))
             continue;
         if (x)
             memcpy(d->x + d->rows * d->dim, x + row * d->dim, d->dim * sizeof *x);

@@ -6,6 +6,7 @@
 
 #include "api/construct.h"
 #include "api/floating.h"
+#include "core/moments.h"
 
 /* Real NVP */
 
@@ -153,26 +154,21 @@ nf_status nf_affine_create(size_t dim, nf_precision precision, nf_flow **flow) {
     return nf_construct_finish(&c, flow);
 }
 
-/*
- * Mean and standard deviation of each column by Welford's update (Welford 1962), column by column. A column that does not vary is
- * only shifted.
- */
-static nf_status measure(const char *function, size_t rows, size_t dim, const double *x, double *parameters) {
+/* Mean and standard deviation of each column. A column that does not vary is only shifted. */
+static nf_status measure(const char *function, const nf_engine *engine, size_t rows, size_t dim, const double *x, double *parameters) {
     for (size_t f = 0; f < dim; f++) {
-        double mean = 0, square = 0;
+        nf_moments column = {0, 0, 0, 0, 0};
         for (size_t r = 0; r < rows; r++) {
             const double value = x[r * dim + f];
-            if (!isfinite(value))
-                return nf_fail(NF_ERR_ARGUMENT, function, "x[%zu][%zu] is %g, must be finite", r, f, value);
-            const double delta = value - mean;
-            mean += delta / (double)(r + 1);
-            square += delta * (value - mean);
+            if (!nf_finite_row(&value, 1, engine))
+                return nf_fail(NF_ERR_ARGUMENT, function, "x[%zu][%zu] is %g, must be finite in the flow's precision", r, f, value);
+            nf_moments_add(&column, value);
         }
-        const double sd = sqrt(square / (double)rows);
-        if (!isfinite(mean) || !isfinite(sd))
-            return nf_fail(NF_ERR_ARGUMENT, function, "column %zu of x is too large to be standardised", f);
+        const double sd = nf_moments_sd(&column);
+        if (!isfinite(column.mean) || !isfinite(sd))
+            return nf_fail(NF_ERR_ARGUMENT, function, "column %zu of x is too wide to be standardised", f);
         parameters[f] = sd > 0.0 ? log(sd) : 0.0;
-        parameters[dim + f] = mean;
+        parameters[dim + f] = column.mean;
     }
     return NF_OK;
 }
@@ -193,7 +189,7 @@ nf_status nf_affine_standardize(nf_flow *affine, size_t rows, const double *x) {
     if (!parameters)
         return nf_fail(NF_ERR_MEMORY, __func__, "no memory for %zu parameters", 2 * dim);
     const nf_floating saved = nf_floating_enter();
-    status = measure(__func__, rows, dim, x, parameters);
+    status = measure(__func__, affine->engine, rows, dim, x, parameters);
     if (status == NF_OK)
         nf_flow_put(affine, parameters);
     nf_floating_leave(saved);

@@ -15,6 +15,7 @@
 #include "api/floating.h"
 #include "api/handles.h"
 #include "api/schedule.h"
+#include "core/moments.h"
 #include "core/philox.h"
 #include "core/shuffle.h"
 
@@ -81,6 +82,8 @@ static nf_status allocate(fit *f) {
     f->best = nf_allocate(a, bytes);
     f->average = nf_allocate(a, bytes);
     f->initial = nf_allocate(a, bytes);
+    if (f->initial) /* at once: whatever fails from here on, the flow is given these back */
+        memcpy(f->initial, f->flow->theta, bytes);
     if (!f->wanted || !f->place || !f->log_prob || !f->outcomes || !f->all_outcomes || !f->column_mean || !f->column_sd || !units ||
         !f->own_tolerance || !f->best || !f->average || !f->initial)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for batches of %zu rows", rows);
@@ -88,7 +91,6 @@ static nf_status allocate(fit *f) {
         f->own_tolerance[2 * i] = f->flow->model.layers[i]->cnf.rtol;
         f->own_tolerance[2 * i + 1] = f->flow->model.layers[i]->cnf.atol;
     }
-    memcpy(f->initial, f->flow->theta, bytes);
     return NF_OK;
 }
 
@@ -118,19 +120,14 @@ static void release(fit *f) {
     nf_ranks_end(&f->ranks);
 }
 
-/* Welford's sums (1962) of the columns of finite rows: mean, and in sd the squared deviations. */
-static void add_rows(const fit *f, size_t rows, double *mean, double *sd, size_t *used) {
-    const size_t dim = f->flow->model.dim;
+/* The columns of the rows that can be used. */
+static void add_rows(const fit *f, size_t rows, nf_moments *columns) {
+    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
     for (size_t r = 0; r < rows; r++) {
         const double *row = f->batch.x + r * dim;
-        if (!nf_finite_row(row, dim))
-            continue;
-        ++*used;
-        for (size_t i = 0; i < dim; i++) {
-            const double delta = row[i] - mean[i];
-            mean[i] += delta / (double)*used;
-            sd[i] += delta * (row[i] - mean[i]);
-        }
+        if (nf_fit_has_numbers(f, row, context_dim ? f->batch.context + r * context_dim : NULL))
+            for (size_t i = 0; i < dim; i++)
+                nf_moments_add(&columns[i], row[i]);
     }
 }
 
@@ -141,20 +138,22 @@ static void add_rows(const fit *f, size_t rows, double *mean, double *sd, size_t
 static nf_status measure_columns(fit *f) {
     const size_t dim = f->flow->model.dim, step = VALIDATION_CHUNK;
     double *mean = f->column_mean, *sd = f->column_sd;
-    nf_status status = NF_OK;
-    size_t used = 0;
-    for (size_t i = 0; i < dim; i++)
-        mean[i] = sd[i] = 0.0;
+    nf_moments *columns = nf_allocate_zeroed(&f->allocator, dim * sizeof *columns);
+    nf_status status = columns ? NF_OK : nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu columns", dim);
+    status = nf_ranks_agree(&f->ranks, status);
     for (size_t first = 0; status == NF_OK && first < f->training_rows; first += step) {
         const size_t left = f->training_rows - first, most = left < step ? left : step, rows = f->ranks.rank == 0 ? most : 0;
         for (size_t i = 0; i < rows; i++)
             f->wanted[i] = training_row(f, first + i);
         status = nf_rows_fetch(&f->data, &f->ranks, &f->exchange, rows, f->wanted, &f->batch);
         if (status == NF_OK)
-            add_rows(f, rows, mean, sd, &used);
+            add_rows(f, rows, columns);
     }
-    for (size_t i = 0; i < dim; i++)
-        sd[i] = used ? sqrt(sd[i] / (double)used) : 0.0;
+    for (size_t i = 0; status == NF_OK && i < dim; i++) {
+        mean[i] = columns[i].mean;
+        sd[i] = nf_moments_sd(&columns[i]);
+    }
+    nf_release(&f->allocator, columns);
     if (status == NF_OK)
         status = nf_ranks_broadcast(&f->ranks, mean, dim * sizeof *mean, 0);
     if (status == NF_OK)
@@ -260,10 +259,13 @@ static double rate_at(const fit *f, size_t epoch, size_t step) {
                                              (double)c->epochs * (double)f->steps_per_epoch);
 }
 
-static bool any_finite_row(const fit *f, const double *x, const double *context, size_t rows) {
+/* Whether any row of a wave is one of numbers, and counts. */
+static bool any_row_counts(const batch *b, const nf_wave *wave) {
+    const fit *f = b->f;
     const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
-    for (size_t r = 0; r < rows; r++)
-        if (nf_finite_row(x + r * dim, dim) && (!context || nf_finite_row(context + r * context_dim, context_dim)))
+    for (size_t r = wave->row; r < wave->row + wave->rows; r++)
+        if ((!b->step.weight || b->step.weight[r] > 0.0) &&
+            nf_fit_has_numbers(f, b->step.x + r * dim, b->step.context ? b->step.context + r * context_dim : NULL))
             return true;
     return false;
 }
@@ -281,12 +283,12 @@ static nf_status run_wave(void *user, const nf_wave *wave, nf_shard_sum *sums, n
     const nf_status status = nf_run_data_wave(f->flow, f->workspace, &b->step, wave, f->gradient, sums);
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
-    const double *x = b->step.x + wave->row * f->flow->model.dim;
-    const double *context = b->step.context ? b->step.context + wave->row * f->flow->model.context_dim : NULL;
-    const size_t bad = f->workspace->stats.bad_rows;
+    double good = 0;
+    for (size_t i = 0; i < wave->count; i++)
+        good += sums[i].weight;
     weigh_rows(b, wave, sums);
-    sum->bad_rows += (double)bad;
-    sum->finite_rows += bad < wave->rows || any_finite_row(f, x, context, wave->rows);
+    sum->bad_rows += (double)f->workspace->stats.bad_rows;
+    sum->finite_rows += good > 0.0 || any_row_counts(b, wave);
     sum->evaluations += (double)f->workspace->stats.rhs_evaluations;
     return NF_OK;
 }
@@ -328,6 +330,17 @@ static nf_status batch_gradient(batch *b, uint64_t position, double rate, nf_ste
     return status;
 }
 
+/*
+ * With held-out rows those of the best epoch. Without them the last ones, and while the fit goes on those that the last epoch began with, which its
+ * first batch has shown to be good: the steps since then may have gone astray.
+ */
+static void keep_best(fit *f, size_t epochs, double loss) {
+    const void *from = f->config.ema_decay > 0.0 ? f->average : f->flow->theta;
+    memcpy(f->best, from, f->flow->model.parameter_count * f->flow->engine->real_size);
+    f->best_loss = loss;
+    f->report.best_epoch = epochs;
+}
+
 /* One batch: gradient and step. Parameters change only when both are finite. */
 static nf_status train_batch(fit *f, size_t epoch, size_t first, double *loss_sum, double *weight_sum) {
     const double rate = rate_at(f, epoch, f->report.steps);
@@ -336,15 +349,15 @@ static nf_status train_batch(fit *f, size_t epoch, size_t first, double *loss_su
     nf_status status = batch_gradient(&b, (uint64_t)epoch * f->training_rows + first, rate, &sum);
     if (status != NF_OK)
         return status;
-    if (!(sum.total.rows_weight > 0.0))
-        return NF_OK; /* a batch of rows that do not count */
     f->evaluations += (uint64_t)sum.evaluations;
-    /* Nothing to learn from rows that are not numbers; but if the flow maps none of those that are, its parameters went astray. */
-    if (sum.bad_rows == (double)b.rows && sum.finite_rows == 0.0)
+    /* Nothing to learn from rows that are not numbers or do not count; but if the flow maps none of the others, its parameters went astray. */
+    if (sum.finite_rows == 0.0)
         return NF_OK;
     const double loss = sum.total.weight > 0.0 ? sum.total.loss / sum.total.weight : NAN;
     if (!isfinite(loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in epoch %zu", epoch + 1);
+    if (f->validation_rows == 0 && epoch > 0 && *weight_sum == 0.0)
+        keep_best(f, epoch, f->report.train_loss);
     f->optimizer->update.rate = rate;
     status = nf_units_step(&f->units, f->optimizer, f->flow, f->gradient);
     if (status != NF_OK)
@@ -360,13 +373,6 @@ static nf_status train_batch(fit *f, size_t epoch, size_t first, double *loss_su
     return NF_OK;
 }
 
-static void keep_best(fit *f, size_t epoch, double loss) {
-    const void *from = f->config.ema_decay > 0.0 ? f->average : f->flow->theta;
-    memcpy(f->best, from, f->flow->model.parameter_count * f->flow->engine->real_size);
-    f->best_loss = loss;
-    f->report.best_epoch = epoch + 1;
-}
-
 static bool progress_stops(fit *f, size_t epoch, double seconds) {
     if (!f->config.progress)
         return false;
@@ -376,7 +382,7 @@ static bool progress_stops(fit *f, size_t epoch, double seconds) {
                                .steps = f->report.steps,
                                .train_loss = f->report.train_loss,
                                .validation_loss = f->report.validation_loss,
-                               .best_loss = f->best_loss,
+                               .best_loss = f->validation_rows > 0 ? f->best_loss : f->report.train_loss,
                                .learning_rate = f->optimizer->update.rate,
                                .gradient_norm = f->last_norm,
                                .seconds = seconds,
@@ -445,8 +451,10 @@ static nf_status hear_all(fit *f, bool stop, bool *stops) {
 static nf_status end_epoch(fit *f, size_t epoch) {
     const bool validates = f->validation_rows > 0;
     f->report.epochs_run = epoch + 1;
-    if (validates ? f->report.validation_loss < f->best_loss : isfinite(f->report.train_loss))
-        keep_best(f, epoch, validates ? f->report.validation_loss : f->report.train_loss);
+    if (validates && f->report.validation_loss < f->best_loss)
+        keep_best(f, epoch + 1, f->report.validation_loss);
+    if (!validates && f->report.steps > 0 && is_over(f))
+        keep_best(f, epoch + 1, f->report.train_loss);
     const bool due = f->checkpoint && ((epoch + 1) % f->config.checkpoint_every == 0 || is_over(f));
     nf_status status = nf_ranks_agree(&f->ranks, due ? nf_checkpoint_write(f) : NF_OK);
     if (status != NF_OK)
@@ -456,6 +464,8 @@ static nf_status end_epoch(fit *f, size_t epoch) {
     if (status != NF_OK || !stops)
         return status;
     status = nf_ranks_agree(&f->ranks, f->checkpoint && !due ? nf_checkpoint_write(f) : NF_OK);
+    if (!validates)
+        keep_best(f, epoch + 1, f->report.train_loss);
     f->report.stop_reason = NF_STOP_CALLBACK;
     return status == NF_OK ? NF_STOPPED : status;
 }
@@ -485,7 +495,7 @@ static nf_status count_bad_rows(fit *f) {
             f->wanted[i] = first + i;
         status = nf_rows_read(&f->data, &f->ranks, rows, f->wanted, f->batch.x, f->batch.context, NULL);
         for (size_t r = 0; status == NF_OK && r < rows; r++)
-            bad += !nf_finite_row(f->batch.x + r * dim, dim) || (context_dim && !nf_finite_row(f->batch.context + r * context_dim, context_dim));
+            bad += !nf_fit_has_numbers(f, f->batch.x + r * dim, context_dim ? f->batch.context + r * context_dim : NULL);
     }
     status = nf_ranks_agree(&f->ranks, status);
     const double own = (double)bad;

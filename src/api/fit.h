@@ -55,6 +55,9 @@ nf_status nf_fit_check_all_data(nf_fitting *f);
 void nf_fit_fill_defaults(nf_fitting *f);
 nf_optimizer_config nf_fit_standard_optimizer(const nf_fitting *f);
 
+/* Whether a row is one of numbers in the flow's precision; `context` NULL: there is none. */
+bool nf_fit_has_numbers(const nf_fitting *f, const double *x, const double *context);
+
 /* Collective: the held-out loss of the parameters that would be kept now, their average where there is one; NaN when no row counts. */
 nf_status nf_fit_validate(nf_fitting *f, double *loss);
 double nf_fit_mean(double sum, double weight); /* NaN when nothing was weighed */

@@ -19,6 +19,11 @@ typedef struct outcome {
     double value, weight;
 } outcome;
 
+bool nf_fit_has_numbers(const fit *f, const double *x, const double *context) {
+    const nf_model *model = &f->flow->model;
+    return nf_finite_row(x, model->dim, f->flow->engine) && (!context || nf_finite_row(context, model->context_dim, f->flow->engine));
+}
+
 /* The matching loss of held-out rows; every row's draws are its own, and paired with nobody's. */
 static nf_status match_chunk(const fit *f, size_t first, size_t rows, const double *context, outcome *out) {
     double weight = 0;
@@ -44,7 +49,7 @@ static nf_status density_chunk(const fit *f, size_t rows, const double *context,
         return nf_fail_in(status, f->function);
     for (size_t i = 0; i < rows; i++)
         /* A row of the data that is not a number is not held against the flow; one that the flow cannot map is. */
-        if (nf_finite_row(f->batch.x + i * dim, dim) && (!context || nf_finite_row(context + i * context_dim, context_dim)))
+        if (nf_fit_has_numbers(f, f->batch.x + i * dim, context ? context + i * context_dim : NULL))
             out[i] = (outcome){-f->log_prob[i], f->batch.weight[i]};
     return NF_OK;
 }

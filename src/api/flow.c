@@ -15,9 +15,10 @@ nf_status nf_check_pointer(const char *function, const char *name, const void *p
     return pointer ? NF_OK : nf_fail(NF_ERR_ARGUMENT, function, "%s is NULL", name);
 }
 
-bool nf_finite_row(const double *row, size_t columns) {
+bool nf_finite_row(const double *row, size_t columns, const nf_engine *engine) {
+    const double most = engine->precision == NF_SINGLE ? (double)__FLT_MAX__ : __DBL_MAX__;
     for (size_t i = 0; i < columns; i++)
-        if (!isfinite(row[i]))
+        if (!(fabs(row[i]) <= most))
             return false;
     return true;
 }

@@ -353,7 +353,7 @@ static void take_target(const nf_flow *flow, nf_workspace *ws, const kl_chunk *c
         double *g = ws->target_gradient + r * dim;
         if (!isfinite(ws->target_log_q[r]))
             continue;
-        if (isfinite(ws->target_log_p[r]) && nf_finite_row(g, dim)) {
+        if (isfinite(ws->target_log_p[r]) && nf_finite_row(g, dim, flow->engine)) {
             nf_shard_sum *sum = &chunk->sums[(chunk->tile + r / tile_rows) % chunk->slots];
             sum->loss += ws->target_log_q[r] - ws->target_log_p[r];
             sum->good += 1.0;

@@ -70,7 +70,8 @@ nf_status nf_check_pointer(const char *function, const char *name, const void *p
 nf_status nf_check_workspace(const char *function, const nf_flow *flow, const nf_workspace *workspace);
 nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_gradient *gradient);
 
-bool nf_finite_row(const double *row, size_t columns);
+/* In the precision of the engine. */
+bool nf_finite_row(const double *row, size_t columns, const nf_engine *engine);
 
 /* Instants of dense output: monotone, all between start and end; `backward`: from end to start. */
 nf_status nf_check_instants(const char *function, double start, double end, size_t times, const double *t, bool *backward);

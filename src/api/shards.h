@@ -32,7 +32,7 @@ typedef struct nf_shard_sum {
 /* What is summed over all ranks beside the gradient. */
 typedef struct nf_step_sum {
     nf_shard_sum total;
-    double bad_rows, finite_rows, evaluations; /* finite_rows: 0 when no rank has one; looked at only when all its rows are bad */
+    double bad_rows, finite_rows, evaluations; /* finite_rows: of numbers, and of a weight; 0 when no rank has one */
 } nf_step_sum;
 
 nf_plan nf_plan_of(size_t rows, size_t tile_rows, size_t shards, size_t rank, size_t ranks);
