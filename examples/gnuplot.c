@@ -43,13 +43,13 @@ bool gnuplot_finish(const gnuplot *g, FILE *file, const char *name) {
     return fail(g, "%s/%s: %s", g->directory, name, strerror(errno));
 }
 
-bool gnuplot_points(const gnuplot *g, const char *name, const plot_points *points) {
+bool gnuplot_points(const gnuplot *g, const char *name, const plot_points *points, const double offset[2]) {
     FILE *file = gnuplot_create(g, name);
     if (!file)
         return false;
     for (size_t i = 0; i < points->rows; i++)
         if (isfinite(points->xy[2 * i]) && isfinite(points->xy[2 * i + 1]))
-            fprintf(file, "%.6g %.6g\n", points->xy[2 * i], points->xy[2 * i + 1]);
+            fprintf(file, "%.9g %.9g\n", points->xy[2 * i] - offset[0], points->xy[2 * i + 1] - offset[1]);
     return gnuplot_finish(g, file, name);
 }
 
@@ -63,7 +63,7 @@ bool gnuplot_grid(const gnuplot *g, const char *name, const plot_grid *grid) {
         for (size_t ix = 0; ix < grid->nx; ix++) {
             const double x = grid->low[0] + (grid->high[0] - grid->low[0]) * (double)ix / (double)(grid->nx - 1);
             const double value = grid->value[iy * grid->nx + ix];
-            fprintf(file, "%.7g %.7g %.6g\n", x, y, isfinite(value) ? value : 0.0);
+            fprintf(file, "%.9g %.9g %.6g\n", x, y, isfinite(value) ? value : 0.0);
         }
         fputc('\n', file);
     }
@@ -123,6 +123,23 @@ bool plot_range(size_t count, size_t stride, const double *x, double *low, doubl
     *high = sorted[count - 1 - cut] + margin;
     free(sorted);
     return true;
+}
+
+double plot_offset(double low, double high) {
+    const double width = high - low, far = fmax(fabs(low), fabs(high));
+    if (!(width > 0.0 && isfinite(width) && far > 1e4 * width)) /* up to there six digits tell the tics apart */
+        return 0.0;
+    const double unit = pow(10.0, ceil(log10(width)));
+    char text[32]; /* what the axis tells is what is taken off */
+    snprintf(text, sizeof text, "%.15g", round((low + 0.5 * width) / unit) * unit);
+    return strtod(text, NULL);
+}
+
+void plot_axis_name(char name[PLOT_NAME], const char *text, double offset) {
+    char end[32] = "";
+    if (offset != 0.0)
+        snprintf(end, sizeof end, " %c %.15g", offset < 0.0 ? '+' : '-', fabs(offset));
+    snprintf(name, PLOT_NAME, "%.*s%s", (int)(PLOT_NAME - sizeof end), text, end);
 }
 
 static double cell_of(double x, double low, double high, size_t cells) { return (x - low) / (high - low) * (double)(cells - 1); }

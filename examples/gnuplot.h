@@ -23,6 +23,14 @@ typedef struct plot_grid {
 /* The range of `count` numbers, `stride` apart, but for the outermost 0.2 % on either side, with some margin. False without memory. */
 bool plot_range(size_t count, size_t stride, const double *x, double *low, double *high);
 
+/*
+ * What to take off the numbers of an axis before they are drawn: 0, or for a narrow range far from 0 a round number within it, since numbers beside the
+ * tics have few digits. plot_axis_name tells it: "text - offset", cut to what fits.
+ */
+#define PLOT_NAME 256
+double plot_offset(double low, double high);
+void plot_axis_name(char name[PLOT_NAME], const char *text, double offset);
+
 /* Adds a Gaussian kernel of two cells for each point to value[ny][nx]: the density of samples, but for a factor. */
 void plot_smooth(size_t count, const double *xy, const plot_grid *grid, double *value);
 
@@ -44,8 +52,8 @@ void gnuplot_end(const gnuplot *g);
 FILE *gnuplot_create(const gnuplot *g, const char *name);
 bool gnuplot_finish(const gnuplot *g, FILE *file, const char *name);
 
-/* Points that are finite, one a line; a grid in blocks of one y each. */
-bool gnuplot_points(const gnuplot *g, const char *name, const plot_points *points);
+/* Points that are finite, one a line, less an offset; a grid in blocks of one y each. */
+bool gnuplot_points(const gnuplot *g, const char *name, const plot_points *points, const double offset[2]);
 bool gnuplot_grid(const gnuplot *g, const char *name, const plot_grid *grid);
 
 /* A string of gnuplot's, in quotes. */

@@ -7,9 +7,12 @@
 typedef struct job {
     gnuplot g;
     const plot_picture *picture;
+    double offset[2]; /* of the picture's axes, but those of the latent panel */
+    plot_grid density; /* the picture's, less the offset */
     const plot_strip *strip; /* or this */
 } job;
 
+static const double origin[2] = {0.0, 0.0};
 static const char *const column_names[] = {"samples-%zu.txt", "density-%zu.txt"};
 
 /* Largest distance from the origin that the latent panel shows: 3.5 standard deviations, or what the points need. */
@@ -34,16 +37,19 @@ static void put_axes(FILE *file, const char *const axis[2], const double low[2],
     gnuplot_quote(file, axis[0]);
     fputs(" noenhanced offset 0,0.5\nset ylabel ", file);
     gnuplot_quote(file, axis[1]);
-    fprintf(file, " noenhanced offset 1,0\nset xrange [%.6g:%.6g]\nset yrange [%.6g:%.6g]\n", low[0], high[0], low[1], high[1]);
+    fprintf(file, " noenhanced offset 1,0\nset xrange [%.9g:%.9g]\nset yrange [%.9g:%.9g]\n", low[0], high[0], low[1], high[1]);
 }
 
 static void put_panels(FILE *file, const job *j) {
     const plot_picture *p = j->picture;
     const double circle = latent_range(&p->latent);
+    char axis[2][PLOT_NAME];
+    for (int k = 0; k < 2; k++)
+        plot_axis_name(axis[k], p->axis[k], j->offset[k]);
     fputs("set multiplot layout 1,4 margins 0.035,0.99,0.13,0.82 spacing 0.04,0 title ", file);
     gnuplot_quote(file, p->title);
     fputs(" noenhanced font ',15'\n", file);
-    put_axes(file, p->axis, p->density.low, p->density.high);
+    put_axes(file, (const char *const[2]){axis[0], axis[1]}, j->density.low, j->density.high);
     fputs("set title 'data'\nplot directory . '/data.txt' with points pt 7 ps dot lc rgb '#1f4e79'\n"
           "set title 'samples of the flow'\nplot directory . '/samples.txt' with points pt 7 ps dot lc rgb '#b5482a'\n"
           "set title 'density; 50, 90, 99 % inside the lines'\n"
@@ -97,7 +103,7 @@ static void put_columns(FILE *file, const job *j) {
     const plot_strip *s = j->strip;
     fprintf(file, "set multiplot layout 2,%zu margins 0.02,0.99,0.05,0.86 spacing 0.02,0.04 title ", s->columns);
     gnuplot_quote(file, s->title);
-    fprintf(file, " noenhanced font ',15'\nset xrange [%.6g:%.6g]\nset yrange [%.6g:%.6g]\n", s->grid.low[0], s->grid.high[0], s->grid.low[1], s->grid.high[1]);
+    fprintf(file, " noenhanced font ',15'\nset xrange [%.9g:%.9g]\nset yrange [%.9g:%.9g]\n", s->grid.low[0], s->grid.high[0], s->grid.low[1], s->grid.high[1]);
     for (size_t row = 0; row < 2; row++)
         for (size_t i = 0; i < s->columns; i++)
             put_column(file, j, row, i);
@@ -112,7 +118,7 @@ static bool write_strip(const job *j, const char *prefix) {
         grid.value = s->column[i].density;
         snprintf(points, sizeof points, column_names[0], i);
         snprintf(density, sizeof density, column_names[1], i);
-        if (!gnuplot_points(&j->g, points, &s->column[i].samples) || !gnuplot_grid(&j->g, density, &grid))
+        if (!gnuplot_points(&j->g, points, &s->column[i].samples, origin) || !gnuplot_grid(&j->g, density, &grid))
             return false;
     }
     FILE *file = gnuplot_create(&j->g, "plot.gp");
@@ -125,12 +131,17 @@ static bool write_strip(const job *j, const char *prefix) {
 }
 
 plot_result plot_draw(const plot_picture *picture, const char *prefix, char *message, size_t size) {
-    job j = {.picture = picture};
+    job j = {.picture = picture, .density = picture->density};
+    for (int k = 0; k < 2; k++) {
+        j.offset[k] = plot_offset(picture->density.low[k], picture->density.high[k]);
+        j.density.low[k] -= j.offset[k];
+        j.density.high[k] -= j.offset[k];
+    }
     if (!gnuplot_begin(&j.g, message, size))
         return PLOT_FAILED;
     plot_result result = PLOT_FAILED;
-    if (gnuplot_points(&j.g, "data.txt", &picture->data) && gnuplot_points(&j.g, "samples.txt", &picture->samples) &&
-        gnuplot_points(&j.g, "latent.txt", &picture->latent) && gnuplot_grid(&j.g, "density.txt", &picture->density) && write_script(&j, prefix))
+    if (gnuplot_points(&j.g, "data.txt", &picture->data, j.offset) && gnuplot_points(&j.g, "samples.txt", &picture->samples, j.offset) &&
+        gnuplot_points(&j.g, "latent.txt", &picture->latent, origin) && gnuplot_grid(&j.g, "density.txt", &j.density) && write_script(&j, prefix))
         result = gnuplot_run(&j.g);
     gnuplot_end(&j.g);
     return result;

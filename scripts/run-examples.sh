@@ -26,6 +26,8 @@ refuse() {
 }
 cd "$scratch" || exit 1
 run demo --epochs 3 --output demo
+awk 'BEGIN { print "time,y"; for (i = 0; i < 200; i++) printf "%.1f,%.3f\n", 1.7e9 + 18 * i, sin(i * i) }' >far.csv
+run demo --data far.csv --epochs 2 --output far
 run fit_and_sample
 run embed
 run stack
@@ -42,7 +44,7 @@ refuse planar_energy --nonsense
 refuse planar_vae nonsense
 refuse cnf_density --nonsense
 refuse cnf_matching --set nonsense
-for picture in demo.png planar-two_moons.png energy.png cnf-boomerang.png; do
+for picture in demo.png far.png planar-two_moons.png energy.png cnf-boomerang.png; do
     if command -v gnuplot >/dev/null && [ ! -s "$picture" ]; then
         failed=$((failed + 1))
         printf 'FAILED: %s was not drawn\n' "$picture"

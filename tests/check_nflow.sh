@@ -180,6 +180,9 @@ LC_ALL=C.UTF-8 "$nflow" plot realnvp.safetensors moons.csv -T -W latent >output 
 if grep -q '│' output; then pass; else fail "no frame in UTF-8"; fi
 status 0 plot realnvp.safetensors -T --ascii -W curve :: held-out loss
 status 0 plot realnvp.safetensors moons.csv -T --ascii --columns x2 :: x2
+awk -F, 'NR == 1 { print "time,x2" } NR > 1 { printf "%.17g,%.17g\n", 1.7e9 + 1200 * ($1 + 1), $2 }' moons.csv >far.csv
+status 0 train far.csv -o far.safetensors --epochs 2 -s 3
+status 0 plot far.safetensors far.csv -T --ascii :: time 169999
 status 2 plot realnvp.safetensors moons.csv -o picture.gif :: .png, .svg or .pdf
 status 1 plot realnvp.safetensors moons.csv --columns x3 :: it has x1, x2
 status 2 plot realnvp.safetensors -W latent -T :: this needs data
@@ -192,6 +195,12 @@ if command -v gnuplot >/dev/null; then
     status 0 plot units.safetensors units.csv -c 1995 -o units.pdf
     if head -c 5 units.pdf | grep -q %PDF-; then pass; else fail "units.pdf is no picture"; fi
     status 1 plot realnvp.safetensors -o missing/a.png :: missing/a.png
+    # A column far from 0: its offset is told, the tics differ, and the data (of their colour) are not on one line.
+    for what in pairs overview; do
+        status 0 plot far.safetensors far.csv -W $what -o far.svg
+        if grep -q 'time - 1700000000<' far.svg && grep -q '> *2000<' far.svg; then pass; else fail "far.svg of $what has no tics beside its offset"; fi
+    done
+    if [ "$(sed -n '/rgb( *31, *78, *121)/s/.*translate(\([0-9.]*\),.*/\1/p' far.svg | sort -u | wc -l)" -gt 300 ]; then pass; else fail "far.svg has its points on a line"; fi
 fi
 
 # ---- interrupts: the best model so far is saved, and --resume ends with the bits of a fit that was never stopped

@@ -19,6 +19,35 @@ typedef struct job {
     FILE *script;
 } job;
 
+/* ---- Columns far from 0 */
+
+static void shift_points(scene_points *p, size_t dim, const double *offset) {
+    double *x = allocate(p->rows, dim * sizeof *x);
+    for (size_t i = 0; i < p->rows * dim; i++)
+        x[i] = p->x[i] - offset[i % dim];
+    p->x = x;
+}
+
+/* The scene less the offsets of its columns, which their names tell; free the points of data and samples. */
+static scene shifted(const scene *s, char names[SCENE_MOST][PLOT_NAME]) {
+    scene t = *s;
+    double offset[SCENE_MOST] = {0};
+    for (size_t i = 0; i < s->dim; i++) {
+        offset[i] = plot_offset(s->low[i], s->high[i]);
+        plot_axis_name(names[i], s->names[i], offset[i]);
+        t.names[i] = names[i];
+        t.low[i] -= offset[i];
+        t.high[i] -= offset[i];
+    }
+    for (size_t i = 0; i < 2; i++) {
+        t.density.low[i] -= offset[i];
+        t.density.high[i] -= offset[i];
+    }
+    shift_points(&t.data, s->dim, offset);
+    shift_points(&t.samples, s->dim, offset);
+    return t;
+}
+
 /* ---- Data */
 
 static bool write_points(const job *j, const char *name, const scene_points *p, size_t most) {
@@ -27,7 +56,7 @@ static bool write_points(const job *j, const char *name, const scene_points *p, 
         return false;
     for (size_t r = 0; r < p->rows && r < most; r++)
         for (size_t i = 0; i < j->s->dim; i++)
-            fprintf(file, "%.6g%c", p->x[r * j->s->dim + i], i + 1 < j->s->dim ? ' ' : '\n');
+            fprintf(file, "%.9g%c", p->x[r * j->s->dim + i], i + 1 < j->s->dim ? ' ' : '\n');
     return gnuplot_finish(&j->g, file, name);
 }
 
@@ -41,7 +70,7 @@ static bool write_histogram(const job *j, const char *name, size_t column, const
     if (!file)
         return false;
     for (size_t i = 0; i < BINS; i++)
-        fprintf(file, "%.7g %.6g %.6g\n", low + ((double)i + 0.5) / BINS * (high - low), of_a[i], of_b[i]);
+        fprintf(file, "%.9g %.6g %.6g\n", low + ((double)i + 0.5) / BINS * (high - low), of_a[i], of_b[i]);
     return gnuplot_finish(&j->g, file, name);
 }
 
@@ -51,7 +80,7 @@ static bool write_line(const job *j) {
     if (!file)
         return false;
     for (size_t i = 0; s->line && i < SCENE_LINE; i++)
-        fprintf(file, "%.7g %.6g\n", s->low[0] + (s->high[0] - s->low[0]) * (double)i / (SCENE_LINE - 1),
+        fprintf(file, "%.9g %.6g\n", s->low[0] + (s->high[0] - s->low[0]) * (double)i / (SCENE_LINE - 1),
                 isfinite(s->line[i]) ? s->line[i] : 0.0);
     return gnuplot_finish(&j->g, file, "line.txt");
 }
@@ -83,7 +112,7 @@ static bool write_density(const job *j) {
 static void put_range(const job *j, char axis, const char *name, double low, double high) {
     fprintf(j->script, "set %clabel ", axis);
     gnuplot_quote(j->script, name);
-    fprintf(j->script, " noenhanced offset %s\nset %crange [%.7g:%.7g]\n", axis == 'x' ? "0,0.5" : "1,0", axis, low, high);
+    fprintf(j->script, " noenhanced offset %s\nset %crange [%.9g:%.9g]\n", axis == 'x' ? "0,0.5" : "1,0", axis, low, high);
 }
 
 static void put_plane(const job *j) {
@@ -198,8 +227,8 @@ static void put_cell_names(const job *j, const char *below, const char *beside) 
 }
 
 static void put_cell_axis(const job *j, char axis, double low, double high, bool numbers) {
-    fprintf(j->script, "set %crange [%.7g:%.7g]\nset %ctics %.3g\nset format %c '%s'\n", axis, low, high, axis, tic_step(high - low), axis,
-            numbers ? "%.5g" : "");
+    fprintf(j->script, "set %crange [%.9g:%.9g]\nset %ctics %.3g\nset format %c '%s'\n", axis, low, high, axis, tic_step(high - low), axis,
+            numbers ? "%.6g" : "");
 }
 
 /*
@@ -323,10 +352,16 @@ static bool write_script(job *j, scene_kind kind, const char *path, const char *
 
 plot_result picture_draw(const scene *s, scene_kind kind, const char *path, const char *format, unsigned width, unsigned height,
                          char *message, size_t size) {
-    job j = {.s = s};
-    if (!gnuplot_begin(&j.g, message, size))
-        return PLOT_FAILED;
-    const plot_result result = write_script(&j, kind, path, format, width, height) ? gnuplot_run(&j.g) : PLOT_FAILED;
-    gnuplot_end(&j.g);
+    char names[SCENE_MOST][PLOT_NAME];
+    const scene drawn = shifted(s, names);
+    job j = {.s = &drawn};
+    plot_result result = PLOT_FAILED;
+    if (gnuplot_begin(&j.g, message, size)) {
+        if (write_script(&j, kind, path, format, width, height))
+            result = gnuplot_run(&j.g);
+        gnuplot_end(&j.g);
+    }
+    free(drawn.data.x);
+    free(drawn.samples.x);
     return result;
 }

@@ -142,8 +142,9 @@ static void find_ranges(gathered *g) {
         if (!plot_range(p->rows, s->dim, p->x + i, &s->low[i], &s->high[i]))
             die("no memory for a picture");
         if (!(s->high[i] > s->low[i])) {
-            s->low[i] -= 1.0;
-            s->high[i] += 1.0;
+            const double some = fmax(1.0, 1e-9 * fabs(s->low[i]));
+            s->low[i] -= some;
+            s->high[i] += some;
         }
     }
 }

@@ -125,13 +125,23 @@ static void put_edge(const panel *p, bool top) {
     fputs(right, stdout);
 }
 
+/* Four digits, or as many as tell the ends of a narrow range far from 0 apart, without an exponent where there is room. */
+static int digits_of(double low, double high) {
+    const double far = fmax(fabs(low), fabs(high)), common = ceil(log10(far / (high - low)));
+    if (!(common > 1.0))
+        return 4;
+    const double whole = far < 1e15 ? ceil(log10(far)) : 0.0;
+    return (int)fmin(fmax(3.0 + common, whole), 17.0);
+}
+
 static void put_ranges(const panel *p) {
-    char text[160];
-    if (*p->axis[1])
-        snprintf(text, sizeof text, " %.20s %.4g..%.4g, %.20s %.4g..%.4g", p->axis[0], p->low[0], p->high[0], p->axis[1], p->low[1],
-                 p->high[1]);
-    else
-        snprintf(text, sizeof text, " %.20s %.4g..%.4g", p->axis[0], p->low[0], p->high[0]);
+    char text[400];
+    int used = 0;
+    for (int i = 0; i < 2 && *p->axis[i]; i++) {
+        const int digits = digits_of(p->low[i], p->high[i]);
+        used += snprintf(text + used, sizeof text - (size_t)used, "%s %.20s %.*g..%.*g", i ? "," : "", p->axis[i], digits, p->low[i], digits,
+                         p->high[i]);
+    }
     put_padded(text, p->c.width + 2);
 }
 
