@@ -98,6 +98,23 @@ START_TEST(columns_far_from_zero_pass) {
 }
 END_TEST
 
+/* Wide or narrow beyond all numbers: the flow fails, the call does not. */
+START_TEST(scales_beyond_all_numbers_are_no_failure_of_the_call) {
+    static const double log_scales[] = {400, 709, 710, 1e6, 1e200, -400, -800, -1e200};
+    for (size_t i = 0; i < sizeof log_scales / sizeof log_scales[0]; i++) {
+        nf_flow *flow;
+        const double theta[2 * DIM] = {log_scales[i], 0.385}, x[2 * DIM] = {0.1, 0.2, 0.3, -1.4};
+        must(nf_affine_create(DIM, NF_DOUBLE, &flow));
+        must(nf_set_parameters(flow, theta));
+        nf_diagnose_report report = diagnose(&sound, flow, 2, x, NULL, NULL);
+        if (fabs(log_scales[i]) >= 710)
+            must_fail("a scale beyond all numbers", &report, &report.round_trip);
+        report = diagnose(&sound, flow, 0, NULL, NULL, NULL);
+        nf_flow_free(flow);
+    }
+}
+END_TEST
+
 /* A test's p-value is uniform for a sound flow: of many seeds about as many fall below .2 as should. */
 START_TEST(p_values_are_honest) {
     enum { SEEDS = 200 };
@@ -500,6 +517,39 @@ START_TEST(text_has_a_line_for_each_check) {
 }
 END_TEST
 
+static size_t maps_until_failure; /* 0: none fails */
+
+static bool fails_now(void) { return maps_until_failure && --maps_until_failure == 0; }
+
+static nf_status failing_inverse(const nf_flow *f, nf_workspace *ws, size_t rows, const double *x, const double *context, double *z, double *log_det) {
+    return nf_inverse(fails_now() ? NULL : f, ws, rows, x, context, z, log_det);
+}
+
+static nf_status failing_forward(const nf_flow *f, nf_workspace *ws, size_t rows, const double *z, const double *context, double *x, double *log_det) {
+    return nf_forward(fails_now() ? NULL : f, ws, rows, z, context, x, log_det);
+}
+
+/* A call within that fails once: those that succeed after it do not take its line away. */
+START_TEST(the_first_failure_is_told) {
+    nf_flow *flow = trained_like(NF_DOUBLE);
+    nf_diagnose_calls calls = sound;
+    calls.inverse = failing_inverse;
+    calls.forward = failing_forward;
+    nf_status status = NF_ERR_ARGUMENT;
+    for (size_t n = 1; status != NF_OK; n++) {
+        nf_diagnose_report report = {.struct_size = sizeof report};
+        maps_until_failure = n;
+        status = nf_diagnose_with(&calls, flow, 0, NULL, NULL, NULL, &report);
+        if (status == NF_OK)
+            ck_assert_uint_gt(n, 20);
+        else
+            must_say("nf_diagnose", "flow is NULL");
+    }
+    maps_until_failure = 0;
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* Each allocation fails in turn. */
 START_TEST(memory_may_run_out) {
     memory_counter counter;
@@ -536,6 +586,7 @@ int main(void) {
     tcase_set_timeout(fail, 120);
     tcase_set_timeout(call, 60);
     tcase_add_test(pass, columns_far_from_zero_pass);
+    tcase_add_test(call, scales_beyond_all_numbers_are_no_failure_of_the_call);
     tcase_add_loop_test(pass, sound_flows_pass, 0, 2 * (int)fixture_count);
     if (!is_brief()) /* 200 diagnoses of a flow that others look at */
         tcase_add_test(pass, p_values_are_honest);
@@ -550,6 +601,7 @@ int main(void) {
     tcase_add_test(call, rows_that_are_not_numbers_are_left_out);
     tcase_add_test(call, arguments_are_checked);
     tcase_add_test(call, text_has_a_line_for_each_check);
+    tcase_add_test(call, the_first_failure_is_told);
     tcase_add_test(call, memory_may_run_out);
     suite_add_tcase(suite, pass);
     suite_add_tcase(suite, fail);

@@ -16,7 +16,7 @@ void *nf_diagnosis_take(nf_diagnosis *d, size_t count, size_t size) {
         return NULL;
     void *block = nf_size_multiply(count, size, &bytes) ? nf_allocate_zeroed(&d->allocator, bytes) : NULL;
     if (!block)
-        d->status = nf_fail(NF_ERR_MEMORY, NULL, "no memory for %zu numbers", count);
+        nf_diagnosis_end(d, nf_fail(NF_ERR_MEMORY, NULL, "no memory for %zu numbers", count));
     else
         d->blocks[d->block_count++] = block;
     return block;
@@ -29,9 +29,14 @@ void nf_diagnosis_drop(nf_diagnosis *d, size_t mark) {
         nf_release(&d->allocator, d->blocks[--d->block_count]);
 }
 
+void nf_diagnosis_end(nf_diagnosis *d, nf_status status) {
+    d->status = status;
+    snprintf(d->line, sizeof d->line, "%s", nf_last_error());
+}
+
 bool nf_diagnosis_did(nf_diagnosis *d, nf_status status) {
     if (d->status == NF_OK && status != NF_OK && status != NF_ERR_ROWS)
-        d->status = status;
+        nf_diagnosis_end(d, status);
     return d->status == NF_OK;
 }
 
@@ -65,14 +70,14 @@ static void choose_rows(nf_diagnosis *d, size_t rows, const double *x, const dou
     }
     d->exact_rows = d->rows < d->config.exact_rows ? d->rows : d->config.exact_rows;
     if (d->rows == 0)
-        d->status = nf_fail(NF_ERR_ARGUMENT, NULL, "none of the %zu rows is finite", rows);
+        nf_diagnosis_end(d, nf_fail(NF_ERR_ARGUMENT, NULL, "none of the %zu rows is finite", rows));
     else if (!x)
         nf_diagnosis_did(d, d->calls->sample(d->flow, d->workspace, &d->rng, d->rows, d->context, d->x, NULL));
 }
 
 /* The flow without the errors of its precision and its solvers. */
 static void make_exact(nf_diagnosis *d) {
-    d->status = nf_flow_convert(d->flow, NF_DOUBLE, &d->exact);
+    nf_diagnosis_did(d, nf_flow_convert(d->flow, NF_DOUBLE, &d->exact));
     for (size_t i = 0; d->status == NF_OK && i < d->exact->model.layer_count; i++) {
         nf_cnf_spec *cnf = &d->exact->model.layers[i]->cnf;
         if (d->exact->model.layers[i]->kind != NF_LAYER_CNF)
@@ -85,11 +90,11 @@ static void make_exact(nf_diagnosis *d) {
         cnf->trace = NF_TRACE_EXACT;
     }
     if (d->status == NF_OK)
-        d->status = nf_workspace_create(d->flow, d->config.threads, &d->workspace);
+        nf_diagnosis_did(d, nf_workspace_create(d->flow, d->config.threads, &d->workspace));
     if (d->status == NF_OK)
-        d->status = nf_workspace_create(d->exact, d->config.threads, &d->exact_workspace);
+        nf_diagnosis_did(d, nf_workspace_create(d->exact, d->config.threads, &d->exact_workspace));
     if (d->status == NF_OK)
-        d->status = nf_gradient_create(d->exact, &d->gradient);
+        nf_diagnosis_did(d, nf_gradient_create(d->exact, &d->gradient));
 }
 
 static size_t size_or(size_t value, size_t fallback) { return value ? value : fallback; }
@@ -255,7 +260,7 @@ nf_status nf_diagnose_with(const nf_diagnose_calls *calls, const nf_flow *flow, 
     run(&d, rows ? rows : d.config.exact_rows, x, context);
     nf_floating_leave(d.caller);
     if (d.status != NF_OK)
-        return nf_fail_in(d.status, function);
+        return nf_fail(d.status, function, "%s", d.line);
     d.report.struct_size = report->struct_size;
     memcpy(report, &d.report, sizeof d.report);
     nf_clear_error();

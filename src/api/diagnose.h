@@ -42,6 +42,7 @@ typedef struct nf_diagnosis {
     nf_sequence random;             /* of directions */
 
     nf_status status;               /* the first failure, after which nothing is done */
+    char line[NF_ERROR_LENGTH];     /* what it said: calls that succeed after it clear the thread's */
     void *blocks[NF_DIAGNOSIS_BLOCKS];
     size_t block_count;
     nf_diagnose_report report;
@@ -51,8 +52,10 @@ typedef struct nf_diagnosis {
 void *nf_diagnosis_take(nf_diagnosis *d, size_t count, size_t size);
 double *nf_diagnosis_numbers(nf_diagnosis *d, size_t count);
 void nf_diagnosis_drop(nf_diagnosis *d, size_t mark);
-/* Whether to go on: bad rows show in the numbers, other failures end the diagnosis. */
+/* Whether to go on after a call: bad rows show in the numbers, other failures end the diagnosis. */
 bool nf_diagnosis_did(nf_diagnosis *d, nf_status status);
+/* Ends it with this status and the thread's line. */
+void nf_diagnosis_end(nf_diagnosis *d, nf_status status);
 nf_finding nf_finding_of_error(double value, double threshold);
 nf_finding nf_finding_of_score(double value, double threshold); /* that must not be small */
 

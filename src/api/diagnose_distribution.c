@@ -274,7 +274,7 @@ static void check_target(nf_diagnosis *d, const cloud *c) {
         return;
     const nf_status status = call_target(d, n, c->x, log_p, gradient);
     if (status != NF_OK) {
-        d->status = nf_fail(status, NULL, "the target returned %s", nf_status_name(status));
+        nf_diagnosis_end(d, nf_fail(status, NULL, "the target returned %s", nf_status_name(status)));
         return;
     }
     for (size_t r = 0; r < n; r++) {

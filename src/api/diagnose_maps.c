@@ -259,7 +259,7 @@ static bool is_shift(const nf_tensor *t) {
 
 /*
  * Steps in proportion to the size of each tensor, so that no layer leaves its straight part; those of a shift in proportion to the scale beside it: a
- * column may lie far from 0 and be narrow.
+ * column may lie far from 0 and be narrow. However large the numbers are, the steps and their squares stay finite.
  */
 static void choose_way(nf_diagnosis *d, slope *s) {
     fill_normal(d, s->way, d->parameters);
@@ -270,7 +270,7 @@ static void choose_way(nf_diagnosis *d, slope *s) {
         const size_t count = t.shape[0] * t.shape[1];
         const double *theta = s->theta + t.offset, size = fmax(sqrt(dot(theta, theta, count) / (double)count), 0.1);
         for (size_t k = 0; k < count; k++)
-            s->way[t.offset + k] *= is_shift(&t) ? exp(theta[k - count]) : size;
+            s->way[t.offset + k] *= fmin(is_shift(&t) ? exp(theta[k - count]) : size, 1e150);
     }
 }
 
