@@ -167,6 +167,9 @@ status 2 import realnvp.safetensors :: where to
 status 0 diagnose realnvp.safetensors :: checks failed
 awk -F, 'NR == 1 { print } NR > 1 { print $1 + 3 "," $2 }' moons.csv >moved.csv
 status 3 diagnose realnvp.safetensors moved.csv :: FAILED
+status 3 diagnose realnvp.safetensors --significance 1 :: 'at least 1 '
+status 2 diagnose realnvp.safetensors moved.csv --significance 0 :: --significance 0: this should be above 0
+status 2 diagnose realnvp.safetensors moved.csv --significance 1.5 :: --significance 1.5: this should be above 0
 status 2 diagnose units.safetensors :: needs data
 if [ -w /dev/full ]; then
     "$nflow" data two_moons >/dev/full 2>errors

@@ -45,10 +45,10 @@ int nflow_diagnose(int count, char **words) {
     bool json = false;
     uint64_t seed = 1;
     size_t rows = 0;
-    double significance = 0;
+    double significance = 1e-3;
     const option_entry entries[] = {
         {"rows", 'n', OPTION_COUNT, &rows, "N", "most rows of data that the tests of the distribution look at; default 1000"},
-        {"significance", 0, OPTION_NUMBER, &significance, "P", "a test of the distribution fails below this p-value; default 0.001"},
+        {"significance", 0, OPTION_NUMBER, &significance, "P", "a test of the distribution fails below this p-value, above 0 and 1 at most; default 0.001"},
         {"seed", 's', OPTION_INTEGER, &seed, "N", "of the random numbers; default 1"},
         {"json", 0, OPTION_FLAG, &json, NULL, "the report as JSON"},
         OPTION_COLUMNS(&e.choice),
@@ -66,6 +66,8 @@ int nflow_diagnose(int count, char **words) {
                             1,
                             2};
     const char *data = evaluation_words(&set, count, words);
+    if (!(significance > 0.0 && significance <= 1.0)) /* 0 is the library's word for its default */
+        die_usage("--significance %g: this should be above 0, and 1 at most", significance);
     model_load(&e.m, words[1]);
     if (data)
         evaluation_read(&e, data);
