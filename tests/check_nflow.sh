@@ -166,7 +166,8 @@ status 1 import missing.safetensors -o imported.safetensors :: No such file
 status 2 import realnvp.safetensors :: where to
 status 0 diagnose realnvp.safetensors :: checks failed
 awk -F, 'NR == 1 { print } NR > 1 { print $1 + 3 "," $2 }' moons.csv >moved.csv
-status 3 diagnose realnvp.safetensors moved.csv :: FAILED
+status 3 diagnose realnvp.safetensors moved.csv :: 'of column x1'
+if grep -q '^FAILED .* of column x1$' output && ! grep -q 'row 0' output; then pass; else fail "diagnose counts rows from 0, or says more of the column"; fi
 status 3 diagnose realnvp.safetensors --significance 1 :: 'at least 1 '
 status 2 diagnose realnvp.safetensors moved.csv --significance 0 :: --significance 0: this should be above 0
 status 2 diagnose realnvp.safetensors moved.csv --significance 1.5 :: --significance 1.5: this should be above 0

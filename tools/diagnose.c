@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "evaluate.h"
 
@@ -32,11 +33,19 @@ static void put_json(const nf_diagnose_report *r) {
     json_decref(report);
 }
 
-static void put_text(const nf_diagnose_report *report) {
-    const size_t size = nf_diagnose_text(report, NULL, 0) + 1;
+/* The library's text with rows counted from 1 and columns named, as the command does. */
+static void put_text(const nf_diagnose_report *report, const model *m) {
+    nf_diagnose_report r = *report;
+    r.round_trip_row++;
+    r.log_det_row++;
+    const size_t size = nf_diagnose_text(&r, NULL, 0) + 1;
     char *text = allocate(size, 1);
-    nf_diagnose_text(report, text, size);
-    fputs(text, stdout);
+    nf_diagnose_text(&r, text, size);
+    static const char of_column[] = "  of column ";
+    char *column = strstr(text, of_column), *rest = column ? column + strcspn(column, "\n") : text;
+    if (column)
+        printf("%.*s%s%s", (int)(column - text), text, of_column, m->names[r.calibration_column]);
+    fputs(rest, stdout);
     free(text);
 }
 
@@ -81,7 +90,7 @@ int nflow_diagnose(int count, char **words) {
     if (json)
         put_json(&report);
     else if (!tool_quiet)
-        put_text(&report);
+        put_text(&report, &e.m);
     finish_output();
     evaluation_end(&e);
     return report.failed > 0 ? STATUS_NOT_PASSED : STATUS_DONE;
