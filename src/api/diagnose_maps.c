@@ -148,12 +148,17 @@ typedef struct jacobian_memory {
     double *at, *context, *out, *matrix;
 } jacobian_memory;
 
-/* Central differences with a step that moves z by about `move`. */
+/* No less than the numbers around x can tell; other columns may be narrower than that. */
+static double step_along(double x, double step) { return fmax(step, 1e-9 * fabs(x)); }
+
+/* Central differences, with steps that move z by about `move` when they are `step`. */
 static double difference_log_det(nf_diagnosis *d, const jacobian_memory *m, size_t row, double step) {
     const size_t dim = d->dim, points = 2 * dim;
     for (size_t p = 0; p < points; p++) {
-        memcpy(m->at + p * dim, d->x + row * dim, dim * sizeof(double));
-        m->at[p * dim + p / 2] += p % 2 ? -step : step;
+        double *at = m->at + p * dim;
+        memcpy(at, d->x + row * dim, dim * sizeof(double));
+        const double along = step_along(at[p / 2], step);
+        at[p / 2] += p % 2 ? -along : along;
         if (d->context_dim)
             memcpy(m->context + p * d->context_dim, d->context + row * d->context_dim, d->context_dim * sizeof(double));
     }
@@ -180,12 +185,12 @@ static void check_log_det(nf_diagnosis *d, const map_state *s) {
     if (d->status == NF_OK)
         nf_diagnosis_did(d, d->calls->inverse(d->exact, d->exact_workspace, n, d->x, d->context, NULL, log_det));
     for (size_t r = 0; r < n && d->status == NF_OK; r++) {
-        double size = 0;
+        const double step = move / s->norm[r];
+        double rounding = 0; /* the size of a coordinate over its step */
         for (size_t i = 0; i < dim; i++)
-            size = fmax(size, fabs(d->x[r * dim + i]));
-        const double step = fmax(move / s->norm[r], size * 1e-9);
+            rounding = fmax(rounding, fabs(d->x[r * dim + i]) / step_along(d->x[r * dim + i], step));
         const double error = fabs(log_det[r] - difference_log_det(d, &m, r, step));
-        const double allowed = (double)dim * s->condition[r] * (relative + 16 * DBL_EPSILON * size / step);
+        const double allowed = (double)dim * s->condition[r] * (relative + 16 * DBL_EPSILON * rounding);
         if (excess(error, allowed) > worst) {
             worst = excess(error, allowed);
             d->report.log_det = nf_finding_of_error(error, allowed);
