@@ -364,9 +364,9 @@ static void draw(const options *o, const rows *r, const nf_flow *flow, double he
     else
         plot_smooth(drawn, sample_xy, &grid, value); /* only the joint density is known */
 
-    char title[300], message[400];
+    char title[600], message[400];
     const char *source = o->data && strrchr(o->data, '/') ? strrchr(o->data, '/') + 1 : o->data ? o->data : toy_name(o->set);
-    snprintf(title, sizeof title, "Real NVP on %.100s: held-out NLL %.3f nats%s", source, held_out_nll,
+    snprintf(title, sizeof title, "Real NVP on %.*s: held-out NLL %.3f nats%s", (int)plot_characters(source, 100), source, held_out_nll,
              r->dim > 2 ? " (first two columns drawn)" : "");
     const plot_picture picture = {.title = title,
                                   .axis = {r->names ? r->names[0] : "x1", r->names ? r->names[1] : "x2"},

@@ -1,4 +1,5 @@
 /* Writes data and a script for gnuplot into a temporary directory, and runs it there. */
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -70,15 +71,57 @@ bool gnuplot_grid(const gnuplot *g, const char *name, const plot_grid *grid) {
     return gnuplot_finish(g, file, name);
 }
 
+/* Length of the character that text begins with; 0 where it is no UTF-8, or none that XML knows. */
+static size_t character(const char *text) {
+    const unsigned char *byte = (const unsigned char *)text;
+    const size_t length = *byte < 0x80 ? 1 : *byte < 0xC2 ? 0 : *byte < 0xE0 ? 2 : *byte < 0xF0 ? 3 : *byte < 0xF5 ? 4 : 0;
+    unsigned long code = length > 1 ? *byte & (0x7Fu >> length) : *byte;
+    for (size_t i = 1; i < length; i++) {
+        if ((byte[i] & 0xC0) != 0x80)
+            return 0;
+        code = code << 6 | (byte[i] & 0x3F);
+    }
+    const bool short_form = (length == 3 && code < 0x800) || (length == 4 && code < 0x10000);
+    const bool surrogate = code >= 0xD800 && code < 0xE000, none = code == 0xFFFE || code == 0xFFFF || code > 0x10FFFF;
+    return short_form || surrogate || none ? 0 : length;
+}
+
+size_t plot_characters(const char *text, size_t most) {
+    size_t bytes = 0;
+    for (size_t i = 0; i < most && text[bytes]; i++) {
+        const size_t length = character(text + bytes);
+        bytes += length ? length : 1;
+    }
+    return bytes;
+}
+
 /* In single quotes gnuplot takes every character but the quote, which is doubled, for itself. */
 void gnuplot_quote(FILE *file, const char *text) {
     fputc('\'', file);
-    for (; *text; text++) {
+    while (*text) {
+        const size_t length = character(text);
         if (*text == '\'')
-            fputc('\'', file);
-        fputc((unsigned char)*text < ' ' ? ' ' : *text, file);
+            fputs("''", file);
+        else if (length == 1)
+            fputc((unsigned char)*text < ' ' || *text == 0x7F ? ' ' : *text, file);
+        else if (length == 0)
+            fputc('?', file);
+        else
+            fwrite(text, 1, length, file);
+        text += length ? length : 1;
     }
     fputc('\'', file);
+}
+
+/* In double quotes every byte can be written in octal; behind "./" neither '|' nor '~' means anything. */
+void gnuplot_quote_path(FILE *file, const char *path) {
+    fputs(*path == '/' ? "\"" : "\"./", file);
+    for (; *path; path++)
+        if (isalnum((unsigned char)*path) || strchr("/._-", *path))
+            fputc(*path, file);
+        else
+            fprintf(file, "\\%03o", (unsigned)(unsigned char)*path);
+    fputc('"', file);
 }
 
 static int falling(const void *a, const void *b) {
@@ -139,7 +182,8 @@ void plot_axis_name(char name[PLOT_NAME], const char *text, double offset) {
     char end[32] = "";
     if (offset != 0.0)
         snprintf(end, sizeof end, " %c %.15g", offset < 0.0 ? '+' : '-', fabs(offset));
-    snprintf(name, PLOT_NAME, "%.*s%s", (int)(PLOT_NAME - sizeof end), text, end);
+    const size_t most = (PLOT_NAME - sizeof end) / 4; /* bytes of a character */
+    snprintf(name, PLOT_NAME, "%.*s%s", (int)plot_characters(text, most), text, end);
 }
 
 static double cell_of(double x, double low, double high, size_t cells) { return (x - low) / (high - low) * (double)(cells - 1); }
@@ -157,7 +201,7 @@ void plot_smooth(size_t count, const double *xy, const plot_grid *grid, double *
 
 void gnuplot_style(const gnuplot *g, FILE *file) {
     fputs("directory = ", file);
-    gnuplot_quote(file, g->directory);
+    gnuplot_quote_path(file, g->directory);
     fputs("\nset encoding utf8\nset key off\nset border 31 lw 0.8 lc rgb '#707070'\n"
           "set tics nomirror out scale 0.5 textcolor rgb '#404040'\nset title font ',13' offset 0,-0.5\nunset colorbox\n"
           "set palette defined (0 '#ffffff', 1 '#e3ecf6', 2 '#b3cfe8', 3 '#6da8d4', 4 '#2f7abb', 5 '#12508f')\n",

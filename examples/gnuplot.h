@@ -56,8 +56,15 @@ bool gnuplot_finish(const gnuplot *g, FILE *file, const char *name);
 bool gnuplot_points(const gnuplot *g, const char *name, const plot_points *points, const double offset[2]);
 bool gnuplot_grid(const gnuplot *g, const char *name, const plot_grid *grid);
 
-/* A string of gnuplot's, in quotes. */
+/*
+ * Strings of gnuplot's, in quotes: text to be read, where control characters become spaces and bytes that are no UTF-8 '?', so that an SVG is well-formed; and
+ * the name of a file, as it is.
+ */
 void gnuplot_quote(FILE *file, const char *text);
+void gnuplot_quote_path(FILE *file, const char *path);
+
+/* Bytes of the first `most` characters of text; bytes that are no UTF-8 count as one each. */
+size_t plot_characters(const char *text, size_t most);
 
 /* The densities above which lie the given shares (rising) of the mass that is on the grid; false without memory. */
 bool gnuplot_mass_levels(const plot_grid *grid, size_t count, const double *share, double *level);

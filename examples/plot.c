@@ -72,7 +72,7 @@ static void put_both(FILE *file, const job *j, const char *prefix, unsigned widt
     for (int i = 0; i < 2; i++) {
         gnuplot_terminal(file, formats[i], width, height);
         fputs("set output ", file);
-        gnuplot_quote(file, prefix);
+        gnuplot_quote_path(file, prefix);
         fprintf(file, " . '.%s'\n", formats[i]);
         panels(file, j);
     }

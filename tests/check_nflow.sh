@@ -199,6 +199,18 @@ if command -v gnuplot >/dev/null; then
     status 0 plot units.safetensors units.csv -c 1995 -o units.pdf
     if head -c 5 units.pdf | grep -q %PDF-; then pass; else fail "units.pdf is no picture"; fi
     status 1 plot realnvp.safetensors -o missing/a.png :: missing/a.png
+    # Names of all kinds: cut between characters, well-formed XML, and no commands or folders of gnuplot's or the shell's.
+    umlauts=a$(printf '\303\274%.0s' $(seq 40))
+    odd=$(printf '|~\t\001\377\355\240\200\303\274<&>"`\047$(id)\\101')
+    cp realnvp.safetensors "$umlauts.safetensors"
+    status 0 plot "$umlauts.safetensors" moons.csv -o umlauts.svg
+    status 0 plot realnvp.safetensors moons.csv --title "$odd" -o "$odd.svg"
+    if [ -s "$odd.svg" ]; then pass; else fail "the picture is not where -o says"; fi
+    if command -v python3 >/dev/null; then
+        for picture in umlauts.svg "$odd.svg"; do
+            if python3 -c 'import sys, xml.dom.minidom as m; m.parse(sys.argv[1])' "$picture" 2>errors; then pass; else fail "$picture is not well-formed"; fi
+        done
+    fi
     # A column far from 0: its offset is told, the tics differ, and the data (of their colour) are not on one line.
     for what in pairs overview; do
         status 0 plot far.safetensors far.csv -W $what -o far.svg

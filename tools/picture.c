@@ -343,7 +343,7 @@ static bool write_script(job *j, scene_kind kind, const char *path, const char *
     }
     gnuplot_terminal(j->script, format, width, height);
     fputs("set output ", j->script);
-    gnuplot_quote(j->script, path);
+    gnuplot_quote_path(j->script, path);
     fputc('\n', j->script);
     put_kind(j, kind);
     fputs("unset output\n", j->script);

@@ -25,7 +25,7 @@ typedef struct gathered {
     evaluation e;
     scene s;
     size_t index[SCENE_MOST]; /* of the drawn columns among the model's */
-    char title[200];
+    char title[700];
 } gathered;
 
 /* ---- What is drawn */
@@ -218,13 +218,10 @@ static void make_title(gathered *g, const plot_options *o, const char *data) {
     char likelihood[60] = "";
     if (json_is_number(nll))
         snprintf(likelihood, sizeof likelihood, ": held-out NLL %.3f nats", json_number_value(nll));
-    if (o->title)
-        snprintf(g->title, sizeof g->title, "%s", o->title);
-    else
-        snprintf(g->title, sizeof g->title, "%.60s%s%.40s%s%.30s%s", name, source ? " on " : "",
-                 source ? strcmp(source, "-") == 0 ? "standard input" : source : "", o->context.values ? " given " : "",
-                 o->context.values ? o->context.values : "", likelihood);
-    g->s.title = g->title;
+    g->s.title = o->title ? o->title : g->title;
+    const char *from = source ? strcmp(source, "-") == 0 ? "standard input" : source : "", *given = o->context.values ? o->context.values : "";
+    snprintf(g->title, sizeof g->title, "%.*s%s%.*s%s%.*s%s", (int)plot_characters(name, 60), name, source ? " on " : "",
+             (int)plot_characters(from, 40), from, *given ? " given " : "", (int)plot_characters(given, 30), given, likelihood);
 }
 
 /* ---- Where to */

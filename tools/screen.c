@@ -139,8 +139,8 @@ static void put_ranges(const panel *p) {
     int used = 0;
     for (int i = 0; i < 2 && *p->axis[i]; i++) {
         const int digits = digits_of(p->low[i], p->high[i]);
-        used += snprintf(text + used, sizeof text - (size_t)used, "%s %.20s %.*g..%.*g", i ? "," : "", p->axis[i], digits, p->low[i], digits,
-                         p->high[i]);
+        used += snprintf(text + used, sizeof text - (size_t)used, "%s %.*s %.*g..%.*g", i ? "," : "", (int)plot_characters(p->axis[i], 20),
+                         p->axis[i], digits, p->low[i], digits, p->high[i]);
     }
     put_padded(text, p->c.width + 2);
 }
