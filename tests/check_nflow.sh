@@ -142,6 +142,24 @@ awk -F, 'NR == 1 { print } NR > 1 { printf "%.1f,%.1f\n", $1, $2 }' moons.csv >r
 status 0 train rounded.csv -o m.safetensors --epochs 1 :: repeat few values
 status 0 train rounded.csv -o m.safetensors --epochs 1 --jitter all :: uniform, 0.1 wide
 
+# ---- names: one for each column
+awk -F, '{ print (NR == 1 ? "" : NR - 2) "," $0 }' moons.csv >index.csv # as pandas writes it
+status 0 train index.csv -o index.safetensors --epochs 1 :: 'another: column 1 as x1_'
+status 0 info index.safetensors :: x1_, x1, x2
+status 0 logprob index.safetensors index.csv
+cp output by-name.txt
+status 0 logprob index.safetensors index.csv --columns 1-3
+if cmp -s output by-name.txt; then pass; else fail "a column of the table is used twice"; fi
+status 0 train index.csv -c 1 -o m.safetensors --epochs 1
+status 0 info m.safetensors :: 'given       x1_'
+sed '1s/.*/a,a/' moons.csv >twice.csv
+status 0 train twice.csv -o m.safetensors --epochs 1 :: 'column 1 as x1, column 2 as x2'
+status 0 logprob m.safetensors twice.csv
+status 1 train twice.csv -o m.safetensors --columns a :: 'more than one column is called "a": say which one by its number'
+awk -F, '{ print $0 "," $1 }' moons.csv >thrice.csv
+status 1 logprob realnvp.safetensors thrice.csv :: 'more than one column is called "x1": say which columns to take with --columns'
+status 0 logprob realnvp.safetensors thrice.csv --columns 1,2
+
 # ---- evaluating
 status 1 logprob moons.csv realnvp.safetensors :: this is not a model file
 status 1 logprob realnvp.safetensors one.csv :: there is no column '"x1"'

@@ -6,7 +6,8 @@
 #include <unistd.h>
 
 #include "model.h"
-#include "support.h"
+#include "tool.h"
+#include "support.h" /* its must() is another */
 
 static char path[300], message[600];
 
@@ -67,6 +68,15 @@ START_TEST(files_of_the_library_have_default_names) {
 }
 END_TEST
 
+/* Which of a table's columns would be which? */
+START_TEST(refuses_columns_of_one_name) {
+    char *names[] = {"a", "b"}, *context[] = {"a"};
+    model m = {.flow = conditional_flow(), .dim = 2, .context_dim = 1, .names = names, .context_names = context, .named = true, .context_named = true};
+    ck_assert_msg(model_save(&m, path, message, sizeof message), "%s", message);
+    model_load(&m, path); /* ends the program */
+}
+END_TEST
+
 /* The old file stays, with its mode, when the new one cannot be written. */
 START_TEST(saving_keeps_the_mode_and_says_why_not) {
     model m = {.flow = conditional_flow(), .dim = 2, .context_dim = 1};
@@ -91,6 +101,7 @@ int main(void) {
     tcase_add_checked_fixture(tests, setup, teardown);
     tcase_add_test(tests, names_and_training_come_back);
     tcase_add_test(tests, files_of_the_library_have_default_names);
+    tcase_add_exit_test(tests, refuses_columns_of_one_name, STATUS_FAILED);
     tcase_add_test(tests, saving_keeps_the_mode_and_says_why_not);
     suite_add_tcase(suite, tests);
     return run_suite(suite);

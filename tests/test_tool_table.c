@@ -58,6 +58,27 @@ START_TEST(finds_columns) {
 }
 END_TEST
 
+/* As many as the table has columns, whatever its names. */
+START_TEST(gives_columns_different_names) {
+    size_t column;
+    put("1,2\n");
+    ck_assert_ptr_null(t.names);
+    ck_assert_uint_eq(table_named(&t, "x1", &column), 0);
+    table_free(&t);
+    put(",x1,b,a,x4,a,x4_\n1,2,3,4,5,6,7\n");
+    const char *const names[] = {"x1_", "x1", "b", "x4__", "x4", "x6", "x4_"};
+    for (size_t i = 0; i < 7; i++) {
+        ck_assert_str_eq(t.names[i], names[i]);
+        ck_assert_uint_eq(table_named(&t, names[i], &column), 1);
+        ck_assert_uint_eq(column, i);
+    }
+    ck_assert_uint_eq(table_named(&t, "a", &column), 2);
+    must_find("x6,x1_,x1", 3, (const size_t[]){5, 0, 1});
+    must_not_find("a", "more than one column is called \"a\": say which one by its number");
+    table_free(&t);
+}
+END_TEST
+
 START_TEST(text_matters_only_where_it_is_used) {
     const size_t numbers[] = {0, 2}, text[] = {1}, part[] = {3};
     put("a,cut,c,d\n1,Ideal,3,4\n5,Good,6,oops\n7,,8,9\n");
@@ -157,6 +178,7 @@ int main(void) {
     TCase *tests = tcase_create("table");
     tcase_add_checked_fixture(tests, setup, teardown);
     tcase_add_test(tests, finds_columns);
+    tcase_add_test(tests, gives_columns_different_names);
     tcase_add_test(tests, text_matters_only_where_it_is_used);
     tcase_add_test(tests, takes_the_whole_table_without_a_copy);
     tcase_add_loop_test(tests, long_files_come_in_pieces, 0, 3);

@@ -49,6 +49,21 @@ static json_t *metadata_of(const json_t *header, const char *key) {
     return text ? json_loads(text, 0, NULL) : NULL;
 }
 
+static int compare_texts(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* A table could not tell such columns apart. */
+static void refuse_equal_names(const model *m) {
+    const size_t count = m->dim + m->context_dim;
+    const char **all = allocate(count, sizeof *all);
+    memcpy(all, m->names, m->dim * sizeof *all);
+    memcpy(all + m->dim, m->context_names, m->context_dim * sizeof *all);
+    qsort(all, count, sizeof *all, compare_texts);
+    for (size_t i = 1; i < count; i++)
+        if (strcmp(all[i - 1], all[i]) == 0)
+            die("%s: two of its columns are called \"%.60s\": train it anew, with another name for one of them", m->path, all[i]);
+    free(all);
+}
+
 /* ---- Loading */
 
 /* What people will confuse with a model, by name. */
@@ -78,6 +93,7 @@ void model_load(model *m, const char *path) {
         m->names = model_default_names('x', m->dim);
     if (!m->context_named)
         m->context_names = model_default_names('c', m->context_dim);
+    refuse_equal_names(m);
     m->training = metadata_of(header, "training");
     m->structure = metadata_of(header, "flow");
     json_decref(names);
@@ -217,14 +233,13 @@ bool model_save(const model *m, const char *path, char *message, size_t size) {
 /* Columns of the table for names, all or none. */
 static bool match_names(const table *t, char *const *names, size_t count, size_t *index) {
     for (size_t i = 0; i < count; i++) {
-        size_t c = 0;
-        while (t->data.names && c < t->data.columns && strcmp(t->data.names[c], names[i]) != 0)
-            c++;
-        if (!t->data.names || c == t->data.columns) {
+        const size_t found = table_named(t, names[i], &index[i]);
+        if (found > 1)
+            die("%s: more than one column is called \"%.60s\": say which columns to take with --columns, by their numbers", t->path, names[i]);
+        if (found == 0) {
             index[0] = i; /* the one that is missing */
             return false;
         }
-        index[i] = c;
     }
     return true;
 }

@@ -15,6 +15,70 @@
 #include "table.h"
 #include "tool.h"
 
+/* ---- Names */
+
+static int compare_texts(const void *a, const void *b) { return strcmp(*(char *const *)a, *(char *const *)b); }
+
+/* How many of the sorted names are this one. */
+static size_t occurrences(char **sorted, size_t count, const char *name) {
+    char **found = bsearch(&name, sorted, count, sizeof *sorted, compare_texts), **first = found, **last = found;
+    if (!found)
+        return 0;
+    while (first > sorted && strcmp(first[-1], name) == 0)
+        first--;
+    while (last + 1 < sorted + count && strcmp(last[1], name) == 0)
+        last++;
+    return (size_t)(last - first) + 1;
+}
+
+/* x and the column's number, and as many _ as tell it from the file's names; so made names differ from each other too. */
+static char *made_name(size_t column, char **sorted, size_t count) {
+    char *name = new_text("x%zu", column + 1);
+    while (occurrences(sorted, count, name) > 0) {
+        char *longer = new_text("%s_", name);
+        free(name);
+        name = longer;
+    }
+    return name;
+}
+
+static char **different_names(const csv_table *d) {
+    const size_t count = d->columns;
+    char **names = allocate(count, sizeof *names), **sorted = allocate(count, sizeof *sorted);
+    memcpy(sorted, d->names, count * sizeof *sorted);
+    qsort(sorted, count, sizeof *sorted, compare_texts);
+    for (size_t i = 0; i < count; i++) {
+        const bool own = *d->names[i] && occurrences(sorted, count, d->names[i]) == 1;
+        names[i] = own ? copy_text(d->names[i]) : made_name(i, sorted, count);
+    }
+    free(sorted);
+    return names;
+}
+
+static size_t count_name(char *const *names, size_t count, const char *name, size_t *first) {
+    size_t found = 0;
+    for (size_t i = count; names && i-- > 0;)
+        if (strcmp(names[i], name) == 0) {
+            *first = i;
+            found++;
+        }
+    return found;
+}
+
+size_t table_named(const table *t, const char *name, size_t *column) {
+    const size_t found = count_name(t->data.names, t->data.columns, name, column);
+    return found > 0 ? found : count_name(t->names, t->data.columns, name, column);
+}
+
+const char *table_name(const table *t, size_t column, char *room, size_t size) {
+    if (t->data.names && *t->data.names[column])
+        return t->data.names[column];
+    snprintf(room, size, "column %zu", column + 1);
+    return room;
+}
+
+/* ---- Reading */
+
 bool table_read(const char *path, table *t, char *message, size_t size) {
     const bool input = strcmp(path, "-") == 0;
     FILE *file = input ? stdin : fopen(path, "rb");
@@ -30,16 +94,17 @@ bool table_read(const char *path, table *t, char *message, size_t size) {
     const bool good = t->npy ? npy_read(file, t->path, &t->data, message, size) : csv_read_lenient(file, t->path, &t->data, message, size);
     if (!input)
         fclose(file);
+    if (good && t->data.names)
+        t->names = different_names(&t->data);
     return good;
 }
 
-void table_free(table *t) { csv_free(&t->data); }
-
-const char *table_name(const table *t, size_t column, char *room, size_t size) {
-    if (t->data.names && *t->data.names[column])
-        return t->data.names[column];
-    snprintf(room, size, "column %zu", column + 1);
-    return room;
+void table_free(table *t) {
+    for (size_t i = 0; t->names && i < t->data.columns; i++)
+        free(t->names[i]);
+    free(t->names);
+    t->names = NULL;
+    csv_free(&t->data);
 }
 
 /* ---- Columns */
@@ -69,13 +134,17 @@ static bool unknown_column(const table *t, const char *word, char *message, size
     return false;
 }
 
+static bool ambiguous_column(const table *t, const char *word, char *message, size_t size) {
+    snprintf(message, size, "%s: more than one column is called \"%.60s\": say which one by its number", t->path, word);
+    return false;
+}
+
 /* First and last column that a word stands for, from 0. */
 static bool find_word(const table *t, const char *word, size_t *first, size_t *last) {
-    for (size_t i = 0; t->data.names && i < t->data.columns; i++)
-        if (strcmp(word, t->data.names[i]) == 0) {
-            *first = *last = i;
-            return true;
-        }
+    if (table_named(t, word, first) == 1) {
+        *last = *first;
+        return true;
+    }
     char from[24];
     uint64_t low, high;
     const char *dash = strchr(word, '-');
@@ -99,7 +168,7 @@ bool table_find(const table *t, const char *list, size_t **index, size_t *count,
     *count = 0;
     for (size_t i = 0; good && i < words; i++) {
         if (!find_word(t, word[i], &first, &last)) {
-            good = unknown_column(t, word[i], message, size);
+            good = (table_named(t, word[i], &first) > 1 ? ambiguous_column : unknown_column)(t, word[i], message, size);
             break;
         }
         for (size_t c = first; good && c <= last; c++) {

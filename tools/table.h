@@ -11,6 +11,7 @@
 
 typedef struct table {
     csv_table data;   /* what is not a number is NaN, and data.faults says where */
+    char **names;     /* all different: x and the column's number where the file has none, or one twice; NULL: it has none at all */
     const char *path; /* for messages */
     bool npy;         /* faults count rows, not lines */
 } table;
@@ -21,6 +22,9 @@ void table_free(table *t);
 
 /* "carat,depth", "1,3", "2-5": names first, then numbers from 1. `index` is for free(). */
 bool table_find(const table *t, const char *list, size_t **index, size_t *count, char *message, size_t size);
+
+/* How many columns have this name, and the first of them. The file's names come before those that it lacks. */
+size_t table_named(const table *t, const char *name, size_t *column);
 
 /* The name of a column, or "column 3" in `room`. */
 const char *table_name(const table *t, size_t column, char *room, size_t size);

@@ -86,16 +86,17 @@ static void choose(choice *c, const train_options *o) {
         c->used[c->used_count++] = c->weight;
 }
 
-/* The table's names; where one is missing or there twice, x and the column's number. */
+/* Those that are not the table's own are said. */
 static char **names_of(const table *t, const size_t *index, size_t count) {
-    char **names = allocate(count, sizeof *names);
+    char **names = allocate(count, sizeof *names), made[200] = "";
+    size_t used = 0;
     for (size_t i = 0; i < count; i++) {
-        const char *name = t->data.names ? t->data.names[index[i]] : "";
-        bool good = *name != '\0';
-        for (size_t k = 0; good && k < t->data.columns; k++)
-            good = k == index[i] || strcmp(name, t->data.names[k]) != 0;
-        names[i] = good ? copy_text(name) : new_text("x%zu", index[i] + 1);
+        names[i] = t->names ? copy_text(t->names[index[i]]) : new_text("x%zu", index[i] + 1);
+        if (t->names && strcmp(t->data.names[index[i]], names[i]) != 0 && used + 48 < sizeof made)
+            used += (size_t)snprintf(made + used, sizeof made - used, "%scolumn %zu as %.20s", used ? ", " : "", index[i] + 1, names[i]);
     }
+    if (*made)
+        note("%s: columns without a name of their own are in the model under another: %s", t->path, made);
     return names;
 }
 
