@@ -160,6 +160,35 @@ awk -F, '{ print $0 "," $1 }' moons.csv >thrice.csv
 status 1 logprob realnvp.safetensors thrice.csv :: 'more than one column is called "x1": say which columns to take with --columns'
 status 0 logprob realnvp.safetensors thrice.csv --columns 1,2
 
+# ---- places: a table without names has its columns where the training table had them
+same() { if cmp -s "$1" "$2"; then pass; else fail "$3"; fi; }
+awk -F, 'NR > 1 { print 1990 + 10 * $2 "," $1 "," $2 * $2 "," 1 }' moons.csv >places.csv
+status 0 train places.csv -c 1 -w 4 -o places.safetensors --epochs 2 -q
+status 0 logprob places.safetensors places.csv
+cp output places.txt
+(echo x1,x2,x3,x4 && cat places.csv) >named.csv
+status 0 logprob places.safetensors named.csv
+same output places.txt "columns without names are not found where they were"
+cut -d, -f1-3 places.csv >three.csv
+status 0 logprob places.safetensors three.csv
+same output places.txt "columns without names are not found in their order"
+status 0 logprob places.safetensors three.csv --columns 2,3
+same output places.txt "the context is not the column beside those that are given"
+status 1 logprob places.safetensors places.csv --columns 2,3 :: beside those of the data, 1, and here are 2
+status 1 logprob places.safetensors named.csv --columns 1,2 :: 'column 1 (x1) would be both data and context'
+status 0 logprob places.safetensors places.csv --append :: x1,x2,x3,log_prob
+status 0 sample places.safetensors -n 2 -C places.csv -s 4 -o places.npy
+status 0 logprob places.safetensors places.npy
+cp output places.txt
+"$nflow" sample places.safetensors -n 2 -C named.csv -s 4 | "$nflow" logprob places.safetensors - >output
+same output places.txt "sample writes its columns in another order than they are read in"
+cut -d, -f1 places.csv | "$nflow" sample places.safetensors -n 2 -C - -s 4 | "$nflow" logprob places.safetensors - >output
+same output places.txt "contexts alone are not taken as they are"
+"$nflow" transform places.safetensors named.csv -a | "$nflow" transform places.safetensors - --to data -o back.csv
+"$nflow" transform places.safetensors places.csv | paste -d, - named.csv | cut -d, -f1-3 >latent.csv
+sed 1d latent.csv | "$nflow" transform places.safetensors - --to data >output
+same output back.csv "the latent space has places of the data"
+
 # ---- evaluating
 status 1 logprob moons.csv realnvp.safetensors :: this is not a model file
 status 1 logprob realnvp.safetensors one.csv :: there is no column '"x1"'

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include "model.h"
+#include "safetensors.h"
 #include "tool.h"
 #include "support.h" /* its must() is another */
 
@@ -71,9 +72,71 @@ END_TEST
 /* Which of a table's columns would be which? */
 START_TEST(refuses_columns_of_one_name) {
     char *names[] = {"a", "b"}, *context[] = {"a"};
-    model m = {.flow = conditional_flow(), .dim = 2, .context_dim = 1, .names = names, .context_names = context, .named = true, .context_named = true};
+    model m = {.flow = conditional_flow(), .dim = 2, .context_dim = 1, .names = names, .context_names = context};
+    m.named = m.context_named = true;
     ck_assert_msg(model_save(&m, path, message, sizeof message), "%s", message);
     model_load(&m, path); /* ends the program */
+}
+END_TEST
+
+/* The first is good. */
+static const char *const places[] = {
+    "{\"of\":4,\"columns\":[4,3],\"context_columns\":[1]}",
+    "",
+    "1",
+    "{}",
+    "[4,3,1]",
+    "{\"of\":4,\"columns\":[4,3]}",
+    "{\"of\":4,\"columns\":[4,3],\"context_columns\":[1],\"more\":1}",
+    "{\"of\":3,\"columns\":[4,3],\"context_columns\":[1]}",
+    "{\"of\":\"4\",\"columns\":[4,3],\"context_columns\":[1]}",
+    "{\"of\":4,\"columns\":[4,3],\"context_columns\":[4]}",
+    "{\"of\":4,\"columns\":[4,0],\"context_columns\":[1]}",
+    "{\"of\":4,\"columns\":[4,2.5],\"context_columns\":[1]}",
+    "{\"of\":4,\"columns\":[4,3,2],\"context_columns\":[1]}",
+    "{\"of\":4,\"columns\":[4],\"context_columns\":[1]}",
+    "{\"of\":4,\"columns\":[4,3],\"context_columns\":1}",
+};
+
+static void save_with_places(const char *text) {
+    void *bytes;
+    size_t size, head_size;
+    nf_flow *flow = conditional_flow();
+    must(nf_flow_save_memory(flow, &bytes, &size));
+    const size_t data = SAFETENSORS_LENGTH + (size_t)safetensors_length(bytes);
+    json_t *header = json_loadb((const char *)bytes + SAFETENSORS_LENGTH, data - SAFETENSORS_LENGTH, 0, NULL);
+    ck_assert_int_eq(json_object_set_new(json_object_get(header, "__metadata__"), "places", json_string(text)), 0);
+    unsigned char *head = safetensors_frame(header, 0, &head_size);
+    FILE *file = fopen(path, "wb");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_uint_eq(fwrite(head, 1, head_size, file), head_size);
+    ck_assert_uint_eq(fwrite((char *)bytes + data, 1, size - data, file), size - data);
+    ck_assert_int_eq(fclose(file), 0);
+    free(head);
+    nf_free(bytes);
+    nf_flow_free(flow);
+}
+
+START_TEST(places_come_back) {
+    model m;
+    save_with_places(places[0]);
+    for (int again = 0; again < 2; again++) {
+        model_load(&m, path);
+        ck_assert_uint_eq(m.table_columns, 4);
+        ck_assert_uint_eq(m.places[0], 3);
+        ck_assert_uint_eq(m.places[1], 2);
+        ck_assert_uint_eq(m.places[2], 0);
+        ck_assert_msg(model_save(&m, path, message, sizeof message), "%s", message);
+        model_free(&m);
+    }
+}
+END_TEST
+
+START_TEST(refuses_places_that_are_none) {
+    model m;
+    save_with_places(places[_i]);
+    model_load(&m, path); /* ends the program */
+    ck_abort_msg("this was taken: %s", places[_i]);
 }
 END_TEST
 
@@ -102,6 +165,8 @@ int main(void) {
     tcase_add_test(tests, names_and_training_come_back);
     tcase_add_test(tests, files_of_the_library_have_default_names);
     tcase_add_exit_test(tests, refuses_columns_of_one_name, STATUS_FAILED);
+    tcase_add_test(tests, places_come_back);
+    tcase_add_loop_exit_test(tests, refuses_places_that_are_none, STATUS_FAILED, 1, (int)(sizeof places / sizeof places[0]));
     tcase_add_test(tests, saving_keeps_the_mode_and_says_why_not);
     suite_add_tcase(suite, tests);
     return run_suite(suite);

@@ -35,12 +35,10 @@ void evaluation_write(const evaluation *e, size_t columns, const double *results
         table_write(&e->output, e->rows.rows, columns, results, names);
         return;
     }
-    const size_t dim = e->m.dim, before = dim + e->m.context_dim;
+    const size_t before = e->m.dim + e->m.context_dim;
     const char **all = allocate(before + columns, sizeof *all);
-    memcpy(all, e->m.names, dim * sizeof *all);
-    memcpy(all + dim, e->m.context_names, e->m.context_dim * sizeof *all);
+    double *input = model_join(&e->m, e->rows.rows, e->rows.x, e->rows.context, all);
     memcpy(all + before, names, columns * sizeof *all);
-    double *input = table_join(e->rows.rows, e->rows.x, dim, e->rows.context, e->m.context_dim);
     double *joined = table_join(e->rows.rows, input, before, results, columns);
     table_write(&e->output, e->rows.rows, before + columns, joined, all);
     free(joined);

@@ -75,6 +75,41 @@ static void say_not_a_model(const char *path, const unsigned char *bytes, size_t
     die("%s: %s", path, detail);
 }
 
+/* Counts of an array, from 1, as places from 0; all different. */
+static bool places_of(const json_t *array, size_t count, json_int_t of, size_t *places) {
+    if (!json_is_array(array) || json_array_size(array) != count)
+        return false;
+    for (size_t i = 0; i < count; i++) {
+        const json_t *place = json_array_get(array, i);
+        if (!json_is_integer(place) || json_integer_value(place) < 1 || json_integer_value(place) > of)
+            return false;
+        places[i] = (size_t)json_integer_value(place) - 1;
+    }
+    return true;
+}
+
+static bool all_differ(const size_t *places, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        for (size_t k = 0; k < i; k++)
+            if (places[i] == places[k])
+                return false;
+    return true;
+}
+
+static void read_places(model *m, const json_t *header) {
+    if (!json_object_get(json_object_get(header, "__metadata__"), "places"))
+        return;
+    const size_t all = m->dim + m->context_dim;
+    json_t *given = metadata_of(header, "places");
+    const json_int_t of = json_integer_value(json_object_get(given, "of"));
+    m->places = allocate(all, sizeof *m->places);
+    m->table_columns = (size_t)of;
+    if (json_object_size(given) != 3 || !places_of(json_object_get(given, "columns"), m->dim, of, m->places) ||
+        !places_of(json_object_get(given, "context_columns"), m->context_dim, of, m->places + m->dim) || !all_differ(m->places, all))
+        die("%s: __metadata__: places are not those of %zu columns and %zu contexts in a table", m->path, m->dim, m->context_dim);
+    json_decref(given);
+}
+
 void model_load(model *m, const char *path) {
     size_t size;
     unsigned char *bytes = read_file(path, &size);
@@ -94,6 +129,7 @@ void model_load(model *m, const char *path) {
     if (!m->context_named)
         m->context_names = model_default_names('c', m->context_dim);
     refuse_equal_names(m);
+    read_places(m, header);
     m->training = metadata_of(header, "training");
     m->structure = metadata_of(header, "flow");
     json_decref(names);
@@ -106,6 +142,7 @@ void model_free(model *m) {
     nf_flow_free(m->flow);
     free(m->names);
     free(m->context_names);
+    free(m->places);
     json_decref(m->training);
     json_decref(m->structure);
     *m = (model){0};
@@ -132,6 +169,13 @@ static json_t *array_of(char *const *names, size_t count) {
     return array;
 }
 
+static json_t *counts_of(const size_t *places, size_t count) {
+    json_t *array = json_array();
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(array, json_integer((json_int_t)places[i] + 1));
+    return array;
+}
+
 /* The length and the header with more metadata: what stands before the data. */
 static unsigned char *new_head(const model *m, const unsigned char *bytes, size_t *size) {
     json_t *header = json_loadb((const char *)bytes + SAFETENSORS_LENGTH, (size_t)safetensors_length(bytes), 0, NULL);
@@ -147,6 +191,12 @@ static unsigned char *new_head(const model *m, const unsigned char *bytes, size_
         json_t *names = array_of(m->context_names, m->context_dim);
         add_metadata(metadata, "context_columns", names);
         json_decref(names);
+    }
+    if (m->places) {
+        json_t *places = json_pack("{s:I, s:o, s:o}", "of", (json_int_t)m->table_columns, "columns", counts_of(m->places, m->dim),
+                                   "context_columns", counts_of(m->places + m->dim, m->context_dim));
+        add_metadata(metadata, "places", places);
+        json_decref(places);
     }
     if (m->training)
         add_metadata(metadata, "training", m->training);
@@ -230,12 +280,37 @@ bool model_save(const model *m, const char *path, char *message, size_t size) {
 
 /* ---- Rows for a model */
 
+/* How many of these columns, or contexts, stand before this one in a table without names. */
+static size_t rank(const model *m, size_t first, size_t count, size_t column) {
+    if (!m->places)
+        return column - first;
+    size_t before = 0;
+    for (size_t i = first; i < first + count; i++)
+        before += m->places[i] < m->places[column];
+    return before;
+}
+
+double *model_join(const model *m, size_t rows, const double *x, const double *context, const char **names) {
+    const size_t all = m->dim + m->context_dim;
+    double *joined = allocate(rows, all * sizeof *joined);
+    for (size_t i = 0; i < all; i++) {
+        const size_t column = rank(m, 0, all, i);
+        const double *from = i < m->dim ? x + i : context + (i - m->dim);
+        const size_t stride = i < m->dim ? m->dim : m->context_dim;
+        names[column] = i < m->dim ? m->names[i] : m->context_names[i - m->dim];
+        for (size_t r = 0; r < rows; r++)
+            joined[r * all + column] = from[r * stride];
+    }
+    return joined;
+}
+
 /* Columns of the table for names, all or none. */
 static bool match_names(const table *t, char *const *names, size_t count, size_t *index) {
     for (size_t i = 0; i < count; i++) {
         const size_t found = table_named(t, names[i], &index[i]);
         if (found > 1)
-            die("%s: more than one column is called \"%.60s\": say which columns to take with --columns, by their numbers", t->path, names[i]);
+            die("%s: more than one column is called \"%.60s\": say which columns to take with --columns, by their numbers", t->path,
+                names[i]);
         if (found == 0) {
             index[0] = i; /* the one that is missing */
             return false;
@@ -244,41 +319,98 @@ static bool match_names(const table *t, char *const *names, size_t count, size_t
     return true;
 }
 
-static _Noreturn void refuse_columns(const model *m, const table *t, bool named, const char *missing) {
-    if (named && t->data.names)
-        die("%s: there is no column \"%s\", which %s was trained on; say which columns to take with --columns", t->path, missing, m->path);
+/* The model's columns from `first` on in a table without names: one like that it was trained on, or the columns that it uses of such. */
+static bool match_places(const model *m, const table *t, size_t first, size_t count, size_t *index) {
+    const size_t all = m->dim + m->context_dim;
+    const bool whole = m->places && t->data.columns == m->table_columns;
+    if (!whole && t->data.columns != all)
+        return false;
+    for (size_t i = 0; i < count; i++)
+        index[i] = whole ? m->places[first + i] : rank(m, 0, all, first + i);
+    return true;
+}
+
+static bool holds(const size_t *index, size_t count, size_t column) {
+    for (size_t i = 0; i < count; i++)
+        if (index[i] == column)
+            return true;
+    return false;
+}
+
+/* The context's columns are those that are left beside x_columns of the table; `left` is then how many. */
+static bool match_left(const model *m, const table *t, const size_t *x, size_t x_columns, size_t *context, size_t *left) {
+    size_t *others = allocate(t->data.columns, sizeof *others);
+    *left = 0;
+    for (size_t i = 0; i < t->data.columns; i++)
+        if (!holds(x, x_columns, i))
+            others[(*left)++] = i;
+    for (size_t i = 0; i < m->context_dim && *left == m->context_dim; i++)
+        context[i] = others[rank(m, m->dim, m->context_dim, m->dim + i)];
+    free(others);
+    return *left == m->context_dim;
+}
+
+static _Noreturn void refuse_columns(const model *m, const table *t) {
     if (m->context_dim > 0)
         die("%s: it has %zu columns, and %s takes %zu and %zu of context", t->path, t->data.columns, m->path, m->dim, m->context_dim);
     die("%s: it has %zu column%s, and %s takes %zu; say which with --columns", t->path, t->data.columns, t->data.columns == 1 ? "" : "s",
         m->path, m->dim);
 }
 
+static void take_given(const model *m, const table *t, const char *list, size_t *index) {
+    char message[600];
+    size_t *given, count;
+    if (!table_find(t, list, &given, &count, message, sizeof message))
+        die("%s", message);
+    if (count != m->dim)
+        die("--columns %s: these are %zu, and %s takes %zu", list, count, m->path, m->dim);
+    memcpy(index, given, count * sizeof *index);
+    free(given);
+}
+
+/* True when the columns were found by place. */
+static bool choose_x(const model *m, const table *t, const rows_options *o, size_t *index) {
+    if (o->columns) {
+        take_given(m, t, o->columns, index);
+        return false;
+    }
+    if (m->named && match_names(t, m->names, m->dim, index))
+        return false;
+    if (m->named && t->data.names)
+        die("%s: there is no column \"%s\", which %s was trained on; say which columns to take with --columns", t->path,
+            m->names[index[0]], m->path);
+    if (!match_places(m, t, 0, m->dim, index))
+        refuse_columns(m, t);
+    return true;
+}
+
+/* By name, by place where the data's columns are, and else what is left of the table. */
+static void choose_context(const model *m, const table *t, bool by_place, const size_t *x, size_t x_columns, size_t *context) {
+    size_t left;
+    if (m->context_named && match_names(t, m->context_names, m->context_dim, context)) {
+        for (size_t i = 0; i < m->context_dim; i++)
+            if (holds(x, x_columns, context[i]))
+                die("%s: column %zu (%s) would be both data and context", t->path, context[i] + 1, m->context_names[i]);
+        return;
+    }
+    if (m->context_named && t->data.names)
+        die("%s: there is no column \"%s\", which is a context of %s", t->path, m->context_names[context[0]], m->path);
+    if (by_place && match_places(m, t, m->dim, m->context_dim, context))
+        return;
+    if (match_left(m, t, x, x_columns, context, &left))
+        return;
+    if (x_columns == 0)
+        refuse_columns(m, t);
+    die("%s: the context of %s is the column%s beside those of the data, %zu, and here are %zu", t->path, m->path,
+        m->context_dim == 1 ? "" : "s", m->context_dim, left);
+}
+
 /* Columns by name where both sides have names, else by place: x first, then the context. */
 static void choose_columns(const model *m, const table *t, const rows_options *o, bool with_x, size_t *index) {
-    char message[600];
     const size_t x_columns = with_x ? m->dim : 0;
-    size_t *given = NULL, count = 0;
-    if (o->columns && with_x) {
-        if (!table_find(t, o->columns, &given, &count, message, sizeof message))
-            die("%s", message);
-        if (count != m->dim)
-            die("--columns %s: these are %zu, and %s takes %zu", o->columns, count, m->path, m->dim);
-        memcpy(index, given, count * sizeof *index);
-        free(given);
-    } else if (with_x && !(m->named && match_names(t, m->names, m->dim, index))) {
-        const char *missing = m->names[m->named ? index[0] : 0];
-        if ((m->named && t->data.names) || t->data.columns != m->dim + m->context_dim)
-            refuse_columns(m, t, m->named, missing);
-        for (size_t i = 0; i < m->dim; i++)
-            index[i] = i;
-    }
-    if (m->context_dim == 0 || (m->context_named && match_names(t, m->context_names, m->context_dim, index + x_columns)))
-        return;
-    const size_t before = t->data.columns == m->dim + m->context_dim ? m->dim : 0;
-    if ((m->context_named && t->data.names) || before + m->context_dim != t->data.columns)
-        refuse_columns(m, t, m->context_named, m->context_names[m->context_named ? index[x_columns] : 0]);
-    for (size_t i = 0; i < m->context_dim; i++)
-        index[x_columns + i] = before + i;
+    const bool by_place = with_x ? choose_x(m, t, o, index) : t->data.columns != m->context_dim;
+    if (m->context_dim > 0)
+        choose_context(m, t, by_place, index, x_columns, index + x_columns);
 }
 
 void model_read_rows(const model *m, const char *path, const rows_options *o, bool with_x, model_rows *rows) {

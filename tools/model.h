@@ -3,7 +3,7 @@
  *
  * The library keeps no metadata but its own; it ignores other keys of a file's __metadata__, as safetensors' readers do. So the names are
  * put into the header of what nf_flow_save_memory gives, as JSON in strings: "columns" and "context_columns" (arrays of strings),
- * "training" (an object).
+ * "places" (an object) of a model whose table had no names and other columns, or the context elsewhere than at the end, "training" (an object).
  */
 #ifndef MODEL_H
 #define MODEL_H
@@ -22,6 +22,7 @@ typedef struct model {
     size_t dim, context_dim;
     char **names, **context_names; /* dim and context_dim of them; x1, x2, .. and c1, .. when the file has none */
     bool named, context_named;     /* whether it has */
+    size_t *places, table_columns; /* of all dim + context_dim in a table without names, from 0, of so many columns; NULL: in this order */
     json_t *training;              /* NULL: none */
     json_t *structure;             /* the file's description of the flow */
     size_t bytes;                  /* of the file */
@@ -38,9 +39,10 @@ bool model_save(const model *m, const char *path, char *message, size_t size);
 char **model_default_names(char letter, size_t count);
 
 /*
- * The model's columns, in its order, of a table: by name when both have names, else by place. Rows are complete then: a field that is no
- * number ends the program, or is left out with `drop_missing`. `x` and `context` are for free(); context is NULL for a model without.
- * `with_x` false: the context's columns alone.
+ * The model's columns, in its order, of a table: by name when both have names, else by place. The context of columns that were given, or
+ * found by names that it has not, is what is left of the table. Rows are complete then: a field that is no number ends the program, or is
+ * left out with `drop_missing`. `x` and `context` are for free(); context is NULL for a model without. `with_x` false: the context's
+ * columns alone.
  */
 typedef struct model_rows {
     size_t rows;
@@ -54,6 +56,9 @@ typedef struct rows_options {
 
 void model_read_rows(const model *m, const char *path, const rows_options *options, bool with_x, model_rows *rows);
 void model_free_rows(model_rows *rows);
+
+/* Rows and contexts side by side, in the order in which model_read_rows takes them without names; `names` has room for all. */
+double *model_join(const model *m, size_t rows, const double *x, const double *context, const char **names);
 
 #define OPTION_COLUMNS(o)                                                                                                                  \
     {                                                                                                                                      \

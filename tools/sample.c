@@ -1,6 +1,5 @@
 /* nflow sample: new rows from a model. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "context.h"
 #include "options.h"
@@ -29,10 +28,8 @@ static int sample(const model *m, const sample_options *o) {
         must(status);
     const size_t before = m->dim + m->context_dim;
     const char **names = allocate(before + 1, sizeof *names);
-    memcpy(names, m->names, m->dim * sizeof *names);
-    memcpy(names + m->dim, m->context_names, m->context_dim * sizeof *names);
+    double *joined = model_join(m, rows, x, context, names);
     names[before] = "log_prob";
-    double *joined = table_join(rows, x, m->dim, context, m->context_dim);
     double *all = table_join(rows, joined, before, log_prob, o->log_prob ? 1 : 0);
     table_write(&o->output, rows, before + (o->log_prob ? 1 : 0), all, names);
     free(all);

@@ -132,7 +132,9 @@ static int run(train_options *o, train_data *d) {
                .names = d->names,
                .context_names = d->context_names,
                .named = true,
-               .context_named = true};
+               .context_named = true,
+               .places = d->places,
+               .table_columns = d->table_columns};
     progress p = {0};
     bool recall = false;
     char *checkpoint = o->resume ? new_text("%s.checkpoint", o->output) : NULL;

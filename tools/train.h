@@ -32,6 +32,7 @@ typedef struct train_data {
     size_t dim, context_dim;
     double *x, *context, *weight; /* context and weight may be NULL */
     char **names, **context_names;
+    size_t *places, table_columns; /* of both in a table without names; NULL: it has names, or these columns in this order and no others */
     double *context_mean, *context_sd; /* by which the context is scaled while training */
     whitening whitening;               /* of the training rows */
     bool whitened;                     /* x holds whitened rows */

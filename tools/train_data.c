@@ -15,7 +15,7 @@ enum {
 
 typedef struct choice {
     const table *t;
-    size_t *x, *context, *used; /* column numbers; used: all that must be numbers */
+    size_t *x, *context, *used; /* column numbers; used: all that must be numbers, first x, then the context */
     size_t x_count, context_count, used_count;
     size_t weight; /* a column number, or that of no column */
 } choice;
@@ -252,9 +252,23 @@ static void check_weights(const train_data *d, const char *path) {
         die("%s: all weights are 0", path);
 }
 
+/* What a table of the same kind must be known by, when names do not tell. */
+static void take_places(train_data *d, const table *t, const choice *c) {
+    const size_t all = c->x_count + c->context_count;
+    bool plain = t->data.columns == all;
+    for (size_t i = 0; i < all && plain; i++)
+        plain = c->used[i] == i;
+    if (t->data.names || plain)
+        return;
+    d->places = allocate(all, sizeof *d->places);
+    memcpy(d->places, c->used, all * sizeof *d->places);
+    d->table_columns = t->data.columns;
+}
+
 static void take_columns(train_data *d, table *t, const choice *c) {
     d->names = names_of(t, c->x, c->x_count);
     d->context_names = names_of(t, c->context, c->context_count);
+    take_places(d, t, c);
     d->rows = t->data.rows;
     d->dim = c->x_count;
     d->context_dim = c->context_count;
@@ -315,6 +329,7 @@ static void free_names(char **names, size_t count) {
 void train_free(train_data *d) {
     free_names(d->names, d->dim);
     free_names(d->context_names, d->context_dim);
+    free(d->places);
     free(d->x);
     free(d->context);
     free(d->weight);

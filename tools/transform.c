@@ -9,9 +9,11 @@ enum { TO_LATENT, TO_DATA };
 static int transform(evaluation *e, int to, const char *data_path, bool with_log_det) {
     const size_t dim = e->m.dim;
     char **latent = model_default_names('z', dim), **data = e->m.names;
+    size_t *places = e->m.places;
     if (to == TO_DATA) {
         e->m.names = latent;
         e->m.named = true;
+        e->m.places = NULL; /* of other columns */
     }
     evaluation_read(e, data_path);
     double *out = allocate(e->rows.rows, dim * sizeof *out), *log_det = allocate(e->rows.rows, sizeof *log_det);
@@ -25,6 +27,7 @@ static int transform(evaluation *e, int to, const char *data_path, bool with_log
     double *joined = table_join(e->rows.rows, out, dim, log_det, with_log_det ? 1 : 0);
     evaluation_write(e, dim + (with_log_det ? 1 : 0), joined, names);
     e->m.names = data;
+    e->m.places = places;
     free(joined);
     free(names);
     free(log_det);
