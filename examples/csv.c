@@ -211,6 +211,7 @@ static bool add_row(reader *r) {
 }
 
 static bool take_names(reader *r) {
+    r->table.names_line = r->line;
     r->table.names = calloc(r->field_count, sizeof *r->table.names);
     if (!r->table.names)
         return fail(r, "line %zu: no memory for the names", r->line);

@@ -24,6 +24,7 @@ typedef struct csv_table {
     size_t rows, columns;
     double *values;    /* rows x columns */
     char **names;      /* of the columns; NULL when the file has none */
+    size_t names_line; /* where they stand */
     csv_fault *faults; /* of the columns; NULL but after csv_read_lenient */
 } csv_table;
 

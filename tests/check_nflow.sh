@@ -160,6 +160,13 @@ awk -F, '{ print $0 "," $1 }' moons.csv >thrice.csv
 status 1 logprob realnvp.safetensors thrice.csv :: 'more than one column is called "x1": say which columns to take with --columns'
 status 0 logprob realnvp.safetensors thrice.csv --columns 1,2
 
+printf '# a table\n\303\251,gr\366\337e\n' >latin.csv
+sed 1d moons.csv >>latin.csv
+status 1 train latin.csv -o m.safetensors --epochs 1 :: 'latin.csv: line 2, column 2: its name is not in UTF-8: convert the table'
+LC_ALL=C awk -F, '{ print $0 "," (NR == 2 ? "product" : $1 * $2) }' latin.csv >mixed.csv
+status 0 train mixed.csv --columns 1,3 -o m.safetensors --epochs 1
+status 0 logprob m.safetensors mixed.csv
+
 # ---- places: a table without names has its columns where the training table had them
 same() { if cmp -s "$1" "$2"; then pass; else fail "$3"; fi; }
 awk -F, 'NR > 1 { print 1990 + 10 * $2 "," $1 "," $2 * $2 "," 1 }' moons.csv >places.csv

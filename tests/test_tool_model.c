@@ -79,6 +79,22 @@ START_TEST(refuses_columns_of_one_name) {
 }
 END_TEST
 
+/* They would not be read back from the first line of a table. */
+START_TEST(names_that_no_table_has_are_none) {
+    static char *const wrong[] = {"", "2", "-1e3", "nan", "a\nb"};
+    char *names[] = {"a", wrong[_i]}, *context[] = {"year"};
+    model m = {.flow = conditional_flow(), .dim = 2, .context_dim = 1, .names = names, .context_names = context};
+    m.named = m.context_named = true;
+    ck_assert_msg(model_save(&m, path, message, sizeof message), "%s", message);
+    model back;
+    model_load(&back, path);
+    ck_assert(!back.named && back.context_named);
+    ck_assert_str_eq(back.names[1], "x2");
+    model_free(&back);
+    nf_flow_free(m.flow);
+}
+END_TEST
+
 /* The first is good. */
 static const char *const places[] = {
     "{\"of\":4,\"columns\":[4,3],\"context_columns\":[1]}",
@@ -165,6 +181,7 @@ int main(void) {
     tcase_add_test(tests, names_and_training_come_back);
     tcase_add_test(tests, files_of_the_library_have_default_names);
     tcase_add_exit_test(tests, refuses_columns_of_one_name, STATUS_FAILED);
+    tcase_add_loop_test(tests, names_that_no_table_has_are_none, 0, 5);
     tcase_add_test(tests, places_come_back);
     tcase_add_loop_exit_test(tests, refuses_places_that_are_none, STATUS_FAILED, 1, (int)(sizeof places / sizeof places[0]));
     tcase_add_test(tests, saving_keeps_the_mode_and_says_why_not);

@@ -24,13 +24,22 @@ char **model_default_names(char letter, size_t count) {
     return names;
 }
 
+/* A table's first line would be taken for numbers with it, or for less names. */
+static bool is_a_name(const json_t *string) {
+    const char *text = json_string_value(string);
+    char *end = NULL;
+    if (text && *text)
+        strtod(text, &end);
+    return end && *end != '\0' && !strpbrk(text, "\n\r");
+}
+
 /* `count` strings of an array, in one block; NULL when it is not that. */
 static char **names_of(const json_t *array, size_t count) {
     size_t size = count * sizeof(char *), used = 0;
     if (!array || json_array_size(array) != count || count == 0)
         return NULL;
     for (size_t i = 0; i < count; i++) {
-        if (!json_is_string(json_array_get(array, i)))
+        if (!is_a_name(json_array_get(array, i)))
             return NULL;
         size += json_string_length(json_array_get(array, i)) + 1;
     }
@@ -159,13 +168,9 @@ static void add_metadata(json_t *metadata, const char *key, json_t *value) {
 
 static json_t *array_of(char *const *names, size_t count) {
     json_t *array = json_array();
-    for (size_t i = 0; i < count; i++) {
-        json_t *name = json_string(names[i]);
-        if (!name) /* not UTF-8 */
-            name = json_sprintf("%zu", i + 1);
-        if (json_array_append_new(array, name) != 0)
-            die("no memory for the model's header");
-    }
+    for (size_t i = 0; i < count; i++)
+        if (json_array_append_new(array, json_string(names[i])) != 0)
+            die("the model's header: the name of column %zu is not in UTF-8, or there is no memory for it", i + 1);
     return array;
 }
 

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include <jansson.h>
+
 #include "evaluate.h"
 #include "train.h"
 
@@ -86,11 +88,22 @@ static void choose(choice *c, const train_options *o) {
         c->used[c->used_count++] = c->weight;
 }
 
+/* A model file is JSON, and its names are what other tables are searched for. */
+static void refuse_other_letters(const table *t, size_t column) {
+    json_t *name = json_string(t->data.names[column]);
+    if (!name)
+        die("%s: line %zu, column %zu: its name is not in UTF-8: convert the table, for example with iconv -f LATIN1 -t UTF-8", t->path,
+            t->data.names_line, column + 1);
+    json_decref(name);
+}
+
 /* Those that are not the table's own are said. */
 static char **names_of(const table *t, const size_t *index, size_t count) {
     char **names = allocate(count, sizeof *names), made[200] = "";
     size_t used = 0;
     for (size_t i = 0; i < count; i++) {
+        if (t->names)
+            refuse_other_letters(t, index[i]);
         names[i] = t->names ? copy_text(t->names[index[i]]) : new_text("x%zu", index[i] + 1);
         if (t->names && strcmp(t->data.names[index[i]], names[i]) != 0 && used + 48 < sizeof made)
             used += (size_t)snprintf(made + used, sizeof made - used, "%scolumn %zu as %.20s", used ? ", " : "", index[i] + 1, names[i]);
