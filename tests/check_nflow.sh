@@ -167,6 +167,22 @@ LC_ALL=C awk -F, '{ print $0 "," (NR == 2 ? "product" : $1 * $2) }' latin.csv >m
 status 0 train mixed.csv --columns 1,3 -o m.safetensors --epochs 1
 status 0 logprob m.safetensors mixed.csv
 
+# Columns that are added differ from those that are there, and are found again.
+sed '1s/.*/z2,log_det/' moons.csv >z.csv
+status 0 train z.csv -o z.safetensors --epochs 1
+status 0 transform z.safetensors z.csv --append --log-det -o added.csv
+if [ "$(head -n 1 added.csv)" = z2,log_det,z1,z2_,log_det_ ]; then pass; else fail "added columns are called $(head -n 1 added.csv)"; fi
+"$nflow" transform z.safetensors added.csv --to data --digits 9 | sed 1d >back.txt
+"$nflow" transform z.safetensors z.csv | "$nflow" transform z.safetensors - --to data --digits 9 | sed 1d >straight.txt
+if cmp -s back.txt straight.txt; then pass; else fail "added columns are not what is carried back"; fi
+sed '1s/.*/a,score_a/' moons.csv >score.csv
+status 0 train score.csv -o score.safetensors --epochs 1
+status 0 score score.safetensors score.csv -a :: a,score_a,score_a_,score_score_a
+sed '1s/.*/a,log_prob/' moons.csv >score.csv
+status 0 train score.csv -o score.safetensors --epochs 1
+status 0 logprob score.safetensors score.csv -a :: a,log_prob,log_prob_
+status 0 sample score.safetensors --log-prob :: a,log_prob,log_prob_
+
 # ---- places: a table without names has its columns where the training table had them
 same() { if cmp -s "$1" "$2"; then pass; else fail "$3"; fi; }
 awk -F, 'NR > 1 { print 1990 + 10 * $2 "," $1 "," $2 * $2 "," 1 }' moons.csv >places.csv

@@ -29,6 +29,12 @@ static void put_mean(const evaluation *e, const double *log_prob) {
     finish_output();
 }
 
+static void put_rows(const evaluation *e, const double *log_prob) {
+    char **name = model_more_names(&e->m, (const char *const[]){"log_prob"}, 1);
+    evaluation_write(e, 1, log_prob, (const char *const *)name);
+    model_free_names(name, 1);
+}
+
 int nflow_logprob(int count, char **words) {
     evaluation e = {.output.format = -1};
     bool mean = false;
@@ -52,7 +58,7 @@ int nflow_logprob(int count, char **words) {
     if (mean)
         put_mean(&e, log_prob);
     else
-        evaluation_write(&e, 1, log_prob, (const char *const[]){"log_prob"});
+        put_rows(&e, log_prob);
     free(log_prob);
     evaluation_end(&e);
     return status;

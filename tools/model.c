@@ -33,6 +33,33 @@ static bool is_a_name(const json_t *string) {
     return end && *end != '\0' && !strpbrk(text, "\n\r");
 }
 
+static bool is_among(char *const *names, size_t count, const char *name) {
+    for (size_t i = 0; i < count; i++)
+        if (strcmp(names[i], name) == 0)
+            return true;
+    return false;
+}
+
+char **model_more_names(const model *m, const char *const *wanted, size_t count) {
+    char **names = allocate(count, sizeof *names);
+    for (size_t i = 0; i < count; i++) {
+        names[i] = copy_text(wanted[i]);
+        while (is_among(m->names, m->dim, names[i]) || is_among(m->context_names, m->context_dim, names[i]) ||
+               is_among(names, i, names[i])) {
+            char *longer = new_text("%s_", names[i]);
+            free(names[i]);
+            names[i] = longer;
+        }
+    }
+    return names;
+}
+
+void model_free_names(char **names, size_t count) {
+    for (size_t i = 0; i < count; i++)
+        free(names[i]);
+    free(names);
+}
+
 /* `count` strings of an array, in one block; NULL when it is not that. */
 static char **names_of(const json_t *array, size_t count) {
     size_t size = count * sizeof(char *), used = 0;

@@ -38,6 +38,10 @@ bool model_save(const model *m, const char *path, char *message, size_t size);
 /* Names for columns that have none: "x1", ..; one block to free. */
 char **model_default_names(char letter, size_t count);
 
+/* Names for columns beside the model's and its context's: those wanted, each with _ behind as long as another has it; for model_free_names. */
+char **model_more_names(const model *m, const char *const *wanted, size_t count);
+void model_free_names(char **names, size_t count);
+
 /*
  * The model's columns, in its order, of a table: by name when both have names, else by place. The context of columns that were given, or
  * found by names that it has not, is what is left of the table. Rows are complete then: a field that is no number ends the program, or is

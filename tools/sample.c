@@ -29,12 +29,14 @@ static int sample(const model *m, const sample_options *o) {
     const size_t before = m->dim + m->context_dim;
     const char **names = allocate(before + 1, sizeof *names);
     double *joined = model_join(m, rows, x, context, names);
-    names[before] = "log_prob";
+    char **more = model_more_names(m, (const char *const[]){"log_prob"}, 1);
+    names[before] = *more;
     double *all = table_join(rows, joined, before, log_prob, o->log_prob ? 1 : 0);
     table_write(&o->output, rows, before + (o->log_prob ? 1 : 0), all, names);
     free(all);
     free(joined);
     free(names);
+    model_free_names(more, 1);
     nf_workspace_free(workspace);
     free(log_prob);
     free(x);

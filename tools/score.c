@@ -17,14 +17,14 @@ int nflow_score(int count, char **words) {
     evaluation_begin(&e, words[1]);
     evaluation_read(&e, data);
     double *score = allocate(e.rows.rows, e.m.dim * sizeof *score);
-    char **names = allocate(e.m.dim, sizeof *names);
+    char **wanted = allocate(e.m.dim, sizeof *wanted);
     for (size_t i = 0; i < e.m.dim; i++)
-        names[i] = new_text("score_%s", e.m.names[i]);
+        wanted[i] = new_text("score_%s", e.m.names[i]);
+    char **names = model_more_names(&e.m, (const char *const *)wanted, e.m.dim);
     const int status = evaluation_status(&e, nf_score(e.m.flow, e.workspace, e.rows.rows, e.rows.x, e.rows.context, NULL, score));
     evaluation_write(&e, e.m.dim, score, (const char *const *)names);
-    for (size_t i = 0; i < e.m.dim; i++)
-        free(names[i]);
-    free(names);
+    model_free_names(wanted, e.m.dim);
+    model_free_names(names, e.m.dim);
     free(score);
     evaluation_end(&e);
     return status;

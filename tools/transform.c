@@ -1,14 +1,27 @@
 /* nflow transform: rows to the latent space, where they should look like N(0, I), and back. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "evaluate.h"
 
 enum { TO_LATENT, TO_DATA };
 
+/* z1, z2, .. and log_det, but for names that the model's columns have. */
+static char **latent_names(const model *m) {
+    char **letters = model_default_names('z', m->dim);
+    const char **wanted = allocate(m->dim + 1, sizeof *wanted);
+    memcpy(wanted, letters, m->dim * sizeof *wanted);
+    wanted[m->dim] = "log_det";
+    char **names = model_more_names(m, wanted, m->dim + 1);
+    free(wanted);
+    free(letters);
+    return names;
+}
+
 /* The names of the input and of the output are those of the two spaces. */
 static int transform(evaluation *e, int to, const char *data_path, bool with_log_det) {
     const size_t dim = e->m.dim;
-    char **latent = model_default_names('z', dim), **data = e->m.names;
+    char **latent = latent_names(&e->m), **data = e->m.names;
     size_t *places = e->m.places;
     if (to == TO_DATA) {
         e->m.names = latent;
@@ -21,9 +34,8 @@ static int transform(evaluation *e, int to, const char *data_path, bool with_log
         (to == TO_DATA ? nf_forward : nf_inverse)(e->m.flow, e->workspace, e->rows.rows, e->rows.x, e->rows.context, out, log_det);
     const int status = evaluation_status(e, done);
     const char **names = allocate(dim + 1, sizeof *names);
-    for (size_t i = 0; i < dim; i++)
-        names[i] = (to == TO_DATA ? data : latent)[i];
-    names[dim] = "log_det";
+    memcpy(names, to == TO_DATA ? data : latent, dim * sizeof *names);
+    names[dim] = latent[dim];
     double *joined = table_join(e->rows.rows, out, dim, log_det, with_log_det ? 1 : 0);
     evaluation_write(e, dim + (with_log_det ? 1 : 0), joined, names);
     e->m.names = data;
@@ -32,7 +44,7 @@ static int transform(evaluation *e, int to, const char *data_path, bool with_log
     free(names);
     free(log_det);
     free(out);
-    free(latent);
+    model_free_names(latent, dim + 1);
     return status;
 }
 
