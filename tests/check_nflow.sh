@@ -247,6 +247,43 @@ if [ -w /dev/full ]; then
     if [ $? -eq 1 ] && grep -q 'No space left' errors; then pass; else fail "a full disk is not noticed"; fi
 fi
 
+# ---- files are replaced whole or not at all, and where they are
+cp moons.csv keep.csv
+chmod 640 keep.csv
+for limited in keep.csv new.npy realnvp.safetensors; do
+    cp $limited before 2>/dev/null || rm -f before
+    (
+        ulimit -f 8
+        trap '' XFSZ
+        if [ $limited = realnvp.safetensors ]; then "$nflow" train moons.csv -q --epochs 1 -o $limited; else "$nflow" sample realnvp.safetensors -n 100000 -o $limited; fi
+    ) >output 2>errors
+    if [ $? -eq 1 ] && grep -q "$limited: File too large" errors; then pass; else fail "$limited: a write that fails is not said"; fi
+    if [ ! -e before ] && [ ! -e $limited ] || cmp -s before $limited; then pass; else fail "$limited is written in part"; fi
+done
+status 0 sample realnvp.safetensors -n 7 -o keep.csv
+lines 8 keep.csv
+if [ "$(ls -l keep.csv | cut -c1-10)" = -rw-r----- ]; then pass; else fail "a table has another mode"; fi
+mkdir folder
+ln -s folder/real.csv link.csv
+for rows in 1 2; do # the link leads nowhere, and then to a file
+    status 0 sample realnvp.safetensors -n $rows -o link.csv
+    lines $((rows + 1)) folder/real.csv
+done
+cp realnvp.safetensors folder/real.safetensors
+ln -s folder/real.safetensors link.safetensors
+status 0 train moons.csv -q --epochs 1 -o link.safetensors
+if [ -h link.csv ] && [ -h link.safetensors ]; then pass; else fail "a link is replaced"; fi
+if cmp -s realnvp.safetensors folder/real.safetensors; then fail "a model is not written where a link leads"; else pass; fi
+if [ -e /dev/stdout ] && [ -e /dev/fd/1 ]; then
+    (echo first && "$nflow" sample realnvp.safetensors -n 2 -o /dev/stdout) >output 2>errors
+    lines 4 output
+    "$nflow" sample realnvp.safetensors -n 2 -o /dev/fd/3 3>output 2>errors
+    lines 3 output
+    "$nflow" sample realnvp.safetensors -n 2 -o /dev/stdout 2>errors | cat >output
+    lines 3 output
+fi
+if ls -A . folder | grep -q nflow-; then fail "temporary files are left"; else pass; fi
+
 # ---- pictures
 status 0 plot realnvp.safetensors moons.csv -T --ascii :: samples of the flow
 if [ "$(awk 'length > 80' output | wc -l)" -eq 0 ]; then pass; else fail "the view is wider than 80 columns"; fi

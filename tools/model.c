@@ -1,14 +1,12 @@
 /* Model files as the command reads and writes them: with the names of the columns and the history of the training in their metadata. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-#include <unistd.h>
 
 #include "model.h"
+#include "output.h"
 #include "safetensors.h"
 #include "tool.h"
 
@@ -235,76 +233,24 @@ static unsigned char *new_head(const model *m, const unsigned char *bytes, size_
     return safetensors_frame(header, 0, size);
 }
 
-static bool write_all(int file, const void *bytes, size_t size) {
-    for (const char *next = bytes; size > 0;) {
-        const ssize_t wrote = write(file, next, size);
-        if (wrote < 0 && errno != EINTR)
-            return false;
-        if (wrote > 0) {
-            next += wrote;
-            size -= (size_t)wrote;
-        }
-    }
-    return true;
-}
-
-/* What a model file is made of. */
-typedef struct model_parts {
-    const unsigned char *head, *data;
-    size_t head_size, data_size;
-} model_parts;
-
-static bool write_model(int file, const model_parts *p) { return write_all(file, p->head, p->head_size) && write_all(file, p->data, p->data_size); }
-
-/* Into a temporary file, on the disk, and then in the place of the old one; with its mode, or that of a new file. */
-static bool replace_file(const char *path, const model_parts *parts) {
-    struct stat old;
-    const mode_t mask = umask(0);
-    umask(mask);
-    const mode_t mode = stat(path, &old) == 0 ? old.st_mode & 07777 : 0666 & ~mask;
-    char *temporary = new_text("%s.XXXXXX", path);
-    const int file = mkstemp(temporary);
-    bool good = file >= 0 && write_model(file, parts) && fchmod(file, mode) == 0 && fsync(file) == 0;
-    int error = errno;
-    if (file >= 0 && close(file) != 0 && good) {
-        good = false;
-        error = errno;
-    }
-    if (good && rename(temporary, path) != 0) {
-        good = false;
-        error = errno;
-    }
-    if (!good && file >= 0)
-        unlink(temporary);
-    free(temporary);
-    errno = error;
-    return good;
-}
-
 bool model_save(const model *m, const char *path, char *message, size_t size) {
     void *bytes;
-    size_t length;
-    struct stat place;
+    size_t length, head_size;
+    output out;
     if (nf_flow_save_memory(m->flow, &bytes, &length) != NF_OK) {
         snprintf(message, size, "%s", nf_last_error());
         return false;
     }
     const size_t data = SAFETENSORS_LENGTH + (size_t)safetensors_length(bytes);
-    model_parts parts = {.data = (unsigned char *)bytes + data, .data_size = length - data};
-    unsigned char *head = new_head(m, bytes, &parts.head_size);
-    parts.head = head;
-    const bool special = stat(path, &place) == 0 && !S_ISREG(place.st_mode); /* a device or a pipe is written to */
-    bool good;
-    if (strcmp(path, "-") == 0 || special) {
-        const int file = special ? open(path, O_WRONLY) : STDOUT_FILENO;
-        good = file >= 0 && write_model(file, &parts);
-        if (special && file >= 0 && close(file) != 0)
-            good = false;
-    } else {
-        good = replace_file(path, &parts);
+    unsigned char *head = new_head(m, bytes, &head_size);
+    bool good = output_open(&out, path);
+    if (good) {
+        fwrite(head, 1, head_size, out.file);
+        fwrite((unsigned char *)bytes + data, 1, length - data, out.file);
+        good = output_close(&out);
     }
     if (!good)
-        snprintf(message, size, "%s: %s", path, strerror(errno));
+        snprintf(message, size, "%s: %s", out.name, strerror(errno));
     free(head);
     nf_free(bytes);
     return good;

@@ -32,7 +32,7 @@ typedef struct model {
 void model_load(model *m, const char *path);
 void model_free(model *m);
 
-/* Atomic: a temporary file beside it, renamed. False, and one line in message. */
+/* All of it or nothing, as output.h has it. False, and one line in message. */
 bool model_save(const model *m, const char *path, char *message, size_t size);
 
 /* Names for columns that have none: "x1", ..; one block to free. */

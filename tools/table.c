@@ -12,6 +12,7 @@
 
 #include "npy.h"
 #include "options.h"
+#include "output.h"
 #include "table.h"
 #include "tool.h"
 
@@ -288,30 +289,25 @@ static void put_json(FILE *file, int digits, size_t rows, size_t columns, const 
     fputs(rows ? "]\n]}\n" : "]}\n", file);
 }
 
-void table_write(const table_output *output, size_t rows, size_t columns, const double *values, const char *const *names) {
-    const bool standard = !output->path || strcmp(output->path, "-") == 0;
-    const int format = output->json                       ? TABLE_JSON
-                       : output->format >= 0              ? output->format
+void table_write(const table_output *to, size_t rows, size_t columns, const double *values, const char *const *names) {
+    const bool standard = !to->path || strcmp(to->path, "-") == 0;
+    const int format = to->json                       ? TABLE_JSON
+                       : to->format >= 0              ? to->format
                        : standard                         ? TABLE_CSV
-                       : ends_with(output->path, ".npy")  ? TABLE_NPY
-                       : ends_with(output->path, ".json") ? TABLE_JSON
+                       : ends_with(to->path, ".npy")  ? TABLE_NPY
+                       : ends_with(to->path, ".json") ? TABLE_JSON
                                                           : TABLE_CSV;
     const bool terminal = standard && isatty(STDOUT_FILENO);
     if (terminal && format == TABLE_NPY)
         die("an NPY file is not for a terminal: give it a name, with -o FILE, or a pipe");
-    const int digits = output->digits == 0 ? terminal ? 6 : 17 : output->digits < 17 ? (int)output->digits : 17;
-    FILE *file = standard ? stdout : fopen(output->path, "wb");
-    if (!file)
-        die("%s: %s", output->path, strerror(errno));
+    const int digits = to->digits == 0 ? terminal ? 6 : 17 : to->digits < 17 ? (int)to->digits : 17;
+    output out;
+    if (!output_open(&out, to->path))
+        die("%s: %s", out.name, strerror(errno));
     if (format == TABLE_NPY)
-        npy_write(file, rows, columns, values);
+        npy_write(out.file, rows, columns, values);
     else
-        (format == TABLE_JSON ? put_json : put_csv)(file, digits, rows, columns, values, names);
-    if (standard) {
-        finish_output();
-        return;
-    }
-    const bool good = !ferror(file);
-    if (fclose(file) != 0 || !good)
-        die("%s: %s", output->path, strerror(errno));
+        (format == TABLE_JSON ? put_json : put_csv)(out.file, digits, rows, columns, values, names);
+    if (!output_close(&out))
+        die("%s: %s", out.name, strerror(errno));
 }

@@ -52,7 +52,7 @@ typedef struct table_output {
 } table_output;
 
 /* `names`: of the columns. Ends the program with a message when it fails. */
-void table_write(const table_output *output, size_t rows, size_t columns, const double *values, const char *const *names);
+void table_write(const table_output *to, size_t rows, size_t columns, const double *values, const char *const *names);
 
 #define OPTION_FORMAT(output)                                                                                                              \
     { "format", 'f', OPTION_CHOICE, &(output)->format, "csv|npy|json", "of the output; default: by its name, else csv" }

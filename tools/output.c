@@ -1,0 +1,96 @@
+/* Writing beside, and renaming. */
+#define _GNU_SOURCE
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "output.h"
+#include "tool.h"
+
+static bool begins_with(const char *text, const char *start) { return strncmp(text, start, strlen(start)) == 0; }
+
+static bool is_standard_output(const struct stat *s) {
+    struct stat standard;
+    return fstat(STDOUT_FILENO, &standard) == 0 && standard.st_dev == s->st_dev && standard.st_ino == s->st_ino;
+}
+
+/* Files that another program has open would not see what takes their place; a link that leads nowhere has no place to write beside. */
+static bool is_written_at_once(const char *path, bool exists, const struct stat *s) {
+    struct stat link;
+    if (begins_with(path, "/dev/fd/") || begins_with(path, "/dev/std") || begins_with(path, "/proc/"))
+        return true;
+    return exists ? !S_ISREG(s->st_mode) : lstat(path, &link) == 0;
+}
+
+static bool open_beside(output *o, const char *path, bool exists) {
+    o->place = exists ? realpath(path, NULL) : copy_text(path);
+    if (!o->place || (exists && access(path, W_OK) != 0))
+        return false;
+    const char *slash = strrchr(o->place, '/');
+    o->temporary = new_text("%.*s.nflow-XXXXXX", slash ? (int)(slash - o->place + 1) : 0, o->place);
+    const int file = mkstemp(o->temporary);
+    o->file = file >= 0 ? fdopen(file, "wb") : NULL;
+    if (o->file)
+        return true;
+    const int error = errno;
+    if (file >= 0) {
+        close(file);
+        unlink(o->temporary);
+    }
+    free(o->temporary);
+    o->temporary = NULL;
+    errno = error;
+    /* A folder may take no new file and have one that can be written. */
+    return exists && (error == EACCES || error == EPERM) && (o->file = fopen(path, "wb")) != NULL;
+}
+
+bool output_open(output *o, const char *path) {
+    struct stat s;
+    *o = (output){.name = path};
+    const bool standard = !path || strcmp(path, "-") == 0, exists = !standard && stat(path, &s) == 0;
+    if (standard || (exists && is_standard_output(&s))) {
+        o->file = stdout;
+        o->name = standard ? "standard output" : path;
+        return true;
+    }
+    if (is_written_at_once(path, exists, &s)) {
+        o->file = fopen(path, "wb");
+        return o->file != NULL;
+    }
+    if (open_beside(o, path, exists))
+        return true;
+    const int error = errno;
+    free(o->place);
+    errno = error;
+    return false;
+}
+
+/* With the mode of the old file, or that of a new one, and on the disk before it has its name. */
+static bool settle(const output *o) {
+    struct stat old;
+    const mode_t mask = umask(0);
+    umask(mask);
+    const mode_t mode = stat(o->place, &old) == 0 ? old.st_mode & 07777 : 0666 & ~mask;
+    return fchmod(fileno(o->file), mode) == 0 && fsync(fileno(o->file)) == 0;
+}
+
+bool output_close(output *o) {
+    bool good = !ferror(o->file) && fflush(o->file) == 0 && (!o->temporary || settle(o));
+    int error = errno;
+    if (o->file != stdout && fclose(o->file) != 0 && good) {
+        good = false;
+        error = errno;
+    }
+    if (good && o->temporary && rename(o->temporary, o->place) != 0) {
+        good = false;
+        error = errno;
+    }
+    if (!good && o->temporary)
+        unlink(o->temporary);
+    free(o->temporary);
+    free(o->place);
+    errno = error;
+    return good;
+}

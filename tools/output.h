@@ -1,0 +1,25 @@
+/*
+ * output.h - files that are written whole or not at all: into a temporary file beside their place, which is renamed in the end
+ *
+ * What is no regular file, as a pipe or a device, is written to as it is, and so are the standard output, by "-" or by another name, and
+ * other open files (/dev/fd/3). A symbolic link stays, and what it leads to is replaced. A file keeps its mode.
+ */
+#ifndef OUTPUT_H
+#define OUTPUT_H
+
+#include <stdbool.h>
+#include <stdio.h>
+
+typedef struct output {
+    FILE *file;
+    const char *name;        /* for messages */
+    char *place, *temporary; /* NULL: what is written is in its place at once */
+} output;
+
+/* NULL or "-": the standard output. False, and errno, when it cannot be written there. */
+bool output_open(output *o, const char *path);
+
+/* False, and errno, when not all could be written: then the old file, or none, is where it was. */
+bool output_close(output *o);
+
+#endif
