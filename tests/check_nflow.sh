@@ -224,6 +224,13 @@ status 0 logprob realnvp.safetensors back.npy --mean --json
 cp output one.txt
 status 0 logprob realnvp.safetensors moons.csv --mean --json
 if [ "$(sed 's/\(nll": [-0-9.]\{10\}\).*/\1/' one.txt)" = "$(sed 's/\(nll": [-0-9.]\{10\}\).*/\1/' output)" ]; then pass; else fail "transform and back"; fi
+status 0 logprob realnvp.safetensors moons.csv --mean -f json
+cp output two.txt
+status 0 logprob realnvp.safetensors moons.csv -m -o three.json
+status 0 logprob realnvp.safetensors moons.csv -m --json
+if cmp -s output two.txt && cmp -s output three.json; then pass; else fail "logprob --mean has its own output"; fi
+status 0 logprob realnvp.safetensors moons.csv -m -o mean.csv
+if [ "$(head -n 1 mean.csv)" = rows,bad_rows,mean_nll,standard_error ] && grep -q "$(sed 's/.*nll": \([-0-9.]*\).*/\1/' two.txt)" mean.csv; then pass; else fail "logprob -m -o mean.csv"; fi
 status 0 transform realnvp.safetensors moons.csv --append --log-det :: x1,x2,z1,z2,log_det
 status 0 score realnvp.safetensors moons.csv --append :: x1,x2,score_x1,score_x2
 status 0 logprob realnvp.safetensors moons.csv --json :: '"columns": ["log_prob"]'

@@ -1,9 +1,22 @@
 /* nflow logprob: the log density of each row, or their mean. */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "evaluate.h"
+#include "output.h"
+
+static void put_object(const table_output *to, const double *results) {
+    output out;
+    if (!output_open(&out, to->path))
+        die("%s: %s", out.name, strerror(errno));
+    fprintf(out.file, "{\"rows\": %.0f, \"bad_rows\": %.0f, \"mean_nll\": %.17g, \"standard_error\": %.9g}\n", results[0], results[1],
+            results[2], results[3]);
+    if (!output_close(&out))
+        die("%s: %s", out.name, strerror(errno));
+}
 
 /* Over the rows that have a density; the error is that of the mean. */
 static void put_mean(const evaluation *e, const double *log_prob) {
@@ -21,12 +34,16 @@ static void put_mean(const evaluation *e, const double *log_prob) {
         if (isfinite(log_prob[i]))
             square += (log_prob[i] - mean) * (log_prob[i] - mean);
     const double error = sqrt(square / (double)good / (double)good);
-    if (e->output.json)
-        printf("{\"rows\": %zu, \"bad_rows\": %zu, \"mean_nll\": %.17g, \"standard_error\": %.9g}\n", good, e->rows.rows - good, -mean,
-               error);
-    else
+    const double results[] = {(double)good, (double)(e->rows.rows - good), -mean, error};
+    const char *const names[] = {"rows", "bad_rows", "mean_nll", "standard_error"};
+    if (table_is_default(&e->output)) {
         printf("mean negative log-likelihood %.6f +- %.6f nats, %zu rows\n", -mean, error, good);
-    finish_output();
+        finish_output();
+    } else if (table_format_of(&e->output) == TABLE_JSON) {
+        put_object(&e->output, results);
+    } else {
+        table_write(&e->output, 1, 4, results, names);
+    }
 }
 
 static void put_rows(const evaluation *e, const double *log_prob) {
@@ -39,7 +56,7 @@ int nflow_logprob(int count, char **words) {
     evaluation e = {.output.format = -1};
     bool mean = false;
     const option_entry entries[] = {
-        {"mean", 'm', OPTION_FLAG, &mean, NULL, "only the mean negative log-likelihood, with its standard error"},
+        {"mean", 'm', OPTION_FLAG, &mean, NULL, "only the mean negative log-likelihood, with its standard error: a sentence, or a row with --output or --format"},
         OPTION_APPEND(&e),
         EVALUATION_OPTIONS(&e),
     };

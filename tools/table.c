@@ -289,14 +289,23 @@ static void put_json(FILE *file, int digits, size_t rows, size_t columns, const 
     fputs(rows ? "]\n]}\n" : "]}\n", file);
 }
 
+static bool is_standard(const table_output *to) { return !to->path || strcmp(to->path, "-") == 0; }
+
+table_format table_format_of(const table_output *to) {
+    if (to->json)
+        return TABLE_JSON;
+    if (to->format >= 0)
+        return (table_format)to->format;
+    if (is_standard(to))
+        return TABLE_CSV;
+    return ends_with(to->path, ".npy") ? TABLE_NPY : ends_with(to->path, ".json") ? TABLE_JSON : TABLE_CSV;
+}
+
+bool table_is_default(const table_output *to) { return is_standard(to) && !to->json && to->format < 0; }
+
 void table_write(const table_output *to, size_t rows, size_t columns, const double *values, const char *const *names) {
-    const bool standard = !to->path || strcmp(to->path, "-") == 0;
-    const int format = to->json                       ? TABLE_JSON
-                       : to->format >= 0              ? to->format
-                       : standard                         ? TABLE_CSV
-                       : ends_with(to->path, ".npy")  ? TABLE_NPY
-                       : ends_with(to->path, ".json") ? TABLE_JSON
-                                                          : TABLE_CSV;
+    const bool standard = is_standard(to);
+    const table_format format = table_format_of(to);
     const bool terminal = standard && isatty(STDOUT_FILENO);
     if (terminal && format == TABLE_NPY)
         die("an NPY file is not for a terminal: give it a name, with -o FILE, or a pipe");

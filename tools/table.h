@@ -51,6 +51,9 @@ typedef struct table_output {
     size_t digits;    /* significant ones; 0: 17, with which numbers read back the same, and 6 on a terminal */
 } table_output;
 
+table_format table_format_of(const table_output *to);
+bool table_is_default(const table_output *to); /* nothing was said about where and how */
+
 /* `names`: of the columns. Ends the program with a message when it fails. */
 void table_write(const table_output *to, size_t rows, size_t columns, const double *values, const char *const *names);
 
