@@ -123,6 +123,28 @@ static void trim(char **field) {
         (*field)[--length] = '\0';
 }
 
+/* What follows a field with quotes around it, in which "" is one quote, and the blanks behind it; NULL: there are none around it. */
+static char *behind_quotes(char *field, const char *between) {
+    char *at = *field == '"' ? strchr(field + 1, '"') : NULL;
+    while (at && at[1] == '"')
+        at = strchr(at + 2, '"');
+    if (!at)
+        return NULL;
+    at++;
+    char *end = at + strspn(at, " ");
+    return *at == '\0' || strchr(between, *at) ? at : *end == '\0' || strchr(between, *end) ? end : NULL;
+}
+
+static char *take_quotes_off(char *field) {
+    char *from = ++field, *to = field;
+    while (*from != '"' || from[1] == '"') {
+        from += *from == '"';
+        *to++ = *from++;
+    }
+    *to = '\0';
+    return field;
+}
+
 /* Takes a field off the line, and says where the rest begins (NULL: nowhere). */
 static char *cut_field(reader *r, char **rest) {
     const char blanks[] = " \t", one[] = {r->delimiter, '\0'};
@@ -130,12 +152,11 @@ static char *cut_field(reader *r, char **rest) {
     if (r->delimiter == '\t')
         field = *rest + strspn(*rest, " ");
     const char *between = r->delimiter == ' ' ? blanks : one;
-    char *end = field + strcspn(field, between), *quote = *field == '"' ? strchr(field + 1, '"') : NULL;
-    if (quote && (quote[1] == '\0' || strchr(between, quote[1]))) {
-        *quote = '\0';
-        field++;
-        end = quote + 1;
-    }
+    char *end = behind_quotes(field, between);
+    if (end)
+        field = take_quotes_off(field);
+    else
+        end = field + strcspn(field, between);
     if (*end == '\0') {
         *rest = NULL;
     } else {
@@ -225,6 +246,22 @@ static bool take_names(reader *r) {
     return true;
 }
 
+/* The first of ; tab , that the line has outside quotes. */
+static char guess_delimiter(char *line) {
+    static const char ends[] = ";\t, ";
+    bool semicolon = false, tab = false, comma = false;
+    for (char *at = line, *behind; *at; at++) {
+        if ((at == line || strchr(ends, at[-1])) && (behind = behind_quotes(at, ends)))
+            at = behind;
+        if (*at == '\0')
+            break;
+        semicolon = semicolon || *at == ';';
+        tab = tab || *at == '\t';
+        comma = comma || *at == ',';
+    }
+    return semicolon ? ';' : tab ? '\t' : comma ? ',' : ' ';
+}
+
 /* The first line says how many columns there are, what is between them, and perhaps their names. */
 static bool first_line(reader *r) {
     char *line;
@@ -232,8 +269,7 @@ static bool first_line(reader *r) {
         return false;
     if (!line)
         return fail(r, "it has no rows");
-    const char *body = skip_blanks(line);
-    r->delimiter = strchr(body, ';') ? ';' : strchr(body, '\t') ? '\t' : strchr(body, ',') ? ',' : ' ';
+    r->delimiter = guess_delimiter(skip_blanks(line));
     if (!split(r, line))
         return false;
     r->table.columns = r->field_count;
@@ -276,21 +312,21 @@ bool csv_read_lenient(FILE *file, const char *path, csv_table *table, char *mess
     return read_all(&r, table);
 }
 
-/* Quoted where csv_read would not take it for one field otherwise; what would mislead it even so, a quote, semicolon or tab, is replaced. */
-static void put_name(FILE *file, const char *name) {
-    if (*name && name[strcspn(name, ",;\t")] == '\0' && !strchr("#\" ", *name)) {
+/* Quoted where csv_read would not take it for one field otherwise: alone, blanks would part it. */
+static void put_name(FILE *file, const char *name, bool alone) {
+    if (*name && name[strcspn(name, alone ? ",;\t " : ",;\t")] == '\0' && !strchr("#\" ", *name)) {
         fputs(name, file);
         return;
     }
     fputc('"', file);
     for (; *name; name++)
-        fputc(*name == '"' ? '\'' : *name == '\t' || *name == ';' ? ' ' : *name, file);
+        fputs(*name == '"' ? "\"\"" : (const char[]){*name, '\0'}, file);
     fputc('"', file);
 }
 
 void csv_put_names(FILE *file, size_t columns, const char *const *names) {
     for (size_t i = 0; i < columns; i++) {
-        put_name(file, names[i]);
+        put_name(file, names[i], columns == 1);
         fputc(i + 1 < columns ? ',' : '\n', file);
     }
 }

@@ -167,6 +167,11 @@ LC_ALL=C awk -F, '{ print $0 "," (NR == 2 ? "product" : $1 * $2) }' latin.csv >m
 status 0 train mixed.csv --columns 1,3 -o m.safetensors --epochs 1
 status 0 logprob m.safetensors mixed.csv
 
+sed 's/,.*//' moons.csv | sed '1s/.*/"my ""value"""/' >blank.csv
+status 0 train blank.csv -o blank.safetensors --epochs 1 :: 1 column
+"$nflow" sample blank.safetensors -n 3 | "$nflow" logprob blank.safetensors - >output 2>errors
+lines 4 output
+
 # Columns that are added differ from those that are there, and are found again.
 sed '1s/.*/z2,log_det/' moons.csv >z.csv
 status 0 train z.csv -o z.safetensors --epochs 1

@@ -37,6 +37,12 @@ static const struct {
     {"\xef\xbb\xbfx,y\n2.385,-17.5\n0.125,3\n", "x"},
     {"x,y\r2.385,-17.5\r0.125,3\r", "x"},
     {"x,\"\"\n\"2.385\",\"-17.5\"\n0.125,3\n", "x"},
+    {"\"a \"\"b\"\", c\",y\n\"2.385\" ,-17.5\n0.125, \"3\"  \n", "a \"b\", c"},
+    {"\"\"\"\"\"\",\"\"\"\"\n2.385,-17.5\n0.125,3\n", "\"\""},
+    {"\"a;\tb\" , y\n2.385,-17.5\n0.125,3\n", "a;\tb"},
+    {"\"a\"\t\"b\"\n2.385\t\"-17.5\" \n\"0.125\" \t3\n", "a"},
+    {"\"a, b\" \"c;d\"\n\"2.385\" -17.5\n0.125 3\n", "a, b"},
+    {"5\",y\n2.385,-17.5\n0.125,3\n", "5\""},
 };
 
 START_TEST(takes_what_is_a_table) {
@@ -124,7 +130,7 @@ START_TEST(reads_what_it_writes) {
     ck_assert_ptr_nonnull(values);
     for (size_t i = 0; i < ROWS * COLUMNS; i++)
         values[i] = sin(2.385 * (double)i) * pow(10.0, (double)(i % 600) - 300.0);
-    const char *const names[COLUMNS] = {"a, b", "", "#c", "d e", "it's \"f\"", "1e", "g"};
+    const char *const names[COLUMNS] = {"a, \"b\"", "", "#c", "d e", "it's \"f\"", "\"1e;\t\"", "g"};
     char message[256] = "";
     csv_table table;
     for (int with_names = 0; with_names < 2; with_names++) {
@@ -142,6 +148,21 @@ START_TEST(reads_what_it_writes) {
 }
 END_TEST
 
+/* Without anything between columns to tell them by. */
+START_TEST(reads_one_column_that_it_writes) {
+    static const char *const names[] = {"my value", "", "a, b", "c;d e", "\"f\" g", "5\""};
+    const double values[] = {2.385, -17.5};
+    char message[256] = "";
+    csv_table table;
+    ck_assert_msg(csv_write(path, 2, 1, values, &names[_i], message, sizeof message), "%s", message);
+    ck_assert_msg(csv_read(path, &table, message, sizeof message), "%s", message);
+    ck_assert_uint_eq(table.rows, 2);
+    ck_assert_uint_eq(table.columns, 1);
+    ck_assert_str_eq(table.names[0], names[_i]);
+    csv_free(&table);
+}
+END_TEST
+
 static Suite *csv_suite(void) {
     Suite *suite = suite_create("csv");
     TCase *tests = tcase_create("csv");
@@ -151,6 +172,7 @@ static Suite *csv_suite(void) {
     tcase_add_test(tests, refuses_bytes_and_missing_files);
     tcase_add_test(tests, notices_a_full_disk);
     tcase_add_test(tests, reads_what_it_writes);
+    tcase_add_loop_test(tests, reads_one_column_that_it_writes, 0, 6);
     suite_add_tcase(suite, tests);
     return suite;
 }
