@@ -254,6 +254,8 @@ status 3 diagnose realnvp.safetensors --significance 1 :: 'at least 1 '
 status 2 diagnose realnvp.safetensors moved.csv --significance 0 :: --significance 0: this should be above 0
 status 2 diagnose realnvp.safetensors moved.csv --significance 1.5 :: --significance 1.5: this should be above 0
 status 2 diagnose units.safetensors :: needs data
+printf 'x1,x2\n1,2\n,2\n,3\n1e300,1\n' >far.csv
+status 1 logprob realnvp.safetensors far.csv --drop-missing :: first row 4
 if [ -w /dev/full ]; then
     "$nflow" data two_moons >/dev/full 2>errors
     if [ $? -eq 1 ] && grep -q 'No space left' errors; then pass; else fail "a full disk is not noticed"; fi

@@ -94,6 +94,7 @@ START_TEST(text_matters_only_where_it_is_used) {
     ck_assert_ptr_nonnull(strstr(message, "line 3, column 4 (d) is \"oops\""));
     ck_assert_uint_eq(table_drop(&t, part, 1), 1);
     ck_assert_uint_eq(t.data.rows, 2);
+    ck_assert_uint_eq(t.numbers[1], 3);
     ck_assert(table_check(&t, part, 1, message, sizeof message));
     double *taken = table_take(&t, (const size_t[]){3, 0}, 2);
     const double wanted[] = {4, 1, 9, 7};

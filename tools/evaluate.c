@@ -25,8 +25,9 @@ int evaluation_status(const evaluation *e, nf_status status) {
     }
     nf_stats stats = {.struct_size = sizeof stats};
     must(nf_workspace_stats(e->workspace, &stats));
+    const size_t first = e->rows.numbers ? e->rows.numbers[stats.first_bad_row] : stats.first_bad_row + 1;
     warn("%zu of %zu rows are out of the flow's reach and have nan, first row %zu: they are far from all that it was trained on",
-         stats.bad_rows, e->rows.rows, stats.first_bad_row + 1);
+         stats.bad_rows, e->rows.rows, first);
     return STATUS_FAILED;
 }
 

@@ -408,7 +408,8 @@ void model_read_rows(const model *m, const char *path, const rows_options *o, bo
     }
     if (t.data.rows == 0)
         die("%s: no row is left", t.path);
-    *rows = (model_rows){.rows = t.data.rows, .x = with_x ? table_take(&t, index, x_columns) : NULL};
+    *rows = (model_rows){.rows = t.data.rows, .x = with_x ? table_take(&t, index, x_columns) : NULL, .numbers = t.numbers};
+    t.numbers = NULL;
     if (m->context_dim > 0)
         rows->context = table_take(&t, index + x_columns, m->context_dim);
     if ((with_x && !rows->x) || (m->context_dim > 0 && !rows->context))
@@ -420,5 +421,6 @@ void model_read_rows(const model *m, const char *path, const rows_options *o, bo
 void model_free_rows(model_rows *rows) {
     free(rows->x);
     free(rows->context);
+    free(rows->numbers);
     *rows = (model_rows){0};
 }

@@ -51,6 +51,7 @@ void model_free_names(char **names, size_t count);
 typedef struct model_rows {
     size_t rows;
     double *x, *context;
+    size_t *numbers; /* of the rows in the table, from 1; NULL: all are there */
 } model_rows;
 
 typedef struct rows_options {

@@ -92,7 +92,7 @@ static void thin(model_rows *rows, size_t dim, size_t context_dim) {
             memcpy(context + i * context_dim, rows->context + from * context_dim, context_dim * sizeof *context);
     }
     model_free_rows(rows);
-    *rows = (model_rows){kept, x, context};
+    *rows = (model_rows){.rows = kept, .x = x, .context = context};
 }
 
 /* Contexts of samples: --context, or those of the data in turn. */

@@ -104,7 +104,9 @@ void table_free(table *t) {
     for (size_t i = 0; t->names && i < t->data.columns; i++)
         free(t->names[i]);
     free(t->names);
+    free(t->numbers);
     t->names = NULL;
+    t->numbers = NULL;
     csv_free(&t->data);
 }
 
@@ -209,19 +211,23 @@ bool table_check(const table *t, const size_t *index, size_t count, char *messag
 
 size_t table_drop(table *t, const size_t *index, size_t count) {
     csv_table *d = &t->data;
-    size_t kept = 0;
+    size_t kept = 0, *numbers = allocate(d->rows, sizeof *numbers);
     for (size_t r = 0; r < d->rows; r++) {
         bool whole = true;
         for (size_t i = 0; i < count; i++)
             whole = whole && !isnan(d->values[r * d->columns + index[i]]);
         if (whole && kept < r)
             memcpy(d->values + kept * d->columns, d->values + r * d->columns, d->columns * sizeof *d->values);
-        kept += whole;
+        if (whole)
+            numbers[kept++] = t->numbers ? t->numbers[r] : r + 1;
     }
     for (size_t i = 0; i < count; i++)
         d->faults[index[i]].count = 0;
     const size_t dropped = d->rows - kept;
     d->rows = kept;
+    free(dropped > 0 ? t->numbers : numbers);
+    if (dropped > 0)
+        t->numbers = numbers;
     return dropped;
 }
 

@@ -12,6 +12,7 @@
 typedef struct table {
     csv_table data;   /* what is not a number is NaN, and data.faults says where */
     char **names;     /* all different: x and the column's number where the file has none, or one twice; NULL: it has none at all */
+    size_t *numbers;  /* of the rows in the file, from 1; NULL: none was taken out */
     const char *path; /* for messages */
     bool npy;         /* faults count rows, not lines */
 } table;
