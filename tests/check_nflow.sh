@@ -240,6 +240,8 @@ status 0 transform realnvp.safetensors moons.csv --append --log-det :: x1,x2,z1,
 status 0 score realnvp.safetensors moons.csv --append :: x1,x2,score_x1,score_x2
 status 0 logprob realnvp.safetensors moons.csv --json :: '"columns": ["log_prob"]'
 status 0 info realnvp.safetensors --json :: '"columns"'
+latin=$(printf 'l\344.safetensors')
+if cp realnvp.safetensors "$latin" 2>/dev/null; then status 0 info "$latin" --json :: '"file": "l?.safetensors"'; fi
 status 0 info realnvp.safetensors --tensors :: layers.0.net.0.weight
 status 1 info moons.csv :: not a model file
 status 1 import moons.csv -o imported.safetensors :: no safetensors file

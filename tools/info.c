@@ -97,9 +97,23 @@ static json_t *names_json(char *const *names, size_t count) {
     return array;
 }
 
+/* A path may be any bytes, and JSON is UTF-8: ? stands for what is beyond ASCII then. */
+static json_t *path_json(const char *path) {
+    json_t *string = json_string(path);
+    if (string)
+        return string;
+    char *text = copy_text(path);
+    for (char *c = text; *c; c++)
+        if ((unsigned char)*c > 127)
+            *c = '?';
+    string = json_string(text);
+    free(text);
+    return string;
+}
+
 static void put_json(const model *m) {
     json_t *all = json_object();
-    json_object_set_new(all, "file", json_string(m->path));
+    json_object_set_new(all, "file", path_json(m->path));
     json_object_set_new(all, "bytes", json_integer((json_int_t)m->bytes));
     json_object_set_new(all, "dim", json_integer((json_int_t)m->dim));
     json_object_set_new(all, "context_dim", json_integer((json_int_t)m->context_dim));
