@@ -24,15 +24,14 @@ static double *mixed_rows(size_t dim) {
     return x;
 }
 
-START_TEST(flow_is_the_map) {
-    const size_t dim = (size_t)_i;
+static void flow_must_be_the_map(size_t dim, bool whole) {
     double *x = mixed_rows(dim), *z = new_copy(x, ROWS * dim), *back = new_numbers(ROWS * dim), *log_det = new_numbers(ROWS);
     whitening w;
-    whiten_fit(&w, ROWS, x, NULL, dim);
+    whiten_fit(&w, ROWS, x, NULL, dim, whole);
     ck_assert(!w.singular);
     whiten_rows(&w, ROWS, z);
     for (size_t i = 0; i < dim; i++)
-        for (size_t j = 0; j <= i; j++) { /* the z have covariance I, exactly that of these rows */
+        for (size_t j = whole ? 0 : i; j <= i; j++) { /* the z have covariance I, exactly that of these rows; or variances of 1 */
             double sum = 0;
             for (size_t r = 0; r < ROWS; r++)
                 sum += z[r * dim + i] * z[r * dim + j] / ROWS;
@@ -57,6 +56,24 @@ START_TEST(flow_is_the_map) {
     free(z);
     free(x);
 }
+
+START_TEST(flow_is_the_map) {
+    flow_must_be_the_map((size_t)_i, true);
+    flow_must_be_the_map((size_t)_i, false);
+}
+END_TEST
+
+/* Columns that lie so far away that single precision cannot tell their rows apart, and one that does not vary. */
+START_TEST(columns_alone) {
+    const double x[] = {1.7e9 + 1, 0.1, 1.7e9 + 2, 0.1, 1.7e9 + 3, 0.1, 1.7e9 + 6, 0.1};
+    whitening w;
+    whiten_fit(&w, 4, x, NULL, 2, false);
+    ck_assert_double_eq(w.mean[0], 1.7e9 + 3);
+    ck_assert_double_eq_tol(w.factor[0], sqrt(3.5), 1e-15);
+    ck_assert_double_eq(w.mean[1], 0.1);
+    ck_assert_double_eq(w.factor[1], 1.0);
+    whiten_free(&w);
+}
 END_TEST
 
 START_TEST(weights_count_rows) {
@@ -68,12 +85,14 @@ START_TEST(weights_count_rows) {
         for (size_t i = 0; i < 3; i++)
             twice[3 * r + i] = x[3 * (r % 10) + i];
     }
-    whiten_fit(&a, ROWS, x, weight, 3);
-    whiten_fit(&b, 20, twice, NULL, 3);
-    must_agree("factor", whole_error(a.factor, b.factor, 9), 1e-10);
-    must_agree("mean", whole_error(a.mean, b.mean, 3), 1e-12);
-    whiten_free(&a);
-    whiten_free(&b);
+    for (int whole = 0; whole < 2; whole++) {
+        whiten_fit(&a, ROWS, x, weight, 3, whole);
+        whiten_fit(&b, 20, twice, NULL, 3, whole);
+        must_agree("factor", whole_error(a.factor, b.factor, whole ? 9 : 3), 1e-10);
+        must_agree("mean", whole_error(a.mean, b.mean, 3), 1e-12);
+        whiten_free(&a);
+        whiten_free(&b);
+    }
     free(x);
 }
 END_TEST
@@ -83,7 +102,7 @@ START_TEST(a_column_that_is_a_sum_is_noticed) {
     for (size_t r = 0; r < ROWS; r++)
         x[3 * r + 2] = x[3 * r] + x[3 * r + 1];
     whitening w;
-    whiten_fit(&w, ROWS, x, NULL, 3);
+    whiten_fit(&w, ROWS, x, NULL, 3, true);
     ck_assert(w.singular);
     whiten_rows(&w, ROWS, x);
     for (size_t i = 0; i < ROWS * 3; i++)
@@ -104,6 +123,7 @@ int main(void) {
     Suite *suite = suite_create("nflow: whitening");
     TCase *tests = tcase_create("whitening");
     tcase_add_loop_test(tests, flow_is_the_map, 1, 18);
+    tcase_add_test(tests, columns_alone);
     tcase_add_test(tests, weights_count_rows);
     tcase_add_test(tests, a_column_that_is_a_sum_is_noticed);
     tcase_add_test(tests, steps_between_values);

@@ -124,7 +124,7 @@ static void save(const train_options *o, model *m) {
 
 static int run(train_options *o, train_data *d) {
     nf_flow *flow = train_flow(o, d);
-    const double offset = d->whitened && !o->matching ? d->whitening.log_det : 0.0; /* of the likelihood of whitened rows */
+    const double offset = o->matching ? 0.0 : d->whitening.log_det; /* of the likelihood of whitened rows */
     model m = {.flow = flow,
                .path = o->output,
                .dim = d->dim,
@@ -205,7 +205,7 @@ int nflow_train(int count, char **words) {
         {"noise", 0, OPTION_NUMBER, &o.noise, "SD",
          "Gaussian noise on the training rows, in standard deviations of a column, that shrinks with the rate; 0: none"},
         {"no-whitening", 0, OPTION_FLAG, &o.no_whitening, NULL,
-         "train on the columns as they are; else on rows made uncorrelated, and the map is put into the model"},
+         "do not make the rows uncorrelated: each column gets mean 0 and standard deviation 1 by itself"},
         {"matching", 0, OPTION_FLAG, &o.matching, NULL, "train a cnf by flow matching instead of by likelihood"},
         {"precision", 0, OPTION_CHOICE, &o.precision, TRAIN_PRECISIONS,
          "of training and of the saved model; default: trained in single, saved in double"},

@@ -33,10 +33,8 @@ typedef struct train_data {
     double *x, *context, *weight; /* context and weight may be NULL */
     char **names, **context_names;
     size_t *places, table_columns; /* of both in a table without names; NULL: it has names, or these columns in this order and no others */
-    double *context_mean, *context_sd; /* by which the context is scaled while training */
-    whitening whitening;               /* of the training rows */
-    bool whitened;                     /* x holds whitened rows */
-    double gaussian_nll;               /* mean over the held-out rows under the training rows' Gaussian; NaN: does not apply */
+    whitening whitening, context_scaling; /* of the training rows: x and context have gone through them */
+    double gaussian_nll;                  /* mean over the held-out rows under the training rows' Gaussian; NaN: does not apply */
 } train_data;
 
 /* Ends the program when options do not go together; fills in what follows from them. */

@@ -214,42 +214,41 @@ static void jitter(train_data *d, const table *t, const choice *c, const train_o
 
 /* Nets learn from inputs of size 1; a context may be a year or a price. */
 static void scale_context(train_data *d) {
-    const size_t c = d->context_dim;
-    d->context_mean = allocate(c, sizeof(double));
-    d->context_sd = allocate(c, sizeof(double));
-    for (size_t i = 0; i < c; i++) {
-        double mean = 0, square = 0;
-        for (size_t r = 0; r < d->training; r++)
-            mean += d->context[r * c + i] / (double)d->training;
-        for (size_t r = 0; r < d->training; r++)
-            square += (d->context[r * c + i] - mean) * (d->context[r * c + i] - mean) / (double)d->training;
-        d->context_mean[i] = mean;
-        d->context_sd[i] = square > 0.0 ? sqrt(square) : 1.0;
-        for (size_t r = 0; r < d->rows; r++)
-            d->context[r * c + i] = (d->context[r * c + i] - mean) / d->context_sd[i];
-    }
+    if (d->context_dim == 0)
+        return;
+    whiten_fit(&d->context_scaling, d->training, d->context, NULL, d->context_dim, false);
+    whiten_rows(&d->context_scaling, d->rows, d->context);
 }
 
+/* What the held-out rows have under the training rows' Gaussian. */
+static double gaussian_nll(const train_data *d, const whitening *gaussian) {
+    double *z = allocate(d->held_out * d->dim, sizeof *z);
+    memcpy(z, d->x + d->training * d->dim, d->held_out * d->dim * sizeof *z);
+    whiten_rows(gaussian, d->held_out, z);
+    const double nll = whiten_nll(gaussian, d->held_out, z);
+    free(z);
+    return nll;
+}
+
+/* In any case each column gets mean 0 and standard deviation 1, in double: the fit rounds rows to single precision. */
 static void whiten(train_data *d, const train_options *o) {
-    double *held_out = d->x + d->training * d->dim;
+    whitening gaussian = {0};
     d->gaussian_nll = NAN;
-    if (d->dim > MOST_WHITENED)
-        return;
-    whiten_fit(&d->whitening, d->training, d->x, d->weight, d->dim);
-    if (d->whitening.singular)
-        warn("some columns are linear functions of others, as far as can be seen, and a density of such has no bound: leave them out with "
-             "--columns");
-    d->whitened = !o->no_whitening && d->dim > 1;
-    double *z = d->whitened ? held_out : allocate(d->held_out * d->dim, sizeof *z);
-    if (!d->whitened)
-        memcpy(z, held_out, d->held_out * d->dim * sizeof *z);
-    whiten_rows(&d->whitening, d->held_out, z);
-    if (d->context_dim == 0 && !d->weight && !o->matching && !d->whitening.singular)
-        d->gaussian_nll = whiten_nll(&d->whitening, d->held_out, z);
-    if (d->whitened)
-        whiten_rows(&d->whitening, d->training, d->x);
-    else
-        free(z);
+    if (d->dim <= MOST_WHITENED) {
+        whiten_fit(&gaussian, d->training, d->x, d->weight, d->dim, true);
+        if (gaussian.singular)
+            warn("some columns are linear functions of others, as far as can be seen, and a density of such has no bound: leave them out "
+                 "with --columns");
+        else if (d->context_dim == 0 && !d->weight && !o->matching)
+            d->gaussian_nll = gaussian_nll(d, &gaussian);
+    }
+    if (d->dim <= MOST_WHITENED && !o->no_whitening) {
+        d->whitening = gaussian;
+    } else {
+        whiten_free(&gaussian);
+        whiten_fit(&d->whitening, d->training, d->x, d->weight, d->dim, false);
+    }
+    whiten_rows(&d->whitening, d->rows, d->x);
 }
 
 /* ---- Reading */
@@ -346,8 +345,7 @@ void train_free(train_data *d) {
     free(d->x);
     free(d->context);
     free(d->weight);
-    free(d->context_mean);
-    free(d->context_sd);
+    whiten_free(&d->context_scaling);
     whiten_free(&d->whitening);
     *d = (train_data){0};
 }

@@ -193,8 +193,8 @@ static void unscale_context(nf_flow *flow, const train_data *d) {
         for (size_t out = 0; out < weight.shape[0]; out++)
             for (size_t k = 0; k < c; k++) {
                 double *w = p + weight.offset + out * weight.shape[1] + weight.shape[1] - c + k;
-                *w /= d->context_sd[k];
-                p[bias.offset + out] -= *w * d->context_mean[k];
+                *w /= d->context_scaling.factor[k];
+                p[bias.offset + out] -= *w * d->context_scaling.mean[k];
             }
     }
     must(nf_set_parameters(flow, p));
@@ -214,7 +214,6 @@ nf_flow *train_finish(nf_flow *flow, const train_options *o, const train_data *d
     const nf_precision precision = o->precision == PRECISION_SINGLE ? NF_SINGLE : NF_DOUBLE;
     flow = convert(flow, precision);
     unscale_context(flow, d);
-    if (d->whitened)
-        append(flow, convert(whiten_flow(&d->whitening), precision));
+    append(flow, convert(whiten_flow(&d->whitening), precision));
     return flow;
 }

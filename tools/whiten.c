@@ -12,6 +12,9 @@
 #include "tool.h"
 #include "whiten.h"
 
+/* An element of L's diagonal. */
+static double *spread(const whitening *w, size_t i) { return &w->factor[w->whole ? i * w->dim + i : i]; }
+
 static void covariance(const whitening *w, size_t rows, const double *x, const double *weight) {
     const size_t dim = w->dim;
     double sum = 0;
@@ -54,10 +57,36 @@ static void cholesky(whitening *w) {
     }
 }
 
-void whiten_fit(whitening *w, size_t rows, const double *x, const double *weight, size_t dim) {
-    *w = (whitening){.dim = dim, .mean = allocate(dim, sizeof(double)), .factor = allocate(dim * dim, sizeof(double))};
-    covariance(w, rows, x, weight);
-    cholesky(w);
+/* Of each column by itself. Measured from the first row: so a column that does not vary has a variance of 0, and not of rounding. */
+static void deviations(whitening *w, size_t rows, const double *x, const double *weight) {
+    double sum = 0;
+    for (size_t r = 0; r < rows; r++)
+        sum += weight ? weight[r] : 1.0;
+    for (size_t i = 0; i < w->dim; i++) {
+        double mean = 0, square = 0;
+        for (size_t r = 0; r < rows; r++)
+            mean += (weight ? weight[r] : 1.0) / sum * (x[r * w->dim + i] - x[i]);
+        for (size_t r = 0; r < rows; r++) {
+            const double from_mean = x[r * w->dim + i] - x[i] - mean;
+            square += (weight ? weight[r] : 1.0) / sum * from_mean * from_mean;
+        }
+        w->mean[i] = x[i] + mean;
+        w->factor[i] = square > 0.0 ? sqrt(square) : 1.0;
+        w->log_det += log(w->factor[i]);
+    }
+}
+
+void whiten_fit(whitening *w, size_t rows, const double *x, const double *weight, size_t dim, bool whole) {
+    *w = (whitening){.dim = dim,
+                     .whole = whole,
+                     .mean = allocate(dim, sizeof(double)),
+                     .factor = allocate(whole ? dim * dim : dim, sizeof(double))};
+    if (whole) {
+        covariance(w, rows, x, weight);
+        cholesky(w);
+    } else {
+        deviations(w, rows, x, weight);
+    }
 }
 
 void whiten_free(whitening *w) {
@@ -71,9 +100,9 @@ void whiten_rows(const whitening *w, size_t rows, double *x) {
         double *z = x + r * w->dim;
         for (size_t i = 0; i < w->dim; i++) {
             z[i] -= w->mean[i];
-            for (size_t k = 0; k < i; k++)
+            for (size_t k = 0; w->whole && k < i; k++)
                 z[i] -= w->factor[i * w->dim + k] * z[k];
-            z[i] /= w->factor[i * w->dim + i];
+            z[i] /= *spread(w, i);
         }
     }
 }
@@ -119,9 +148,12 @@ static void halve(level *l, size_t dim) {
     l->blocks = count;
 }
 
-static level first_level(size_t dim) {
-    level l = {.blocks = 1, .begin = allocate(dim + 1, sizeof *l.begin), .target = allocate(dim, sizeof *l.target)};
-    l.begin[1] = dim;
+/* One block; of a diagonal all are halved already, and none is a target. */
+static level first_level(const whitening *w) {
+    const size_t dim = w->dim;
+    level l = {.blocks = w->whole ? 1 : dim, .begin = allocate(dim + 1, sizeof *l.begin), .target = allocate(dim, sizeof *l.target)};
+    for (size_t b = 1; b <= l.blocks; b++)
+        l.begin[b] = w->whole ? dim : b;
     find_targets(&l);
     return l;
 }
@@ -164,7 +196,7 @@ static json_t *indices(const level *l, size_t dim, bool targets) {
 /* The structure of the flow. */
 static json_t *structure(const whitening *w) {
     json_t *layers = json_array();
-    level l = first_level(w->dim);
+    level l = first_level(w);
     for (; l.targets > 0; halve(&l, w->dim), find_targets(&l))
         json_array_append_new(layers,
                               json_pack("{s:s, s:o, s:o, s:[], s:s, s:s}", "type", "coupling", "identity", indices(&l, w->dim, false),
@@ -178,7 +210,7 @@ static json_t *structure(const whitening *w) {
 /* A file of the flow with all parameters 0. */
 static unsigned char *blank_file(const whitening *w, size_t *size) {
     json_t *header = safetensors_model_header(structure(w));
-    level l = first_level(w->dim);
+    level l = first_level(w);
     size_t layer = 0, data = 0, start;
     for (; l.targets > 0; halve(&l, w->dim), find_targets(&l), layer++) {
         data = safetensors_add(header, layer, "net.0.weight", 2, 2 * l.targets, w->dim - l.targets, data);
@@ -195,14 +227,14 @@ static unsigned char *blank_file(const whitening *w, size_t *size) {
 /* The parameters, in the order of the layers. */
 static double *parameters(const whitening *w, size_t count) {
     double *all = allocate(count, sizeof *all), *next = all;
-    level l = first_level(w->dim);
+    level l = first_level(w);
     for (; l.targets > 0; halve(&l, w->dim), find_targets(&l)) {
         put_weights(w, &l, next);
         next += 2 * l.targets * (w->dim - l.targets) + 2 * l.targets;
     }
     free_level(&l);
     for (size_t i = 0; i < w->dim; i++) {
-        next[i] = log(w->factor[i * w->dim + i]);
+        next[i] = log(*spread(w, i));
         next[w->dim + i] = w->mean[i];
     }
     return all;
