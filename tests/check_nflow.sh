@@ -138,6 +138,13 @@ awk 'BEGIN { for (c = 1; c < 258; c++) printf "%sv%d", (c > 1 ? "," : ""), c; pr
 honest far.csv far.safetensors --columns time --epochs 5
 honest far.csv far.safetensors --columns x2 -c time --epochs 5
 honest far.csv far.safetensors --no-whitening --epochs 5
+honest far.csv far.safetensors --precision single --epochs 5
+status 0 train far.csv -o far.safetensors --precision single --epochs 5 :: too far from 0
+status 0 train far.csv -o far.safetensors --precision single --epochs 5 -v 0 --columns x2 -c time :: too far from 0
+for precision in single double; do
+    status 0 train units.csv -o units.safetensors -c given --precision $precision --epochs 5
+    if grep -q 'too far from 0' errors; then fail "a good model is complained of"; else pass; fi
+done
 honest wide.csv wide.safetensors --epochs 1 --flow planar --layers 1
 awk -F, 'NR > 1 { print $2 ";" $3 ";" $1 } NR == 1 { print "price;given;a" }' units.csv >turned.csv
 "$nflow" logprob units.safetensors turned.csv >turned.txt

@@ -12,7 +12,8 @@ enum {
     FEWEST_ROWS = 20,
     LOOKED_AT = 10000,
     FEW_VALUES = 10 /* percent */,
-    MOST_WHITENED = 256 /* columns: the cost grows with their square */
+    MOST_WHITENED = 256, /* columns: the cost grows with their square */
+    SAMPLE = 1000
 };
 
 typedef struct choice {
@@ -220,10 +221,15 @@ static void scale_context(train_data *d) {
     whiten_rows(&d->context_scaling, d->rows, d->context);
 }
 
+static double *copy_numbers(const double *from, size_t count) {
+    double *copy = allocate(count, sizeof *copy);
+    memcpy(copy, from, count * sizeof *copy);
+    return copy;
+}
+
 /* What the held-out rows have under the training rows' Gaussian. */
 static double gaussian_nll(const train_data *d, const whitening *gaussian) {
-    double *z = allocate(d->held_out * d->dim, sizeof *z);
-    memcpy(z, d->x + d->training * d->dim, d->held_out * d->dim * sizeof *z);
+    double *z = copy_numbers(d->x + d->training * d->dim, d->held_out * d->dim);
     whiten_rows(gaussian, d->held_out, z);
     const double nll = whiten_nll(gaussian, d->held_out, z);
     free(z);
@@ -249,6 +255,17 @@ static void whiten(train_data *d, const train_options *o) {
         whiten_fit(&d->whitening, d->training, d->x, d->weight, d->dim, false);
     }
     whiten_rows(&d->whitening, d->rows, d->x);
+}
+
+/* Before the rows get other units. */
+static void take_sample(train_data *d) {
+    const size_t rows = d->held_out > 0 ? d->held_out : d->training < SAMPLE ? d->training : SAMPLE;
+    const size_t first = d->held_out > 0 ? d->training : 0;
+    d->sample = (train_sample){.rows = rows, .x = copy_numbers(d->x + first * d->dim, rows * d->dim)};
+    if (d->context)
+        d->sample.context = copy_numbers(d->context + first * d->context_dim, rows * d->context_dim);
+    if (d->weight)
+        d->sample.weight = copy_numbers(d->weight + first, rows);
 }
 
 /* ---- Reading */
@@ -324,6 +341,8 @@ void train_read(train_data *d, const char *path, const train_options *o) {
         say_few_values(d, t.path);
     jitter(d, &t, &c, o);
     split(d, o);
+    if (o->precision == PRECISION_SINGLE)
+        take_sample(d);
     scale_context(d);
     whiten(d, o);
     free(c.x);
@@ -345,6 +364,9 @@ void train_free(train_data *d) {
     free(d->x);
     free(d->context);
     free(d->weight);
+    free(d->sample.x);
+    free(d->sample.context);
+    free(d->sample.weight);
     whiten_free(&d->context_scaling);
     whiten_free(&d->whitening);
     *d = (train_data){0};

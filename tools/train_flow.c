@@ -217,3 +217,25 @@ nf_flow *train_finish(nf_flow *flow, const train_options *o, const train_data *d
     append(flow, convert(whiten_flow(&d->whitening), precision));
     return flow;
 }
+
+/* ---- How good it is */
+
+static double *log_prob(const nf_flow *flow, size_t rows, const double *x, const double *context) {
+    double *found = allocate(rows, sizeof *found);
+    const nf_status status = nf_log_prob(flow, NULL, rows, x, context, found);
+    if (status != NF_ERR_ROWS)
+        must(status);
+    return found;
+}
+
+double *train_fitted_log_prob(const nf_flow *flow, const train_data *d) {
+    const size_t first = d->held_out > 0 ? d->training : 0;
+    double *found = log_prob(flow, d->sample.rows, d->x + first * d->dim, d->context ? d->context + first * d->context_dim : NULL);
+    for (size_t r = 0; r < d->sample.rows; r++)
+        found[r] -= d->whitening.log_det;
+    return found;
+}
+
+double *train_saved_log_prob(const nf_flow *flow, const train_data *d) {
+    return log_prob(flow, d->sample.rows, d->sample.x, d->sample.context);
+}
