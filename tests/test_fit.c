@@ -293,6 +293,49 @@ START_TEST(without_held_out_rows_the_last_is_given) {
 }
 END_TEST
 
+static nf_flow *make_small_cnf(void) {
+    nf_flow *flow;
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .seed = 5, .hidden_layers = 1, .hidden_width = 4), &flow));
+    return flow;
+}
+
+/* Held-out rows that do not count, because they have no weight or are no numbers: the last epoch is kept, as without them. */
+START_TEST(held_out_rows_that_do_not_count_are_none) {
+    enum { FEW = 40 };
+    const bool weightless = _i & 1;
+    double *x = gaussian_rows(3, FEW), *held_out = gaussian_rows(4, FEW), *weight = new_numbers(FEW);
+    nf_flow *flow = make_small_cnf(), *other = make_small_cnf();
+    nf_fit_config config = {.struct_size = sizeof config, .epochs = 6, .patience = 2, .batch_size = 10, .seed = 9};
+    config.objective = _i & 2 ? NF_OBJECTIVE_FLOW_MATCHING : NF_OBJECTIVE_LIKELIHOOD;
+    nf_fit_report report = {.struct_size = sizeof report};
+    for (size_t r = 0; r < FEW; r++)
+        weight[r] = 0.0;
+    for (size_t i = 0; !weightless && i < FEW * DIM; i += DIM)
+        held_out[i] = NAN;
+    config.validation_rows = FEW;
+    config.validation_x = held_out;
+    config.validation_weight = weightless ? weight : NULL; /* all 0 */
+    must(nf_fit(flow, FEW, x, NULL, &config, &report));
+    ck_assert(isnan(report.validation_loss) && report.stop_reason == NF_STOP_EPOCHS);
+    ck_assert_uint_eq(report.best_epoch, 6);
+    ck_assert_double_eq(report.best_loss, report.train_loss);
+    /* Drawn: two rows, and the one with a weight is not among them. */
+    config.validation_rows = 0;
+    config.validation_x = config.validation_weight = NULL;
+    config.validation_fraction = 0.05;
+    config.weight = weight;
+    weight[7] = 1.5;
+    must(nf_fit(other, FEW, x, NULL, &config, &report));
+    ck_assert(isnan(report.validation_loss) && isfinite(report.best_loss));
+    ck_assert_uint_eq(report.best_epoch, 6);
+    nf_flow_free(other);
+    nf_flow_free(flow);
+    free(weight);
+    free(held_out);
+    free(x);
+}
+END_TEST
+
 START_TEST(the_callback_stops) {
     double *x = gaussian_rows(1, ROWS);
     nf_flow *flow = make_flow(NF_DOUBLE);
@@ -732,6 +775,7 @@ int main(void) {
     tcase_add_test(bits, nor_does_it_for_the_reverse_kl);
     tcase_add_test(stopping, patience_ends_and_the_best_is_restored);
     tcase_add_test(stopping, without_held_out_rows_the_last_is_given);
+    tcase_add_loop_test(stopping, held_out_rows_that_do_not_count_are_none, 0, 4);
     tcase_add_test(stopping, the_callback_stops);
     tcase_add_test(settings, schedules_are_what_they_say);
     tcase_add_test(settings, weights_are_repetitions);

@@ -199,6 +199,7 @@ static void take_state(nf_fitting *f, const uint64_t counts[COUNTS], const doubl
     f->best_loss = reals[0];
     f->report.train_loss = reals[1];
     f->report.validation_loss = reals[2];
+    f->validates = !isnan(reals[2]);
     f->last_norm = reals[3];
     f->optimizer->update.rate = reals[4];
     f->report.rhs_evaluations = reals[5];

@@ -356,7 +356,7 @@ static nf_status train_batch(fit *f, size_t epoch, size_t first, double *loss_su
     const double loss = sum.total.weight > 0.0 ? sum.total.loss / sum.total.weight : NAN;
     if (!isfinite(loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in epoch %zu", epoch + 1);
-    if (f->validation_rows == 0 && epoch > 0 && *weight_sum == 0.0)
+    if (!f->validates && epoch > 0 && *weight_sum == 0.0)
         keep_best(f, epoch, f->report.train_loss);
     f->optimizer->update.rate = rate;
     status = nf_units_step(&f->units, f->optimizer, f->flow, f->gradient);
@@ -382,7 +382,7 @@ static bool progress_stops(fit *f, size_t epoch, double seconds) {
                                .steps = f->report.steps,
                                .train_loss = f->report.train_loss,
                                .validation_loss = f->report.validation_loss,
-                               .best_loss = f->validation_rows > 0 ? f->best_loss : f->report.train_loss,
+                               .best_loss = f->validates ? f->best_loss : f->report.train_loss,
                                .learning_rate = f->optimizer->update.rate,
                                .gradient_norm = f->last_norm,
                                .seconds = seconds,
@@ -417,7 +417,7 @@ static nf_status run_epoch(fit *f, size_t epoch) {
 static bool is_over(fit *f) {
     const size_t done = f->report.epochs_run;
     const bool all = done == f->config.epochs;
-    if (f->validation_rows > 0 && f->config.patience != NF_NONE && done - f->report.best_epoch >= f->config.patience)
+    if (f->validates && f->config.patience != NF_NONE && done - f->report.best_epoch >= f->config.patience)
         f->report.stop_reason = NF_STOP_PATIENCE;
     else if (all)
         f->report.stop_reason = NF_STOP_EPOCHS;
@@ -449,11 +449,10 @@ static nf_status hear_all(fit *f, bool stop, bool *stops) {
 
 /* What follows an epoch: the best parameters, the checkpoint, and word to the caller, who may kill the process in his callback. */
 static nf_status end_epoch(fit *f, size_t epoch) {
-    const bool validates = f->validation_rows > 0;
     f->report.epochs_run = epoch + 1;
-    if (validates && f->report.validation_loss < f->best_loss)
+    if (f->validates && f->report.validation_loss < f->best_loss)
         keep_best(f, epoch + 1, f->report.validation_loss);
-    if (!validates && f->report.steps > 0 && is_over(f))
+    if (!f->validates && f->report.steps > 0 && is_over(f))
         keep_best(f, epoch + 1, f->report.train_loss);
     const bool due = f->checkpoint && ((epoch + 1) % f->config.checkpoint_every == 0 || is_over(f));
     nf_status status = nf_ranks_agree(&f->ranks, due ? nf_checkpoint_write(f) : NF_OK);
@@ -464,7 +463,7 @@ static nf_status end_epoch(fit *f, size_t epoch) {
     if (status != NF_OK || !stops)
         return status;
     status = nf_ranks_agree(&f->ranks, f->checkpoint && !due ? nf_checkpoint_write(f) : NF_OK);
-    if (!validates)
+    if (!f->validates)
         keep_best(f, epoch + 1, f->report.train_loss);
     f->report.stop_reason = NF_STOP_CALLBACK;
     return status == NF_OK ? NF_STOPPED : status;

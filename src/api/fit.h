@@ -43,6 +43,7 @@ typedef struct nf_fitting {
     nf_checkpoint *checkpoint;      /* NULL: none, or none on this rank */
     uint64_t data_sum;              /* of all data, where rank 0 has checkpoints */
 
+    bool validates; /* some held-out row counts: it is a number and has weight; known after an epoch */
     nf_fit_report report;
     size_t first_epoch; /* of this call: 0, or where the checkpoint left off */
     double best_loss, last_norm, seconds_begun;
@@ -58,7 +59,8 @@ nf_optimizer_config nf_fit_standard_optimizer(const nf_fitting *f);
 /* Whether a row is one of numbers in the flow's precision; `context` NULL: there is none. */
 bool nf_fit_has_numbers(const nf_fitting *f, const double *x, const double *context);
 
-/* Collective: the held-out loss of the parameters that would be kept now, their average where there is one; NaN when no row counts. */
+/* Collective: the held-out loss of the parameters that would be kept now, their average where there is one; NaN when no row counts. It also tells
+ * whether any does. */
 nf_status nf_fit_validate(nf_fitting *f, double *loss);
 double nf_fit_mean(double sum, double weight); /* NaN when nothing was weighed */
 

@@ -24,11 +24,17 @@ bool nf_fit_has_numbers(const fit *f, const double *x, const double *context) {
     return nf_finite_row(x, model->dim, f->flow->engine) && (!context || nf_finite_row(context, model->context_dim, f->flow->engine));
 }
 
+/* A row of the data that is not a number is not held against the flow; one that the flow cannot map is. */
+static bool counts(const fit *f, size_t i, const double *context) {
+    const nf_model *model = &f->flow->model;
+    return nf_fit_has_numbers(f, f->batch.x + i * model->dim, context ? context + i * model->context_dim : NULL);
+}
+
 /* The matching loss of held-out rows; every row's draws are its own, and paired with nobody's. */
 static nf_status match_chunk(const fit *f, size_t first, size_t rows, const double *context, outcome *out) {
     double weight = 0;
     for (size_t i = 0; i < rows; i++)
-        weight += f->batch.weight[i];
+        weight += counts(f, i, context) ? f->batch.weight[i] : 0.0;
     for (size_t draw = 0; draw < MATCH_DRAWS && weight > 0.0; draw++) {
         nf_rng rng = {f->config.seed, STREAM_MATCH_VALIDATION, draw * f->validation_rows + first};
         double loss;
@@ -36,20 +42,17 @@ static nf_status match_chunk(const fit *f, size_t first, size_t rows, const doub
                                                       NF_PAIRING_INDEPENDENT, NULL, &loss);
         if (status != NF_OK && status != NF_ERR_ROWS)
             return nf_fail_in(status, f->function);
-        if (!isnan(loss)) /* or no row of this chunk is a number */
-            out[draw] = (outcome){loss, weight};
+        out[draw] = (outcome){loss, weight};
     }
     return NF_OK;
 }
 
 static nf_status density_chunk(const fit *f, size_t rows, const double *context, outcome *out) {
-    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
     const nf_status status = nf_run_log_prob(f->flow, f->workspace, rows, f->batch.x, context, f->log_prob);
     if (status != NF_OK && status != NF_ERR_ROWS)
         return nf_fail_in(status, f->function);
     for (size_t i = 0; i < rows; i++)
-        /* A row of the data that is not a number is not held against the flow; one that the flow cannot map is. */
-        if (nf_fit_has_numbers(f, f->batch.x + i * dim, context ? context + i * context_dim : NULL))
+        if (counts(f, i, context))
             out[i] = (outcome){-f->log_prob[i], f->batch.weight[i]};
     return NF_OK;
 }
@@ -127,5 +130,6 @@ nf_status nf_fit_validate(fit *f, double *loss) {
         f->flow->epoch = nf_unique();
     }
     *loss = nf_fit_mean(loss_sum, weight_sum);
+    f->validates = weight_sum > 0.0;
     return status;
 }
