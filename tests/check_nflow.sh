@@ -158,6 +158,19 @@ lines 801 many.csv
 status 2 sample realnvp.safetensors -c 1 :: takes no context
 awk -F, '{ print (NR == 1 ? "w" : 1 + NR % 3) "," $0 }' moons.csv >weights.csv
 status 0 train weights.csv -o m.safetensors -w w --epochs 1 :: 2 columns
+"$nflow" train weights.csv -o small.safetensors -w w --epochs 2 -q
+awk -F, 'NR == 1 { print } NR > 1 { printf "%.17ge307,%s,%s\n", $1, $2, $3 }' weights.csv >weighty.csv
+status 0 train weighty.csv -o large.safetensors -w w --epochs 2 :: held-out NLL
+"$nflow" logprob small.safetensors moons.csv --mean >small.txt
+"$nflow" logprob large.safetensors moons.csv --mean | sed 's/large/small/' >large.txt
+if cmp -s small.txt large.txt; then pass; else fail "weights of another size make another model"; fi
+awk -F, '{ print (NR == 1 ? "w" : NR % 10 == 0) "," $0 }' moons.csv >sparse.csv
+status 0 train sparse.csv -o sparse.safetensors -w w --epochs 3 :: left out 360 rows of weight 0
+status 0 info sparse.safetensors :: 40 rows, 4 held out
+awk -F, '{ print (NR == 1 ? "w" : NR % 100 == 0) "," $0 }' moons.csv >rare.csv
+status 1 train rare.csv -o sparse.safetensors -w w :: it has 4 rows with a weight
+awk -F, '{ print (NR == 1 ? "w" : 0) "," $0 }' moons.csv >weightless.csv
+status 1 train weightless.csv -o sparse.safetensors -w w :: all weights are 0
 awk -F, 'NR == 1 { print } NR > 1 { printf "%.1f,%.1f\n", $1, $2 }' moons.csv >rounded.csv
 status 0 train rounded.csv -o m.safetensors --epochs 1 :: repeat few values
 status 0 train rounded.csv -o m.safetensors --epochs 1 --jitter all :: uniform, 0.1 wide

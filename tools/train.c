@@ -222,7 +222,7 @@ int nflow_train(int count, char **words) {
         {"columns", 0, OPTION_TEXT, &o.columns, "LIST", "columns to model, as names or numbers: a,b or 1,3-5; default: all others"},
         {"context-columns", 'c', OPTION_TEXT, &o.context_columns, "LIST",
          "columns to condition on: the flow models the others given these"},
-        {"weight-column", 'w', OPTION_TEXT, &o.weight_column, "COLUMN", "how much each row counts"},
+        {"weight-column", 'w', OPTION_TEXT, &o.weight_column, "COLUMN", "how much each row counts; those of weight 0 are left out"},
         {"drop-missing", 0, OPTION_FLAG, &o.drop_missing, NULL, "leave out rows in which a column that is used is no number"},
         {"jitter", 'j', OPTION_TEXT, &o.jitter, "LIST",
          "add uniform noise to these columns, as wide as the smallest step between their values: for whole numbers and rounded ones; 'all' "

@@ -270,15 +270,34 @@ static void take_sample(train_data *d) {
 
 /* ---- Reading */
 
-static void check_weights(const train_data *d, const char *path) {
-    double sum = 0;
-    for (size_t i = 0; d->weight && i < d->rows; i++) {
-        if (d->weight[i] < 0.0)
-            die("%s: a weight is %g; weights are not negative", path, d->weight[i]);
-        sum += d->weight[i];
+/*
+ * Rows without weight are left out, so that some of those held out have one. The largest weight becomes one from 0.5 to 1, and the ratios of all
+ * stay as they are to the last bit: sums of losses do not overflow.
+ */
+static void use_weights(train_data *d, const char *path) {
+    double largest = 0;
+    size_t kept = 0;
+    for (size_t r = 0; d->weight && r < d->rows; r++) {
+        if (d->weight[r] < 0.0)
+            die("%s: a weight is %g; weights are not negative", path, d->weight[r]);
+        largest = fmax(largest, d->weight[r]);
     }
-    if (d->weight && !(sum > 0.0))
+    if (!d->weight)
+        return;
+    if (!(largest > 0.0))
         die("%s: all weights are 0", path);
+    int exponent;
+    frexp(largest, &exponent);
+    for (size_t r = 0; r < d->rows; r++) {
+        if (d->weight[r] == 0.0)
+            continue;
+        swap_rows(d->x, d->dim, kept, r);
+        swap_rows(d->context, d->context_dim, kept, r);
+        d->weight[kept++] = ldexp(d->weight[r], -exponent);
+    }
+    if (kept < d->rows)
+        note("%s: left out %zu row%s of weight 0", path, d->rows - kept, d->rows - kept == 1 ? "" : "s");
+    d->rows = kept;
 }
 
 /* What a table of the same kind must be known by, when names do not tell. */
@@ -330,12 +349,13 @@ void train_read(train_data *d, const char *path, const train_options *o) {
         note("%s: left out %zu row%s with something that is not a number", t.path, dropped, dropped == 1 ? "" : "s");
     if (!table_check(&t, c.used, c.used_count, message, sizeof message))
         die("%s", message);
-    if (t.data.rows < FEWEST_ROWS)
-        die("%s: it has %zu row%s, and a fit needs at least %d", t.path, t.data.rows, t.data.rows == 1 ? "" : "s", FEWEST_ROWS);
     *d = (train_data){.source = strcmp(path, "-") == 0 ? t.path : strrchr(path, '/') ? strrchr(path, '/') + 1 : path};
     take_columns(d, &t, &c);
+    use_weights(d, t.path);
+    if (d->rows < FEWEST_ROWS)
+        die("%s: it has %zu row%s%s, and a fit needs at least %d", t.path, d->rows, d->rows == 1 ? "" : "s", d->weight ? " with a weight" : "",
+            FEWEST_ROWS);
     refuse_constant_columns(d, t.path);
-    check_weights(d, t.path);
     shuffle(d, o->seed);
     if (!o->jitter)
         say_few_values(d, t.path);
