@@ -395,7 +395,19 @@ elif [ $got -ne 0 ]; then # 0: it was over before the signal came
     fail "an interrupted fit ends with $got"
 fi
 status 0 train moons.csv -o stopped.safetensors --epochs 60 --resume
-if cmp -s stopped.safetensors whole.safetensors && [ ! -e stopped.safetensors.checkpoint ]; then pass; else fail "a fit that was taken up differs"; fi
+if cmp -s stopped.safetensors whole.safetensors && [ ! -e stopped.safetensors.checkpoint ] && [ ! -e stopped.safetensors.checkpoint.curve ]; then pass; else fail "a fit that was taken up differs"; fi
+
+# Killed again and again, with an older model in the place.
+cp kinds.safetensors killed.safetensors
+for kill in 1 2 3; do
+    "$nflow" train moons.csv -o killed.safetensors --epochs 60 --resume -q 2>errors &
+    job=$!
+    sleep 0.2
+    kill -KILL $job
+    wait $job 2>/dev/null
+done
+status 0 train moons.csv -o killed.safetensors --epochs 60 --resume -q
+if cmp -s killed.safetensors whole.safetensors && [ ! -e killed.safetensors.checkpoint ] && [ ! -e killed.safetensors.checkpoint.curve ]; then pass; else fail "a fit that was killed differs"; fi
 
 printf 'nflow: %d of %d checks passed\n' $passed $((passed + failed))
 [ $failed -eq 0 ]

@@ -99,35 +99,6 @@ START_TEST(durations) {
 }
 END_TEST
 
-/* A long fit keeps some of its epochs, the last among them; and a curve that is recalled goes on. */
-START_TEST(curve_is_kept) {
-    progress p = {.kind = PROGRESS_TEXT, .offset = 10.0};
-    extern bool tool_quiet;
-    tool_quiet = true;
-    for (size_t i = 1; i <= 1000; i++) {
-        const nf_fit_progress now = {.epoch = i, .epochs = 1000, .train_loss = (double)i, .validation_loss = i % 2 ? NAN : 2.0 * (double)i};
-        ck_assert_int_eq(progress_show(&p, &now), 0);
-    }
-    json_t *curve = progress_curve(&p);
-    const size_t points = json_array_size(json_object_get(curve, "epoch"));
-    ck_assert_uint_ge(points, 100);
-    ck_assert_uint_le(points, 500);
-    ck_assert_int_eq(json_integer_value(json_array_get(json_object_get(curve, "epoch"), 0)), 1);
-    ck_assert_int_eq(json_integer_value(json_array_get(json_object_get(curve, "epoch"), points - 1)), 1000);
-    ck_assert_double_eq(json_number_value(json_array_get(json_object_get(curve, "train"), points - 1)), 1010.0);
-    ck_assert_double_eq(json_number_value(json_array_get(json_object_get(curve, "validation"), points - 1)), 2010.0);
-    ck_assert(json_is_null(json_array_get(json_object_get(curve, "validation"), 0)));
-    progress again = {.kind = PROGRESS_TEXT};
-    progress_recall(&again, curve);
-    ck_assert_uint_eq(again.count, points);
-    ck_assert_uint_eq(again.epochs[points - 1].epoch, 1000);
-    ck_assert_double_eq(again.epochs[points - 1].train, 1010.0);
-    json_decref(curve);
-    progress_free(&p);
-    progress_free(&again);
-}
-END_TEST
-
 int main(void) {
     Suite *suite = suite_create("nflow: views");
     TCase *tests = tcase_create("views");
@@ -136,7 +107,6 @@ int main(void) {
     tcase_add_test(tests, histogram_is_a_density);
     tcase_add_test(tests, curve_range_leaves_the_beginning_out);
     tcase_add_test(tests, durations);
-    tcase_add_test(tests, curve_is_kept);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

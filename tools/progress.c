@@ -10,7 +10,7 @@
 #include "progress.h"
 #include "tool.h"
 
-enum { MOST_POINTS = 400, FIRST_LINES = 3 };
+enum { FIRST_LINES = 3 };
 
 static volatile sig_atomic_t interrupted;
 static volatile sig_atomic_t said_it; /* whether the handler may write */
@@ -25,8 +25,13 @@ static void on_interrupt(int signal_number) {
     (void)wrote;
 }
 
-void progress_begin(progress *p, progress_kind kind, bool standard_taken, double offset) {
-    *p = (progress){.kind = kind, .terminal = isatty(STDERR_FILENO), .standard_taken = standard_taken, .offset = offset, .last = -1.0};
+void progress_begin(progress *p, progress_kind kind, bool standard_taken, double offset, curve *losses) {
+    *p = (progress){.kind = kind,
+                    .terminal = isatty(STDERR_FILENO),
+                    .standard_taken = standard_taken,
+                    .offset = offset,
+                    .last = -1.0,
+                    .losses = losses};
     said_it = !tool_quiet && kind == PROGRESS_TEXT;
     p->open = said_it && p->terminal;
     if (p->open)
@@ -46,16 +51,6 @@ void progress_duration(double seconds, char *text, size_t size) {
         snprintf(text, size, "%lu:%02lu min", whole / 60, whole % 60);
     else
         snprintf(text, size, "%lu s", whole);
-}
-
-static void remember(progress *p, const nf_fit_progress *now) {
-    if (p->count == p->room) {
-        p->room = p->room ? 2 * p->room : 512;
-        p->epochs = realloc(p->epochs, p->room * sizeof *p->epochs);
-        if (!p->epochs)
-            die("no memory for the training curve");
-    }
-    p->epochs[p->count++] = (progress_epoch){now->epoch, now->train_loss, now->validation_loss, now->learning_rate};
 }
 
 static void put_number(const char *key, double value) {
@@ -97,7 +92,7 @@ static void put_line(const nf_fit_progress *now, const char *end) {
 
 /* A log gets a line after the first epochs, then after longer and longer, and after the last. */
 static bool log_now(progress *p, const nf_fit_progress *now) {
-    if (p->count > FIRST_LINES && now->seconds < p->next_log && now->epoch < now->epochs)
+    if (p->losses->count > FIRST_LINES && now->seconds < p->next_log && now->epoch < now->epochs)
         return false;
     p->gap = fmin(fmax(1.3 * p->gap, 0.5), 60.0);
     p->next_log = now->seconds + p->gap;
@@ -110,7 +105,7 @@ int progress_show(void *user, const nf_fit_progress *given) {
     shown.train_loss += p->offset;
     shown.validation_loss += p->offset;
     shown.best_loss += p->offset;
-    remember(p, now);
+    curve_add(p->losses, given->epoch, given->train_loss, given->validation_loss);
     if (p->kind == PROGRESS_JSON) {
         put_json(p, now);
     } else if (!tool_quiet && p->terminal) {
@@ -132,38 +127,4 @@ void progress_end(progress *p) {
     p->open = false;
     signal(SIGINT, SIG_DFL);
     signal(SIGTERM, SIG_DFL);
-}
-
-void progress_free(progress *p) {
-    free(p->epochs);
-    *p = (progress){0};
-}
-
-static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
-
-json_t *progress_curve(const progress *p) {
-    json_t *curve = json_object(), *epoch = json_array(), *train = json_array(), *validation = json_array();
-    const size_t points = p->count < MOST_POINTS ? p->count : MOST_POINTS;
-    for (size_t i = 0; i < points; i++) {
-        const progress_epoch *e = &p->epochs[points > 1 ? i * (p->count - 1) / (points - 1) : 0];
-        json_array_append_new(epoch, json_integer((json_int_t)e->epoch));
-        json_array_append_new(train, number(e->train));
-        json_array_append_new(validation, number(e->validation));
-    }
-    json_object_set_new(curve, "epoch", epoch);
-    json_object_set_new(curve, "train", train);
-    json_object_set_new(curve, "validation", validation);
-    return curve;
-}
-
-void progress_recall(progress *p, const json_t *curve) {
-    const json_t *epoch = json_object_get(curve, "epoch"), *train = json_object_get(curve, "train"),
-                 *validation = json_object_get(curve, "validation");
-    for (size_t i = 0; i < json_array_size(epoch); i++) {
-        const json_t *t = json_array_get(train, i), *v = json_array_get(validation, i);
-        const nf_fit_progress past = {.epoch = (size_t)json_integer_value(json_array_get(epoch, i)),
-                                      .train_loss = json_is_number(t) ? json_number_value(t) : NAN,
-                                      .validation_loss = json_is_number(v) ? json_number_value(v) : NAN};
-        remember(p, &past);
-    }
 }

@@ -10,12 +10,14 @@ enum { ALIGNMENT = 8 }; /* of the data */
 
 static _Noreturn void no_memory(void) { die("no memory for the model's header"); }
 
-uint64_t safetensors_length(const unsigned char *bytes) {
-    uint64_t length = 0;
-    for (size_t i = 0; i < SAFETENSORS_LENGTH; i++)
-        length |= (uint64_t)bytes[i] << 8 * i;
-    return length;
+uint64_t safetensors_word(const unsigned char *bytes) {
+    uint64_t word = 0;
+    for (size_t i = 0; i < sizeof word; i++)
+        word |= (uint64_t)bytes[i] << 8 * i;
+    return word;
 }
+
+uint64_t safetensors_length(const unsigned char *bytes) { return safetensors_word(bytes); }
 
 unsigned char *safetensors_put_word(unsigned char *to, uint64_t word) {
     for (size_t i = 0; i < sizeof word; i++)

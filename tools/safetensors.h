@@ -13,6 +13,7 @@
 enum { SAFETENSORS_LENGTH = 8 };
 
 uint64_t safetensors_length(const unsigned char *bytes); /* of the header */
+uint64_t safetensors_word(const unsigned char *bytes);   /* a number of 8 bytes, as they stand in the file */
 
 /* The bytes of a number, which stand in this order in the file. Returns where the next one goes. */
 unsigned char *safetensors_put_word(unsigned char *to, uint64_t word);

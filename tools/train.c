@@ -31,7 +31,7 @@ static void add_text(json_t *object, const char *key, const char *text) {
 
 /* What is kept with the model about how it came about; and what --json says. No times: the same command gives the same bytes. */
 static json_t *training_record(const train_options *o, const train_data *d, const nf_fit_config *config, const nf_fit_report *report,
-                               const progress *p) {
+                               json_t *points) {
     json_t *t = json_object();
     add_text(t, "version", nf_version());
     add_text(t, "data", d->source);
@@ -48,21 +48,9 @@ static json_t *training_record(const train_options *o, const train_data *d, cons
     add_number(t, "held_out_loss", report->best_loss);
     add_number(t, "held_out_nll", o->matching ? NAN : report->best_loss);
     add_number(t, "gaussian_nll", d->gaussian_nll);
-    if (json_object_set_new(t, "curve", progress_curve(p)) != 0)
+    if (json_object_set_new(t, "curve", points) != 0)
         die("no memory for the model's header");
     return t;
-}
-
-/* The epochs before those of a fit that is taken up: from the model that was saved when it was stopped. */
-static void recall_curve(const char *path, progress *p) {
-    nf_flow *flow;
-    if (access(path, R_OK) != 0 || nf_flow_load(path, &flow) != NF_OK)
-        return;
-    nf_flow_free(flow);
-    model old;
-    model_load(&old, path);
-    progress_recall(p, json_object_get(old.training, "curve"));
-    model_free(&old);
 }
 
 /* A fit that cannot be saved should not begin. */
@@ -167,7 +155,7 @@ static int run(train_options *o, train_data *d) {
                .places = d->places,
                .table_columns = d->table_columns};
     progress p = {0};
-    bool recall = false;
+    curve losses;
     char *checkpoint = o->resume ? new_text("%s.checkpoint", o->output) : NULL;
     nf_fit_config config;
     nf_optimizer_config optimizer;
@@ -175,14 +163,11 @@ static int run(train_options *o, train_data *d) {
     config.checkpoint = checkpoint;
     config.progress = progress_show;
     config.progress_user = &p;
-    if (checkpoint && access(checkpoint, F_OK) == 0) {
+    if (checkpoint && access(checkpoint, F_OK) == 0)
         note("taking up the fit of %s", checkpoint);
-        recall = true;
-    }
     train_announce(o, d, flow, &config);
-    progress_begin(&p, o->json ? PROGRESS_JSON : PROGRESS_TEXT, o->output_is_standard, offset);
-    if (recall)
-        recall_curve(o->output, &p);
+    curve_begin(&losses, checkpoint);
+    progress_begin(&p, o->json ? PROGRESS_JSON : PROGRESS_TEXT, o->output_is_standard, offset, &losses);
     nf_fit_report report = {.struct_size = sizeof report};
     const nf_status status = nf_fit(flow, d->training, d->x, d->context, &config, &report);
     progress_end(&p);
@@ -198,17 +183,17 @@ static int run(train_options *o, train_data *d) {
         die("not one epoch was done, so there is nothing to save");
     flow = finish(flow, o, d, &report);
     m.flow = flow;
-    m.training = training_record(o, d, &config, &report, &p);
+    m.training = training_record(o, d, &config, &report, curve_json(&losses, offset));
     save(o, &m);
     if (checkpoint && status == NF_OK)
         unlink(checkpoint);
+    curve_end(&losses, status == NF_OK);
     put_result(o, d, &m, &report);
     if (status == NF_STOPPED && checkpoint)
         note("the same command takes the fit up again");
     json_decref(m.training);
     nf_flow_free(flow);
     free(checkpoint);
-    progress_free(&p);
     return status == NF_STOPPED ? STATUS_INTERRUPTED : status == NF_OK ? STATUS_DONE : STATUS_FAILED;
 }
 
