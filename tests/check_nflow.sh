@@ -79,6 +79,21 @@ status 2 train moons.csv :: -o MODEL is missing
 status 2 train -o m.safetensors :: something is missing
 status 1 train missing.csv -o m.safetensors :: missing.csv: No such file or directory
 status 1 train moons.csv -o missing/m.safetensors :: make the folder first
+mkdir folder locked
+status 1 train moons.csv -o folder :: 'folder: this is a folder'
+long=$(printf '%0250d' 0)
+status 1 train moons.csv -o "$long" :: 'File name too long: the model could not be saved there'
+: >locked/m.safetensors
+chmod 666 locked/m.safetensors
+chmod 555 locked
+chmod 755 .
+as=
+if [ "$(id -u)" -eq 0 ]; then as='setpriv --reuid 65534 --regid 65534 --clear-groups'; fi
+if $as test -x "$nflow" 2>/dev/null; then # and nothing may be made in the folder, whatever may be written in it
+    $as "$nflow" train moons.csv -o locked/m.safetensors >output 2>errors
+    if [ $? -eq 1 ] && grep -q 'locked/m.safetensors: Permission denied: the model could' errors; then pass; else fail "a folder without permission is not noticed"; fi
+fi
+chmod 755 locked
 status 2 train moons.csv -o m.safetensors --flow glow :: one of realnvp
 status 2 train moons.csv -o m.safetensors --matching :: --flow cnf
 status 2 train moons.csv -o m.safetensors --hidden 64x :: a width

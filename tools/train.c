@@ -5,6 +5,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "evaluate.h"
@@ -53,17 +54,30 @@ static json_t *training_record(const train_options *o, const train_data *d, cons
     return t;
 }
 
-/* A fit that cannot be saved should not begin. */
+/* A fit that cannot be saved should not begin: a file is made as model_save will make one, and removed. */
 static void check_output(const char *path) {
+    struct stat place;
     if (strcmp(path, "-") == 0)
         return;
     const char *slash = strrchr(path, '/');
     char *folder = slash ? new_text("%.*s", (int)(slash - path + 1), path) : copy_text(".");
     if (access(folder, F_OK) != 0)
         die("%s: %s: make the folder first", folder, strerror(errno));
-    if (access(path, F_OK) == 0 ? access(path, W_OK) != 0 : access(folder, W_OK) != 0)
-        die("%s: %s: the model could not be saved there", path, strerror(errno));
     free(folder);
+    const bool there = stat(path, &place) == 0;
+    if (there && S_ISDIR(place.st_mode))
+        die("%s: this is a folder: give the model a name in it", path);
+    if (there && access(path, W_OK) != 0)
+        die("%s: %s: the model could not be saved there", path, strerror(errno));
+    if (there && !S_ISREG(place.st_mode)) /* a device or a pipe is written to */
+        return;
+    char *temporary = new_text("%s.XXXXXX", path);
+    const int file = mkstemp(temporary);
+    if (file < 0)
+        die("%s: %s: the model could not be saved there", path, strerror(errno));
+    close(file);
+    unlink(temporary);
+    free(temporary);
 }
 
 static const char *why_it_ended(const nf_fit_report *report) {
