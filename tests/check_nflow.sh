@@ -125,6 +125,11 @@ for flow in realnvp planar radial cnf; do
     "$nflow" sample $flow.safetensors -n 50 | "$nflow" logprob $flow.safetensors - >output 2>errors
     lines 51 output
 done
+status 0 train moons.csv -o all.safetensors -v 0 --epochs 2 :: training NLL
+if grep -q 'held-out' errors; then fail "nothing is held out, and a held-out NLL told"; else pass; fi
+status 0 info all.safetensors :: nats a row in training
+if grep -q 'NLL.*held out' output; then fail "info tells a held-out NLL"; else pass; fi
+status 0 train moons.csv -o all.safetensors -v 0 --epochs 2 --json :: '"held_out_nll":null'
 status 0 train moons.csv -o again.safetensors --epochs 2 -s 3 -q -t 1
 if [ -s errors ]; then fail "-q is not quiet"; else pass; fi
 if cmp -s again.safetensors realnvp.safetensors; then pass; else fail "the same command gives another model"; fi

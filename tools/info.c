@@ -63,20 +63,23 @@ static void put_layers(const json_t *structure) {
 
 static void put_training(const json_t *t) {
     const char *data = json_string_value(json_object_get(t, "data")), *flow = json_string_value(json_object_get(t, "flow"));
-    const json_t *nll = json_object_get(t, "held_out_nll"), *gaussian = json_object_get(t, "gaussian_nll");
+    const bool held_out = json_integer_value(json_object_get(t, "held_out_rows")) > 0;
+    const char *objective = json_string_value(json_object_get(t, "objective"));
+    const json_t *nll = json_object_get(t, held_out ? "held_out_nll" : "train_loss"), *gaussian = json_object_get(t, "gaussian_nll");
     if (data)
         printf("%-12s%s on %s, %lld rows, %lld held out\n", "trained", flow ? flow : "?", data,
                (long long)json_integer_value(json_object_get(t, "rows")),
                (long long)json_integer_value(json_object_get(t, "held_out_rows")));
     if (json_is_integer(json_object_get(t, "epochs_run")))
-        printf("%-12s%lld epochs, the best was %lld\n", "", (long long)json_integer_value(json_object_get(t, "epochs_run")),
+        printf("%-12s%lld epochs, %s %lld\n", "", (long long)json_integer_value(json_object_get(t, "epochs_run")),
+               held_out ? "the best was" : "kept epoch",
                (long long)json_integer_value(json_object_get(t, "best_epoch")));
-    if (json_is_number(nll))
-        printf("%-12s%.4f nats a row held out", "NLL", json_number_value(nll));
-    if (json_is_number(nll) && json_is_number(gaussian))
+    if (!json_is_number(nll) || !objective || strcmp(objective, "likelihood") != 0)
+        return;
+    printf("%-12s%.4f nats a row %s", "NLL", json_number_value(nll), held_out ? "held out" : "in training, with noise");
+    if (held_out && json_is_number(gaussian))
         printf("; of a Gaussian %.4f", json_number_value(gaussian));
-    if (json_is_number(nll))
-        putchar('\n');
+    putchar('\n');
 }
 
 static void put_tensors(const nf_flow *flow) {

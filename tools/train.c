@@ -46,8 +46,8 @@ static json_t *training_record(const train_options *o, const train_data *d, cons
     add_count(t, "best_epoch", report->best_epoch);
     add_text(t, "objective", o->matching ? "flow matching" : "likelihood");
     add_number(t, "train_loss", report->train_loss);
-    add_number(t, "held_out_loss", report->best_loss);
-    add_number(t, "held_out_nll", o->matching ? NAN : report->best_loss);
+    add_number(t, "held_out_loss", d->held_out > 0 ? report->best_loss : NAN);
+    add_number(t, "held_out_nll", d->held_out > 0 && !o->matching ? report->best_loss : NAN);
     add_number(t, "gaussian_nll", d->gaussian_nll);
     if (json_object_set_new(t, "curve", points) != 0)
         die("no memory for the model's header");
@@ -94,6 +94,17 @@ static const char *why_it_ended(const nf_fit_report *report) {
     return "";
 }
 
+static void put_likelihood(const train_data *d, const nf_fit_report *report) {
+    if (d->held_out == 0) {
+        fprintf(stderr, "training NLL %.4f nats a row, with the noise of the fit; no row was held out\n", report->train_loss);
+        return;
+    }
+    fprintf(stderr, "held-out NLL %.4f nats a row", report->best_loss);
+    if (isfinite(d->gaussian_nll))
+        fprintf(stderr, "; a Gaussian with their covariance: %.4f", d->gaussian_nll);
+    fputc('\n', stderr);
+}
+
 static void put_result(const train_options *o, const train_data *d, const model *m, const nf_fit_report *report) {
     if (o->json) {
         json_t *result = json_deep_copy(m->training);
@@ -110,12 +121,8 @@ static void put_result(const train_options *o, const train_data *d, const model 
         return;
     fprintf(stderr, "%zu epochs in %.1f s%s; kept epoch %zu\n", report->epochs_run, report->seconds, why_it_ended(report),
             report->best_epoch);
-    if (isfinite(report->best_loss) && !o->matching) {
-        fprintf(stderr, "held-out NLL %.4f nats a row", report->best_loss);
-        if (isfinite(d->gaussian_nll))
-            fprintf(stderr, "; a Gaussian with their covariance: %.4f", d->gaussian_nll);
-        fputc('\n', stderr);
-    }
+    if (!o->matching) /* its losses are not likelihoods */
+        put_likelihood(d, report);
     if (!o->output_is_standard)
         fprintf(stderr, "saved %s: %zu layers, %zu parameters\n", o->output, nf_flow_layer_count(m->flow), nf_parameter_count(m->flow));
 }
