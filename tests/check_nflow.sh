@@ -112,6 +112,15 @@ status 1 train bad.csv -o m.safetensors :: 'bad.csv: line 30, column 2 (x2) is "
 status 0 train bad.csv -o m.safetensors --epochs 1 --drop-missing :: left out 1 row with
 awk -F, '{ print $0 "," (NR == 1 ? "same" : 7) }' moons.csv >same.csv
 status 1 train same.csv -o m.safetensors :: the column same is 7 in every row
+awk -F, 'NR == 1 { print "x1,huge,tiny,far" } NR > 1 { printf "%s,%se170,%se-170,%se35\n", $1, $2, $2, $2 }' moons.csv >extreme.csv
+status 1 train extreme.csv -o m.safetensors --columns x1,huge :: 'extreme.csv: the column huge holds'
+status 1 train extreme.csv -o m.safetensors --columns x1 -c huge :: 'extreme.csv: the column huge holds'
+status 1 train extreme.csv -o m.safetensors --columns x1,tiny :: 'extreme.csv: all of the column tiny lies within'
+status 0 train extreme.csv -o m.safetensors --columns x1,far -e 1 :: held-out NLL
+status 1 train extreme.csv -o m.safetensors --columns x1 -c far --precision single :: 'the column far holds'
+rm m.safetensors
+status 1 train moons.csv -o m.safetensors --rate 1e30 :: nothing to save
+if [ -e m.safetensors ]; then fail "an untrained model is saved"; else pass; fi
 awk -F, '{ print $0 "," (NR == 1 ? "sum" : $1 + $2) }' CONVFMT=%.17g moons.csv >sum.csv
 status 0 train sum.csv -o m.safetensors --epochs 1 :: linear functions of others
 if [ -e m.safetensors ]; then pass; else fail "no model was saved"; fi

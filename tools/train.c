@@ -196,12 +196,12 @@ static int run(train_options *o, train_data *d) {
     report.best_loss += offset;
     if (status == NF_ERR_MISMATCH && checkpoint)
         die("%s: it was begun with other data or options (%s); use those, or delete it to begin anew", checkpoint, nf_last_error());
+    if (status != NF_STOPPED && status != NF_ERR_DIVERGED)
+        must(status);
+    if (report.best_epoch == 0)
+        die("the loss of no epoch was finite, so there is nothing to save; try a smaller --rate");
     if (status == NF_ERR_DIVERGED)
         warn("the loss is not finite any more after epoch %zu: what was best till then is saved; try a smaller --rate", report.epochs_run);
-    else if (status != NF_STOPPED)
-        must(status);
-    if (status != NF_OK && report.epochs_run == 0)
-        die("not one epoch was done, so there is nothing to save");
     flow = finish(flow, o, d, &report);
     m.flow = flow;
     m.training = training_record(o, d, &config, &report, curve_json(&losses, offset));

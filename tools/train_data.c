@@ -145,6 +145,27 @@ static void refuse_constant_columns(const train_data *d, const char *path) {
     }
 }
 
+/*
+ * Squares of a column's values, and with --precision single its standard deviation, must be numbers of the precision. A context that does not vary is
+ * no harm.
+ */
+static void refuse_extreme_columns(const train_options *o, const char *path, size_t rows, const double *x, char *const *names, size_t columns) {
+    const double most = o->precision == PRECISION_SINGLE ? 1e30 : 1e100;
+    for (size_t c = 0; c < columns; c++) {
+        double least = x[c], greatest = x[c];
+        for (size_t r = 1; r < rows; r++) {
+            least = fmin(least, x[r * columns + c]);
+            greatest = fmax(greatest, x[r * columns + c]);
+        }
+        if (!(fmax(fabs(least), fabs(greatest)) <= most))
+            die("%s: the column %s holds %g, and a fit bears %g at most: put it into other units", path, names[c],
+                fabs(least) > fabs(greatest) ? least : greatest, most);
+        if (greatest > least && !(greatest - least >= 1.0 / most))
+            die("%s: all of the column %s lies within %g, and a fit needs %g at least: put it into other units", path, names[c],
+                greatest - least, 1.0 / most);
+    }
+}
+
 /* A density of values that repeat has no bound; the reader of its likelihood should know. */
 static void say_few_values(const train_data *d, const char *path) {
     const size_t looked = d->rows < LOOKED_AT ? d->rows : LOOKED_AT;
@@ -356,6 +377,8 @@ void train_read(train_data *d, const char *path, const train_options *o) {
         die("%s: it has %zu row%s%s, and a fit needs at least %d", t.path, d->rows, d->rows == 1 ? "" : "s", d->weight ? " with a weight" : "",
             FEWEST_ROWS);
     refuse_constant_columns(d, t.path);
+    refuse_extreme_columns(o, t.path, d->rows, d->x, d->names, d->dim);
+    refuse_extreme_columns(o, t.path, d->rows, d->context, d->context_names, d->context_dim);
     shuffle(d, o->seed);
     if (!o->jitter)
         say_few_values(d, t.path);
