@@ -15,6 +15,7 @@ typedef struct density {
     double mean[DIM], sd[DIM], log_height;
     double spoilt_above; /* rows with a larger x_0 have no density */
     size_t calls, fails_at, rows, most_rows;
+    nf_status failure; /* 0: -77 */
     size_t infinite; /* numbers that it should not have been shown */
 } density;
 
@@ -32,7 +33,7 @@ static double log_integral(const density *d) {
 static nf_status gaussian(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
     density *d = user;
     if (++d->calls == d->fails_at)
-        return (nf_status)-77;
+        return d->failure ? d->failure : (nf_status)-77;
     d->rows += rows;
     d->most_rows = rows > d->most_rows ? rows : d->most_rows;
     for (size_t r = 0; r < rows; r++) {
@@ -437,8 +438,9 @@ START_TEST(a_fit_that_diverges_leaves_the_last_parameters) {
 }
 END_TEST
 
-/* In a step or in the report: its status is returned, with no line of another call. */
+/* In a step or in the report: its status is returned, with no line of another call, and the target is not asked again. */
 START_TEST(a_target_that_fails_ends_the_fit) {
+    const nf_status failure = (const nf_status[]){(nf_status)-77, NF_ERR_ROWS, NF_ERR_IO, NF_STOPPED, NF_ERR_DIVERGED}[_i];
     const size_t steps = 3;
     density whole = plain_density();
     nf_flow *flow = affine_flow();
@@ -447,14 +449,35 @@ START_TEST(a_target_that_fails_ends_the_fit) {
     must(nf_fit_reverse_kl(flow, gaussian, &whole, &config, NULL));
     const size_t evaluations = 3; /* of 1024 samples at most */
     ck_assert_uint_gt(whole.calls, evaluations);
+    const size_t each = (whole.calls - evaluations) / steps; /* calls of a step */
+    const nf_stop_reason reason = failure == NF_ERR_DIVERGED ? NF_STOP_DIVERGED : NF_STOP_CALLBACK;
+    const double first[2 * DIM] = {0.125, -0.25, 0.385, 0.5};
+    double last[4][2 * DIM]; /* after so many steps */
+    for (size_t done = 0; done <= steps; done++) {
+        density d = plain_density();
+        config = plain(done);
+        must(nf_set_parameters(flow, first));
+        if (done > 0)
+            must(nf_fit_reverse_kl(flow, gaussian, &d, &config, NULL));
+        must(nf_get_parameters(flow, last[done]));
+    }
+    config = plain(steps);
+    config.evaluation_samples = 2500;
     for (size_t call = 1; call <= whole.calls; call++) {
         density d = plain_density();
         nf_reverse_kl_report report = {.struct_size = sizeof report};
         d.fails_at = call;
-        must_be((nf_status)-77, nf_fit_reverse_kl(flow, gaussian, &d, &config, &report));
+        d.failure = failure;
+        must(nf_set_parameters(flow, first));
+        must_be(failure, nf_fit_reverse_kl(flow, gaussian, &d, &config, &report));
         ck_assert_uint_eq(d.calls, call);
-        ck_assert_int_eq(report.stop_reason, call + evaluations <= whole.calls ? NF_STOP_CALLBACK : NF_STOP_EPOCHS);
+        const size_t done = call + evaluations <= whole.calls ? (call - 1) / each : steps;
+        ck_assert_uint_eq(report.steps, done);
+        ck_assert_int_eq(report.stop_reason, done < steps ? reason : NF_STOP_EPOCHS);
         ck_assert(isnan(report.elbo));
+        double theta[2 * DIM];
+        must(nf_get_parameters(flow, theta));
+        same_bits("parameters", theta, failure == NF_STOPPED || failure == NF_ERR_DIVERGED ? last[done] : first, 2 * DIM);
     }
     nf_flow_free(flow);
 }
@@ -476,7 +499,7 @@ int main(void) {
     tcase_add_test(wrong, rows_that_the_target_spoils_are_left_out);
     tcase_add_test(wrong, samples_that_overflow_are_left_out);
     tcase_add_loop_test(wrong, a_fit_that_diverges_leaves_the_last_parameters, 0, 3);
-    tcase_add_test(wrong, a_target_that_fails_ends_the_fit);
+    tcase_add_loop_test(wrong, a_target_that_fails_ends_the_fit, 0, 5);
     TCase *all[] = {learning, settings, wrong};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         tcase_set_timeout(all[i], 60);

@@ -27,7 +27,8 @@ typedef struct kl_fit {
     nf_workspace *workspace;
     nf_gradient *gradient;
     nf_optimizer *optimizer;
-    void *average;
+    void *average, *initial;
+    bool cut; /* a step failed, be it by the target's status: nothing is evaluated */
     double *samples; /* of the evaluation: EVALUATION_CHUNK of x, of the target's gradient, log q and log p */
     double *outcomes, *all_outcomes; /* status and logarithms of weights, of this rank and of all */
     nf_ranks ranks;
@@ -120,7 +121,8 @@ static nf_status allocate(kl_fit *f) {
         return nf_fail_in(status, f->function);
     f->base_rate = f->optimizer->update.rate;
     f->average = nf_allocate(&f->allocator, bytes);
-    if (!f->average)
+    f->initial = nf_allocate(&f->allocator, bytes);
+    if (!f->average || !f->initial)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu parameters", f->flow->model.parameter_count);
     f->plan = nf_plan_of(f->config.samples, f->flow->engine->tile_rows, f->ranks.shards, f->ranks.rank, f->ranks.size);
     status = nf_reducer_make(&f->reducer, &f->ranks, f->flow->engine, f->flow->model.parameter_count, f->config.samples);
@@ -138,6 +140,7 @@ static void release(kl_fit *f) {
     nf_release(&f->allocator, f->samples);
     nf_release(&f->allocator, f->context);
     nf_reducer_free(&f->reducer);
+    nf_release(&f->allocator, f->initial);
     nf_release(&f->allocator, f->average);
     nf_optimizer_free(f->optimizer);
     nf_gradient_free(f->gradient);
@@ -254,6 +257,7 @@ static nf_status run_steps(kl_fit *f) {
         double loss = NAN;
         const nf_status status = run_step(f, &rng, step, &loss);
         if (status != NF_OK) {
+            f->cut = true;
             f->report.stop_reason = status == NF_ERR_DIVERGED ? NF_STOP_DIVERGED : NF_STOP_CALLBACK;
             return status;
         }
@@ -392,33 +396,45 @@ static nf_status compare_settings(kl_fit *f) {
     return nf_ranks_compare(&f->ranks, settings, sizeof settings / sizeof *settings);
 }
 
-/* Parameters that came from rank 0 for a fit that did not come about are put back. */
+static void set_parameters(kl_fit *f, const void *theta) {
+    memcpy(f->flow->theta, theta, f->flow->model.parameter_count * f->flow->engine->real_size);
+    f->flow->epoch = nf_unique();
+}
+
 static nf_status begin(kl_fit *f) {
     const size_t bytes = f->flow->model.parameter_count * f->flow->engine->real_size;
     nf_status status = nf_ranks_agree(&f->ranks, allocate(f));
-    if (status != NF_OK)
-        return status;
-    memcpy(f->average, f->flow->theta, bytes);
-    status = compare_settings(f);
+    if (f->initial)
+        memcpy(f->initial, f->flow->theta, bytes); /* before those of rank 0 arrive */
+    if (status == NF_OK)
+        status = compare_settings(f);
     if (status == NF_OK)
         status = nf_ranks_share_flow(&f->ranks, f->flow);
-    memcpy(status == NF_OK ? f->average : f->flow->theta, status == NF_OK ? f->flow->theta : f->average, bytes);
+    if (status == NF_OK)
+        memcpy(f->average, f->flow->theta, bytes);
     return status;
 }
 
-static nf_status run(kl_fit *f) {
+/* All steps, and the evaluation of what they led to, also where progress stopped them. */
+static nf_status run_all(kl_fit *f) {
     nf_status status = begin(f);
     if (status != NF_OK)
         return status;
     status = run_steps(f);
-    if (f->config.ema_decay > 0.0 && (status == NF_OK || status == NF_STOPPED)) {
-        memcpy(f->flow->theta, f->average, f->flow->model.parameter_count * f->flow->engine->real_size);
-        f->flow->epoch = nf_unique();
-    }
-    if (status != NF_OK && status != NF_STOPPED)
+    if (f->config.ema_decay > 0.0 && (status == NF_OK || status == NF_STOPPED))
+        set_parameters(f, f->average);
+    if (f->cut || (status != NF_OK && status != NF_STOPPED))
         return status;
     const nf_status evaluated = evaluate(f);
     return evaluated == NF_OK ? status : evaluated;
+}
+
+static nf_status run(kl_fit *f) {
+    const nf_status status = run_all(f);
+    const bool keeps = status == NF_OK || status == NF_STOPPED || status == NF_ERR_DIVERGED;
+    if (!keeps && f->initial)
+        set_parameters(f, f->initial);
+    return status;
 }
 
 /* Checks of this rank's arguments; the others hear of what they find. */

@@ -161,8 +161,6 @@ static void *shard_gradient(part *p, size_t shard) {
         p->wave = (nf_wave){shard, end - shard, p->plan->shards, p->wave.row + p->wave.rows, rows_of_shards(p->plan, shard, end)};
         if (p->status == NF_OK)
             p->status = p->run(p->user, &p->wave, p->sums + (shard - p->plan->first), p->step);
-        if (p->status == NF_ERR_ROWS)
-            p->status = NF_OK;
     }
     return (unsigned char *)p->gradient->slots + (shard - p->wave.first) * p->gradient->stride * p->reducer->engine->real_size;
 }

@@ -56,7 +56,7 @@ nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_worksp
 
 /*
  * Computes a wave: its shards' gradients into the slots 0 .. count - 1, their sums, and adds to the step's other sums. A status is not agreed
- * upon yet; NF_ERR_ROWS is none.
+ * upon yet; bad rows are none.
  */
 typedef nf_status (*nf_wave_fn)(void *user, const nf_wave *wave, nf_shard_sum *sums, nf_step_sum *step);
 
