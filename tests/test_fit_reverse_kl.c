@@ -1,4 +1,5 @@
 /* nf_fit_reverse_kl: it finds a density whose integral is known, it does what its settings say, and it says how it ended. */
+#include <fenv.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,12 +16,13 @@ typedef struct density {
     double mean[DIM], sd[DIM], log_height;
     double spoilt_above; /* rows with a larger x_0 have no density */
     size_t calls, fails_at, rows, most_rows;
-    nf_status failure; /* 0: -77 */
+    nf_status failure;       /* 0: -77 */
+    int rounding, other_mode; /* rounding: what it should be called with, other_mode: calls that were not */
     size_t infinite; /* numbers that it should not have been shown */
 } density;
 
 static density plain_density(void) {
-    return (density){.mean = {1.25, -0.785}, .sd = {0.5, 1.385}, .log_height = 3.85, .spoilt_above = INFINITY};
+    return (density){.mean = {1.25, -0.785}, .sd = {0.5, 1.385}, .log_height = 3.85, .spoilt_above = INFINITY, .rounding = FE_TONEAREST};
 }
 
 static double log_integral(const density *d) {
@@ -32,6 +34,7 @@ static double log_integral(const density *d) {
 
 static nf_status gaussian(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
     density *d = user;
+    d->other_mode += fegetround() != d->rounding;
     if (++d->calls == d->fails_at)
         return d->failure ? d->failure : (nf_status)-77;
     d->rows += rows;
@@ -483,6 +486,32 @@ START_TEST(a_target_that_fails_ends_the_fit) {
 }
 END_TEST
 
+/* In steps and in the report; the rest of the fit rounds as ever. */
+START_TEST(the_target_is_called_in_the_callers_mode) {
+    double theta[2][2 * DIM];
+    for (int upward = 0; upward < 2; upward++) {
+        density d = plain_density();
+        nf_flow *flow = affine_flow();
+        nf_reverse_kl_config config = plain(3);
+        config.evaluation_samples = 64;
+        config.beta_start = 0.385;
+        d.log_height = 0;
+        d.rounding = upward ? FE_UPWARD : FE_TONEAREST;
+        ck_assert_int_eq(fesetround(d.rounding), 0);
+        const nf_status status = nf_fit_reverse_kl(flow, gaussian, &d, &config, NULL);
+        const int after = fegetround();
+        fesetround(FE_TONEAREST);
+        must_be(NF_OK, status);
+        ck_assert_int_eq(after, d.rounding);
+        ck_assert_uint_eq(d.calls, 4);
+        ck_assert_int_eq(d.other_mode, 0);
+        must(nf_get_parameters(flow, theta[upward]));
+        nf_flow_free(flow);
+    }
+    must_agree("parameters", whole_error(theta[1], theta[0], 2 * DIM), 1e-13); /* the target itself rounds upward */
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("fit by reverse KL");
     TCase *learning = tcase_create("learning"), *settings = tcase_create("settings"), *wrong = tcase_create("wrong");
@@ -500,6 +529,7 @@ int main(void) {
     tcase_add_test(wrong, samples_that_overflow_are_left_out);
     tcase_add_loop_test(wrong, a_fit_that_diverges_leaves_the_last_parameters, 0, 3);
     tcase_add_loop_test(wrong, a_target_that_fails_ends_the_fit, 0, 5);
+    tcase_add_test(wrong, the_target_is_called_in_the_callers_mode);
     TCase *all[] = {learning, settings, wrong};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         tcase_set_timeout(all[i], 60);

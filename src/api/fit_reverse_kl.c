@@ -148,10 +148,19 @@ static void release(kl_fit *f) {
     nf_ranks_end(&f->ranks);
 }
 
-/* The user's target at the inverse temperature of the step. */
+/* The user's target, in the caller's floating-point mode. */
+static nf_status call_target(const kl_fit *f, size_t rows, const double *x, double *log_density, double *grad_x) {
+    const nf_floating mode = nf_floating_enter();
+    nf_floating_leave(f->ranks.caller);
+    const nf_status status = f->target(f->user, rows, x, log_density, grad_x);
+    nf_floating_leave(mode);
+    return status;
+}
+
+/* The same at the inverse temperature of the step. */
 static nf_status annealed(void *user, size_t rows, const double *x, double *log_density, double *grad_x) {
     const kl_fit *f = user;
-    const nf_status status = f->target(f->user, rows, x, log_density, grad_x);
+    const nf_status status = call_target(f, rows, x, log_density, grad_x);
     if (status != NF_OK || f->beta == 1.0)
         return status;
     const nf_floating saved = nf_floating_enter();
@@ -323,7 +332,7 @@ static nf_status weigh_samples(kl_fit *f, size_t first, size_t rows, double *log
         for (size_t i = 0; !isfinite(log_q[r]) && i < dim; i++)
             x[r * dim + i] = 0.0; /* the target is shown numbers only */
     nf_clear_error();
-    status = f->target(f->user, rows, x, log_p, slope);
+    status = call_target(f, rows, x, log_p, slope);
     const nf_floating saved = nf_floating_enter();
     for (size_t r = 0; status == NF_OK && r < rows; r++)
         log_weight[r] = isfinite(log_q[r]) && isfinite(log_p[r]) ? log_p[r] - log_q[r] : NAN;
