@@ -541,6 +541,42 @@ START_TEST(results_may_go_into_the_input) {
 }
 END_TEST
 
+/* Of a net: each output into each input of its shape. */
+START_TEST(results_of_a_net_may_go_into_its_input) {
+    enum { ROWS = 300, SIDE = 3, NUMBERS = ROWS * SIDE };
+    random_source random = random_begin(11);
+    nf_mlp *net;
+    must(nf_mlp_create(NF_CONFIG(nf_mlp_config, .inputs = SIDE, .outputs = SIDE, .hidden_width = 5, .seed = 4), &net));
+    double x[NUMBERS], d[NUMBERS], y[NUMBERS], d_x[NUMBERS], a[NUMBERS], b[NUMBERS];
+    for (size_t i = 0; i < NUMBERS; i++) {
+        x[i] = random_normal(&random);
+        d[i] = random_normal(&random);
+    }
+    must(nf_mlp_vjp(net, NULL, ROWS, x, d, y, d_x, NULL));
+    memcpy(a, x, sizeof a);
+    must(nf_mlp_forward(net, NULL, ROWS, a, a));
+    same_bits("y in place", a, y, NUMBERS);
+    for (int to_cotangent = 0; to_cotangent < 2; to_cotangent++) {
+        const double *from = to_cotangent ? d : x;
+        memcpy(a, from, sizeof a);
+        must(nf_mlp_vjp(net, NULL, ROWS, to_cotangent ? x : a, to_cotangent ? a : d, a, b, NULL));
+        same_bits("y of a vjp", a, y, NUMBERS);
+        same_bits("grad_x beside it", b, d_x, NUMBERS);
+        memcpy(a, from, sizeof a);
+        must(nf_mlp_vjp(net, NULL, ROWS, to_cotangent ? x : a, to_cotangent ? a : d, b, a, NULL));
+        same_bits("grad_x", a, d_x, NUMBERS);
+        same_bits("y beside it", b, y, NUMBERS);
+    }
+    /* A cotangent that is not a number spoils what is its own. */
+    memcpy(a, d, sizeof a);
+    a[7 * SIDE + 1] = NAN;
+    must_be(NF_ERR_ROWS, nf_mlp_vjp(net, NULL, ROWS, x, a, a, b, NULL));
+    same_bits("y beside a bad cotangent", a, y, NUMBERS);
+    ck_assert(isnan(b[7 * SIDE]));
+    nf_mlp_free(net);
+}
+END_TEST
+
 START_TEST(results_may_be_left_out) {
     subject s;
     open_relaxed(&s, _i, NF_DOUBLE, 1);
@@ -599,6 +635,7 @@ int main(void) {
     tcase_add_loop_test(bad, rows_too_far_to_differentiate_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, huge_rows_are_bad_or_right, 0, subjects);
     tcase_add_loop_test(arrays, results_may_go_into_the_input, 0, subjects);
+    tcase_add_test(arrays, results_of_a_net_may_go_into_its_input);
     tcase_add_loop_test(arrays, results_may_be_left_out, 0, subjects);
     tcase_set_timeout(independence, 120);
     suite_add_tcase(suite, independence);

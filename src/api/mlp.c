@@ -180,9 +180,9 @@ static void walk(const nf_mlp *mlp, engine_thread *thread, size_t rows, const do
     const nf_floating saved = nf_floating_enter();
     for (size_t first = 0; first < rows; first += engine->tile_rows) {
         const size_t left = rows - first, count = left < engine->tile_rows ? left : engine->tile_rows;
-        engine->net_push(&mlp->net, mlp->theta, thread, first, count, x, y, grad_y != NULL);
+        engine->net_push(&mlp->net, mlp->theta, thread, first, count, x, grad_y ? NULL : y, grad_y != NULL);
         if (grad_y)
-            engine->net_pull(&mlp->net, mlp->theta, thread, grad_y, grad_x, slot);
+            engine->net_pull(&mlp->net, mlp->theta, thread, grad_y, y, grad_x, slot);
     }
     nf_floating_leave(saved);
 }

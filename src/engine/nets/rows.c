@@ -93,10 +93,15 @@ void R(net_push)(const nf_net *net, const void *theta, engine_thread *thread, si
         note(thread, m.failed);
 }
 
-void R(net_pull)(const nf_net *net, const void *theta, engine_thread *thread, const double *grad_y, double *grad_x, void *gradient) {
+void R(net_pull)(const nf_net *net, const void *theta, engine_thread *thread, const double *grad_y, double *y, double *grad_x,
+                 void *gradient) {
     const net_map m = map_memory(net, thread->memory);
     const size_t panels = (thread->rows + PANEL - 1) / PANEL;
+    unsigned char failed[TILE_ROWS]; /* in the push: what a bad cotangent spoils is not y */
+    memcpy(failed, m.failed, TILE_ROWS);
     load(grad_y + thread->first * net->outputs, net->outputs, thread->rows, m.d_out, m.failed, ROW_COTANGENT);
+    if (y) /* which may be the same array as grad_y */
+        store(m.out, net->outputs, thread->rows, failed, y + thread->first * net->outputs);
     R(mlp_vjp)(net, theta, NULL, panels, m.in, m.record, m.d_out, grad_x ? m.d_in : NULL, gradient, m.scratch);
     if (grad_x)
         store(m.d_in, net->inputs, thread->rows, m.failed, grad_x + thread->first * net->inputs);
