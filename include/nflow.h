@@ -552,7 +552,8 @@ typedef struct nf_fit_config {
     double validation_fraction; /* of the rows, held out by a seeded shuffle; default .1, of flow matching none; negative: none */
     size_t validation_rows;     /* or an array of held-out rows */
     const double *validation_x, *validation_context, *validation_weight;
-    const double *weight;     /* rows numbers: finite, not negative; NULL: all 1 */
+    const double *weight;     /* rows numbers: finite, not negative; NULL: all 1. Only their ratios count; what is nothing beside the largest (some
+                                 2^-1000 of it, in single precision 2^-100) is 0 */
     double ema_decay;         /* below 1: keep an exponential average of the parameters, and give that; default .998; negative: off */
     double noise;             /* Gaussian noise added to every input in training, in standard deviations of its column; it shrinks
                                  with the learning rate; default .25, with a CNF layer .2, of flow matching 0; negative: off */

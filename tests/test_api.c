@@ -171,8 +171,8 @@ END_TEST
 
 START_TEST(gradients) {
     BEGIN;
-    double bad_weight[][ROWS] = {{1, NAN, 1, 1}, {1, 1, -0.5, 1}, {INFINITY, 1, 1, 1}, {0, 0, 0, 0}, {1e308, 1e308, 1e308, 1e308}};
-    const char *says[] = {"weight[1] is nan", "weight[2] is -0.5", "weight[0] is inf", "sum to 0", "sum to inf"};
+    double bad_weight[][ROWS] = {{1, NAN, 1, 1}, {1, 1, -0.5, 1}, {INFINITY, 1, 1, 1}, {0, 0, 0, 0}};
+    const char *says[] = {"weight[1] is nan", "weight[2] is -0.5", "weight[0] is inf", "sum to 0"};
     refused(NF_ERR_ARGUMENT, "nf_grad_nll", "flow is NULL", nf_grad_nll(NULL, w->ws, ROWS, w->x, w->context, NULL, w->gradient, &w->loss));
     refused(NF_ERR_ARGUMENT, "nf_grad_nll", "rows is 0", nf_grad_nll(w->flow, w->ws, 0, w->x, w->context, NULL, w->gradient, &w->loss));
     refused(NF_ERR_ARGUMENT, "nf_grad_nll", "rows is", nf_grad_nll(w->flow, w->ws, SIZE_MAX, w->x, w->context, NULL, w->gradient, &w->loss));
@@ -182,7 +182,7 @@ START_TEST(gradients) {
     refused(NF_ERR_MISMATCH, "nf_grad_nll", "ws", nf_grad_nll(w->flow, w->other_ws, ROWS, w->x, w->context, NULL, w->gradient, &w->loss));
     refused(NF_ERR_MISMATCH, "nf_grad_nll", "gradient", nf_grad_nll(w->flow, w->ws, ROWS, w->x, w->context, NULL, w->other_gradient, &w->loss));
     refused(NF_ERR_MISMATCH, "nf_grad_nll", "gradient", nf_grad_nll(w->flow, w->ws, ROWS, w->x, w->context, NULL, w->mlp_gradient, &w->loss));
-    for (size_t i = 0; i < 5; i++)
+    for (size_t i = 0; i < 4; i++)
         refused(NF_ERR_ARGUMENT, "nf_grad_nll", says[i], nf_grad_nll(w->flow, w->ws, ROWS, w->x, w->context, bad_weight[i], w->gradient, &w->loss));
 
     nf_status own = NF_ERR_IO;

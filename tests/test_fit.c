@@ -441,6 +441,53 @@ START_TEST(weights_are_repetitions) {
 }
 END_TEST
 
+/* Of the training rows and of those held out. In single precision a batch of rows whose weights are nothing beside the others makes no step. */
+START_TEST(a_factor_of_all_weights_is_nothing) {
+    enum { FEW = 150 };
+    const int factors[] = {0, -200, 200, -1070, 1021};
+    double *x = gaussian_rows(1, FEW), weight[FEW], *first = NULL;
+    nf_fit_report first_report = {0};
+    for (size_t k = 0; k < sizeof factors / sizeof factors[0]; k++) {
+        for (size_t r = 0; r < FEW; r++)
+            weight[r] = ldexp((double)(1 + r % 3), factors[k]);
+        nf_flow *flow = make_flow(_i ? NF_SINGLE : NF_DOUBLE);
+        nf_fit_config config = plain(3);
+        nf_fit_report report = {.struct_size = sizeof report};
+        config.weight = weight;
+        config.validation_rows = FEW / 2;
+        config.validation_x = x;
+        config.validation_weight = weight;
+        must(nf_fit(flow, FEW, x, NULL, &config, &report));
+        double *theta = new_parameters(flow);
+        if (!first) {
+            first = theta;
+            first_report = report;
+        } else {
+            same_bits("parameters", theta, first, nf_parameter_count(flow));
+            same_bits("validation loss", &report.validation_loss, &first_report.validation_loss, 1);
+            same_bits("training loss", &report.train_loss, &first_report.train_loss, 1);
+            free(theta);
+        }
+        nf_flow_free(flow);
+    }
+    free(first);
+
+    for (size_t r = 0; r < FEW; r++)
+        weight[r] = r == 7 ? 1.0 : 1e-60;
+    nf_flow *flow = make_flow(NF_SINGLE);
+    nf_fit_config config = plain(3);
+    nf_fit_report report = {.struct_size = sizeof report};
+    config.weight = weight;
+    config.validation_fraction = -1;
+    config.batch_size = 10;
+    must(nf_fit(flow, FEW, x, NULL, &config, &report));
+    ck_assert_uint_eq(report.steps, 3);
+    ck_assert(isfinite(report.train_loss));
+    nf_flow_free(flow);
+    free(x);
+}
+END_TEST
+
 /* One step an epoch: the parameters after each are seen, and their average is computed beside. */
 typedef struct averager {
     const nf_flow *flow;
@@ -779,6 +826,7 @@ int main(void) {
     tcase_add_test(stopping, the_callback_stops);
     tcase_add_test(settings, schedules_are_what_they_say);
     tcase_add_test(settings, weights_are_repetitions);
+    tcase_add_loop_test(settings, a_factor_of_all_weights_is_nothing, 0, 2);
     tcase_add_test(settings, the_average_is_exponential);
     tcase_add_loop_test(settings, noise_has_the_spread_of_the_columns, 0, 3);
     tcase_add_loop_test(settings, far_rows_keep_some_density, 0, is_brief() ? 1 : 4);

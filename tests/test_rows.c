@@ -378,6 +378,37 @@ START_TEST(bad_rows_add_nothing_to_gradients) {
 }
 END_TEST
 
+/* A mean has no more to do with a factor of its weights than their ratios, at whatever end of the numbers they are. */
+static void check_weight_factors(int i, nf_precision precision) {
+    enum { SOME = 151 };
+    const int factors[] = {0, 15, -60, 60, -200, 200, -1021, 1021, -1070};
+    subject s;
+    open_relaxed(&s, i, precision, 1);
+    batch r = new_batch(&s, SOME);
+    double *expected = new_numbers(s.count), *got = new_numbers(s.count), weight[SOME], losses[2];
+    for (size_t k = 0; k < sizeof factors / sizeof factors[0]; k++) {
+        for (size_t row = 0; row < SOME; row++)
+            weight[row] = ldexp((double)(1 + row % 5), factors[k]);
+        must(nf_gradient_zero(s.gradient));
+        must(nf_grad_nll(s.flow, s.ws, SOME, r.in, r.context, weight, s.gradient, &losses[k > 0]));
+        must(nf_gradient_get(s.gradient, k > 0 ? got : expected));
+        if (k == 0)
+            continue;
+        same_bits(s.f->name, losses, losses + 1, 1);
+        same_bits(s.f->name, expected, got, s.count);
+    }
+    free(expected);
+    free(got);
+    free_batch(&r);
+    close_subject(&s);
+}
+
+START_TEST(a_factor_of_all_weights_is_nothing) {
+    check_weight_factors(_i, NF_DOUBLE);
+    check_weight_factors(_i, NF_SINGLE);
+}
+END_TEST
+
 /* A target that spoils every row whose number divided by 7 leaves 3, in one of three ways; it counts the rows that it is shown. */
 typedef struct moody_target {
     size_t dim, shown;
@@ -632,6 +663,7 @@ int main(void) {
     tcase_add_loop_test(bad, bad_rows_do_not_poison_good_ones, 0, subjects);
     tcase_add_loop_test(bad, bad_rows_add_nothing_to_gradients, 0, subjects);
     tcase_add_loop_test(bad, rows_that_the_target_spoils_add_nothing, 0, subjects);
+    tcase_add_loop_test(bad, a_factor_of_all_weights_is_nothing, 0, subjects);
     tcase_add_loop_test(bad, rows_too_far_to_differentiate_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, huge_rows_are_bad_or_right, 0, subjects);
     tcase_add_loop_test(arrays, results_may_go_into_the_input, 0, subjects);

@@ -110,15 +110,38 @@ static nf_status check(const char *function, const nf_flow *flow, const nf_works
     return NF_OK;
 }
 
-static nf_status check_weights(const char *function, size_t rows, const double *weight) {
-    double sum = 0;
-    for (size_t r = 0; weight && r < rows; r++) {
+double nf_largest_weight(size_t rows, const double *weight) {
+    double largest = 0;
+    const nf_floating saved = nf_floating_enter();
+    for (size_t r = 0; r < rows; r++)
+        largest = weight[r] > largest ? weight[r] : largest;
+    nf_floating_leave(saved);
+    return largest;
+}
+
+#define ORDINARY_WEIGHT 16 /* in powers of two, to both sides of 1 */
+
+double nf_weight_scale(double largest) {
+    int exponent;
+    const nf_floating saved = nf_floating_enter(); /* denormals kept */
+    frexp(largest, &exponent);
+    nf_floating_leave(saved);
+    if (exponent >= -ORDINARY_WEIGHT && exponent <= ORDINARY_WEIGHT)
+        return 1.0;
+    return ldexp(1.0, exponent < -1000 ? 1000 : -exponent); /* within the numbers: denormal weights come as near as that takes them */
+}
+
+static nf_status check_weights(const char *function, size_t rows, const double *weight, double *scale) {
+    *scale = 1.0;
+    for (size_t r = 0; weight && r < rows; r++)
         if (!(weight[r] >= 0.0) || !isfinite(weight[r]))
             return nf_fail(NF_ERR_ARGUMENT, function, "weight[%zu] is %g, must be finite and not negative", r, weight[r]);
-        sum += weight[r];
-    }
-    if (weight && (!(sum > 0.0) || !isfinite(sum)))
-        return nf_fail(NF_ERR_ARGUMENT, function, "the weights sum to %g, must be positive and finite", sum);
+    if (!weight)
+        return NF_OK;
+    const double largest = nf_largest_weight(rows, weight);
+    if (fpclassify(largest) == FP_ZERO) /* not a denormal, which is equal to 0 in some modes */
+        return nf_fail(NF_ERR_ARGUMENT, function, "the weights sum to 0, must be positive");
+    *scale = nf_weight_scale(largest);
     return NF_OK;
 }
 
@@ -185,6 +208,7 @@ static engine_job job_of(const nf_flow *flow, size_t rows, const double *in, con
                         .context = context,
                         .rows = rows,
                         .scale = 1.0,
+                        .weight_scale = 1.0,
                         .slots = g ? g->slots : NULL,
                         .slot_stride = g ? g->stride : 0};
 }
@@ -254,6 +278,7 @@ static engine_job nll_job(const nf_flow *flow, size_t rows, const double *x, con
 
 nf_status nf_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
                       const double *weight, nf_gradient *gradient, double *loss) {
+    double scale;
     nf_status status = check(__func__, flow, ws, rows, context);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "x", x);
@@ -262,10 +287,11 @@ nf_status nf_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const 
     if (status == NF_OK)
         status = nf_check_gradient(__func__, flow, gradient);
     if (status == NF_OK)
-        status = check_weights(__func__, rows, weight);
+        status = check_weights(__func__, rows, weight, &scale);
     if (status != NF_OK)
         return status;
-    const engine_job job = nll_job(flow, rows, x, context, weight, gradient);
+    engine_job job = nll_job(flow, rows, x, context, weight, gradient);
+    job.weight_scale = scale;
     return differentiate_mean(__func__, flow, ws, &job, RUN_STORE_AND_PULL, gradient, loss);
 }
 
@@ -489,15 +515,19 @@ static nf_status matching_job(const char *function, const nf_flow *flow, const n
     return find_field(function, flow, &job->matched);
 }
 
+static nf_status run_matching(const char *function, const nf_flow *flow, nf_workspace *ws, engine_job *job, nf_rng *rng, nf_gradient *gradient,
+                              double *loss) {
+    const nf_status status = differentiate_mean(function, flow, ws, job, RUN_MATCH, gradient, loss);
+    if (status == NF_OK || status == NF_ERR_ROWS)
+        rng->position += job->rows;
+    return status;
+}
+
 nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t rows, const double *x,
                                const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss) {
     engine_job job;
-    nf_status status = matching_job(function, flow, rng, rows, x, context, weight, pairing, gradient, &job);
-    if (status == NF_OK)
-        status = differentiate_mean(function, flow, ws, &job, RUN_MATCH, gradient, loss);
-    if (status == NF_OK || status == NF_ERR_ROWS)
-        rng->position += rows;
-    return status;
+    const nf_status status = matching_job(function, flow, rng, rows, x, context, weight, pairing, gradient, &job);
+    return status == NF_OK ? run_matching(function, flow, ws, &job, rng, gradient, loss) : status;
 }
 
 nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *ws, const nf_data_step *step, const nf_wave *wave, nf_gradient *gradient,
@@ -524,6 +554,8 @@ nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *ws, const nf_data_
 
 nf_status nf_grad_flow_matching(const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t rows, const double *x, const double *context,
                                 const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss) {
+    engine_job job;
+    double scale;
     nf_status status = check(__func__, flow, ws, rows, context);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "rng", rng);
@@ -536,6 +568,11 @@ nf_status nf_grad_flow_matching(const nf_flow *flow, nf_workspace *ws, nf_rng *r
     if (status == NF_OK)
         status = nf_check_gradient(__func__, flow, gradient);
     if (status == NF_OK)
-        status = check_weights(__func__, rows, weight);
-    return status == NF_OK ? nf_run_flow_matching(__func__, flow, ws, rng, rows, x, context, weight, pairing, gradient, loss) : status;
+        status = check_weights(__func__, rows, weight, &scale);
+    if (status == NF_OK)
+        status = matching_job(__func__, flow, rng, rows, x, context, weight, pairing, gradient, &job);
+    if (status != NF_OK)
+        return status;
+    job.weight_scale = scale;
+    return run_matching(__func__, flow, ws, &job, rng, gradient, loss);
 }

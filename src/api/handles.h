@@ -100,6 +100,13 @@ nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator,
 nf_status nf_optimizer_apply(nf_optimizer *optimizer, void *theta, const nf_gradient *gradient);
 nf_status nf_check_parameters(const char *function, const nf_engine *engine, size_t count, const double *in);
 
+/*
+ * A mean does not depend on a common factor of its weights: a power of two that brings weights whose largest is far from 1 near it, and 1 for others, so that
+ * what is computed with them neither overflows nor underflows. `largest_weight`: of those that are finite and not negative; 0 when there is none.
+ */
+double nf_largest_weight(size_t rows, const double *weight);
+double nf_weight_scale(double largest);
+
 /* Calls with arguments that have been checked. */
 nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *workspace, nf_rng *rng, size_t rows, const double *x,
                                const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss);

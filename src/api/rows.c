@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#include "api/handles.h"
+
 /* ---- parts */
 
 static size_t rank_of(const nf_rows *rows, size_t ranks, size_t row) {
@@ -21,25 +23,29 @@ nf_status nf_rows_begin(nf_rows *rows, nf_ranks *ranks) {
     rows->total = rows->own;
     rows->given = given;
     rows->weighted = rows->weight != NULL;
+    double largest = rows->weight ? nf_largest_weight(rows->own, rows->weight) : 0.0;
+    rows->weight_scale = nf_weight_scale(largest);
     if (ranks->size == 1)
         return NF_OK;
     rows->begin = nf_allocate(&ranks->allocator, (ranks->size + 1) * sizeof *rows->begin);
-    double *all = nf_allocate(&ranks->allocator, 3 * ranks->size * sizeof *all);
+    double *all = nf_allocate(&ranks->allocator, 4 * ranks->size * sizeof *all);
     nf_status status = NF_OK;
     if (!rows->begin || !all)
         status = nf_fail(NF_ERR_MEMORY, ranks->function, "no memory for the parts of %zu ranks", ranks->size);
     status = nf_ranks_agree(ranks, status);
     if (status == NF_OK)
-        status = nf_ranks_gather(ranks, (double[]){(double)rows->own, given, rows->weight && rows->own}, all, 3);
+        status = nf_ranks_gather(ranks, (double[]){(double)rows->own, given, rows->weight && rows->own, largest}, all, 4);
     rows->total = 0;
     rows->given = rows->weighted = false;
     for (size_t q = 0; status == NF_OK && rows->begin && all && q < ranks->size; q++) {
         rows->begin[q] = rows->total;
-        rows->total += (size_t)all[3 * q];
-        rows->given = rows->given || all[3 * q + 1] != 0.0;
-        rows->weighted = rows->weighted || all[3 * q + 2] != 0.0;
+        rows->total += (size_t)all[4 * q];
+        rows->given = rows->given || all[4 * q + 1] != 0.0;
+        rows->weighted = rows->weighted || all[4 * q + 2] != 0.0;
+        largest = all[4 * q + 3] > largest ? all[4 * q + 3] : largest;
         rows->begin[q + 1] = rows->total;
     }
+    rows->weight_scale = nf_weight_scale(largest);
     nf_release(&ranks->allocator, all);
     return status;
 }
@@ -84,10 +90,19 @@ static nf_status call_reader(const nf_rows *rows, const nf_ranks *ranks, size_t 
     return status;
 }
 
+static void read_weights(const nf_rows *rows, size_t count, const size_t *row, double *weight) {
+    const nf_floating saved = nf_floating_enter();
+    for (size_t i = 0; i < count; i++) {
+        const double scaled = rows->weight ? rows->weight[row[i]] * rows->weight_scale : 1.0;
+        weight[i] = scaled < rows->least_weight ? 0.0 : scaled;
+    }
+    nf_floating_leave(saved);
+}
+
 nf_status nf_rows_read(const nf_rows *rows, const nf_ranks *ranks, size_t count, const size_t *row, double *x, double *context, double *weight) {
     const size_t dim = rows->dim, context_dim = rows->context_dim;
-    for (size_t i = 0; weight && i < count; i++)
-        weight[i] = rows->weight ? rows->weight[row[i]] : 1.0;
+    if (weight)
+        read_weights(rows, count, row, weight);
     if (rows->read)
         return count ? call_reader(rows, ranks, count, row, x, context) : NF_OK;
     for (size_t i = 0; i < count; i++) {

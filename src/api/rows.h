@@ -15,6 +15,8 @@ typedef struct nf_rows {
     void *user;
     size_t *begin; /* size + 1: the number of the first row of each rank; NULL with one rank */
     bool given, weighted; /* on any rank: an array or callback, weights */
+    double weight_scale;  /* nf_weight_scale of those of all ranks; they are read with it */
+    double least_weight;  /* scaled, below which a weight is 0: a batch of such rows alone has no mean in the flow's precision */
 } nf_rows;
 
 /* Rows that were asked for, in the order of the asking. */

@@ -406,7 +406,7 @@ static void reject(engine_thread *thread, size_t row, int reason) {
     note_bad(thread, (engine_bad){0, row, reason, 0, 0, 0.0});
 }
 
-static double weight_of(const engine_job *job, size_t row) { return job->weight ? job->weight[row] : 1.0; }
+static double weight_of(const engine_job *job, size_t row) { return job->weight ? job->weight[row] * job->weight_scale : 1.0; }
 
 /* Cotangents of sum_rows weight * scale * log_prob, and the loss that goes with them. */
 static void density_cotangents(const engine_job *job, const engine_thread *thread, thread_map *m, engine_sum *sum) {

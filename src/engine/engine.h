@@ -46,6 +46,7 @@ typedef struct engine_job {
     bool density;                            /* the cotangents are those of the sum of weight * scale * log_prob */
     double scale;
     const double *weight;                    /* density: per row, NULL is 1 */
+    double weight_scale;                     /* on all of them: a power of two */
     const double *grad_out, *grad_log_det;   /* not density: given, times scale; NULL is zeros */
     bool log_q;                              /* not density: grad_log_det is 1 in every row */
     double *grad_in, *grad_context;          /* NULL: not wanted */
