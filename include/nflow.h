@@ -488,7 +488,10 @@ typedef struct nf_optimizer_config {
 /* An optimizer with zero moments for flows of this structure; config NULL: the defaults. */
 NF_API nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_config *config, nf_optimizer **optimizer);
 NF_API void nf_optimizer_free(nf_optimizer *optimizer); /* NULL is allowed */
-/* One step. NF_ERR_DIVERGED: the gradient is not finite, and nothing changed. */
+/*
+ * One step. NF_ERR_DIVERGED: the gradient is not finite, or so large (1e19 in single precision, 1e154 in double) that the squares which all kinds but SGD
+ * average are not, when clip_norm does not scale it down; nothing changed.
+ */
 NF_API nf_status nf_optimizer_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient);
 /* From the next step on. Finite and not negative. */
 NF_API nf_status nf_optimizer_set_learning_rate(nf_optimizer *optimizer, double learning_rate);

@@ -187,6 +187,63 @@ START_TEST(a_gradient_that_is_not_finite_changes_nothing) {
 }
 END_TEST
 
+static nf_status step_once(nf_precision precision, const nf_optimizer_config *config, const double *g, double *before, double *after) {
+    nf_flow *flow = make_flow(precision, before);
+    nf_optimizer *optimizer;
+    nf_gradient *gradient;
+    must(nf_optimizer_create(flow, config, &optimizer));
+    must(nf_gradient_create(flow, &gradient));
+    must(nf_gradient_set(gradient, g));
+    const nf_status status = nf_optimizer_step(optimizer, flow, gradient);
+    if (status == NF_ERR_DIVERGED)
+        must_say("nf_optimizer_step", "its squares are not");
+    must(nf_get_parameters(flow, after));
+    nf_gradient_free(gradient);
+    nf_optimizer_free(optimizer);
+    nf_flow_free(flow);
+    return status;
+}
+
+/* The squares of its numbers overflow or underflow, which is no matter when it is clipped. */
+START_TEST(a_gradient_of_any_size_is_clipped) {
+    const double sizes[] = {1e150, 1e155, 1e200, 1e307};
+    double before[COUNT], after[COUNT], g[COUNT] = {0};
+    for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
+        const nf_optimizer_config config = {.struct_size = sizeof config, .kind = NF_SGD, .learning_rate = 0.5, .clip_norm = 2};
+        g[3] = 3 * sizes[k];
+        g[COUNT - 1] = -4 * sizes[k];
+        must_be(NF_OK, step_once(NF_DOUBLE, &config, g, before, after));
+        ck_assert_msg(fabs(after[3] - before[3] + 0.6) < 1e-14, "of %g: %g became %g", sizes[k], before[3], after[3]);
+        ck_assert_msg(fabs(after[COUNT - 1] - before[COUNT - 1] - 0.8) < 1e-14, "of %g: %g became %g", sizes[k], before[COUNT - 1], after[COUNT - 1]);
+        same_bits("the others", before + 4, after + 4, COUNT - 5);
+        for (int kind = 0; kind < 4; kind++)
+            must_be(NF_OK, step_once(NF_DOUBLE, NF_CONFIG(nf_optimizer_config, .kind = (nf_optimizer_kind)kind, .clip_norm = 2), g, before, after));
+    }
+    g[3] = 3e-200;
+    g[COUNT - 1] = -4e-200;
+    must_be(NF_OK, step_once(NF_DOUBLE, NF_CONFIG(nf_optimizer_config, .kind = NF_SGD, .learning_rate = 1e200, .clip_norm = 2), g, before, after));
+    ck_assert_msg(fabs(after[3] - before[3] + 3) < 1e-14, "%g became %g", before[3], after[3]);
+}
+END_TEST
+
+/* An average of squares that overflowed would hold its parameter for good. */
+START_TEST(a_gradient_whose_squares_overflow_changes_nothing) {
+    for (int kind = 0; kind < 4; kind++)
+        for (int single = 0; single < 2; single++) {
+            const nf_precision precision = single ? NF_SINGLE : NF_DOUBLE;
+            const nf_optimizer_config config = {.struct_size = sizeof config, .kind = (nf_optimizer_kind)kind};
+            double before[COUNT], after[COUNT], g[COUNT] = {[1] = 1, [5] = single ? 1e25 : 1e200};
+            must_be(kind == NF_SGD ? NF_OK : NF_ERR_DIVERGED, step_once(precision, &config, g, before, after));
+            if (kind == NF_SGD)
+                continue;
+            same_bits("parameters", before, after, COUNT);
+            g[5] = single ? 1e18 : 1e153;
+            must_be(NF_OK, step_once(precision, &config, g, before, after));
+            ck_assert_msg(fabs(after[5] - before[5]) > 5e-4, "kind %d: %g became %g", kind, before[5], after[5]);
+        }
+}
+END_TEST
+
 START_TEST(settings_that_are_not_allowed) {
     double theta[COUNT];
     nf_flow *flow = make_flow(NF_DOUBLE, theta);
@@ -220,6 +277,8 @@ int main(void) {
     tcase_add_test(all, zero_means_the_default_and_negative_zero);
     tcase_add_test(all, the_learning_rate_can_be_set);
     tcase_add_loop_test(all, a_gradient_that_is_not_finite_changes_nothing, 0, count);
+    tcase_add_test(all, a_gradient_of_any_size_is_clipped);
+    tcase_add_test(all, a_gradient_whose_squares_overflow_changes_nothing);
     tcase_add_test(all, settings_that_are_not_allowed);
     suite_add_tcase(suite, all);
     return run_suite(suite);

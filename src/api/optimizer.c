@@ -1,4 +1,5 @@
 /* Optimizers: settings and state here, arithmetic in engine/train/. */
+#include <float.h>
 #include <math.h>
 #include <stddef.h>
 #include <string.h>
@@ -105,6 +106,16 @@ nf_status nf_optimizer_set_learning_rate(nf_optimizer *optimizer, double rate) {
     return NF_OK;
 }
 
+/* Whether the squares that Adam and RMSprop average overflow: a number whose average is infinite would never move again. */
+static bool squares_overflow(const nf_optimizer *o, const nf_gradient *gradient, double norm, double clip) {
+    const bool single = o->engine->precision == NF_SINGLE;
+    const double most = single ? FLT_MAX : DBL_MAX;
+    if (o->update.kind == NF_SGD || norm * clip < (single ? 1e19 : 1e154))
+        return false;
+    const double g = o->engine->largest(gradient->sum, o->count) * clip;
+    return g * g > most;
+}
+
 /* With the floating-point environment entered. */
 static nf_status step(nf_optimizer *o, void *theta, const nf_gradient *gradient) {
     const double norm = o->engine->norm2(gradient->sum, o->count);
@@ -114,6 +125,8 @@ static nf_status step(nf_optimizer *o, void *theta, const nf_gradient *gradient)
     const uint64_t t = o->steps + 1;
     u.first = t == 1;
     u.clip = o->clip_norm > 0.0 ? fmin(1.0, o->clip_norm / (norm + 1e-6)) : 1.0;
+    if (squares_overflow(o, gradient, norm, u.clip))
+        return nf_fail(NF_ERR_DIVERGED, NULL, "the gradient is finite, but its squares are not (its norm is %g, and clip_norm %g)", norm, o->clip_norm);
     u.correction1 = 1.0 - pow(u.beta1, (double)t);
     u.correction2 = 1.0 - pow(u.beta2, (double)t);
     o->engine->update(&u, theta, gradient->sum, o->m, o->v, o->count);

@@ -704,6 +704,7 @@ const nf_engine R(engine) = {
     .finite = all_finite,
     .add_scaled = R(add_scaled),
     .norm2 = R(norm2),
+    .largest = R(largest),
     .update = R(update),
     .average = R(average),
 };

@@ -79,6 +79,25 @@ void R(add_scaled)(void *to, const void *from, double scale, size_t count) {
         a[i] = madd(s, b[i], a[i]);
 }
 
+double R(largest)(const void *values, size_t count) {
+    const real *g = values;
+    double largest = 0;
+    for (size_t i = 0; i < count; i++)
+        largest = fabs((double)g[i]) > largest ? fabs((double)g[i]) : largest;
+    return largest;
+}
+
+/* Of numbers whose squares are none: in units of the largest. Any that are not finite make it so. */
+static double scaled_norm(const real *g, size_t count, double sum) {
+    const double largest = R(largest)(g, count);
+    if (!isfinite(largest) || largest == 0.0 || isnan(sum))
+        return sqrt(sum);
+    sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum = madd_double((double)g[i] / largest, (double)g[i] / largest, sum);
+    return largest * sqrt(sum);
+}
+
 /* Eight chains, so that the loop is a vector loop; their number is fixed, so the sum is the same on every instruction set with FMA. */
 double R(norm2)(const void *values, size_t count) {
     const real *g = values;
@@ -89,5 +108,6 @@ double R(norm2)(const void *values, size_t count) {
             sum[l] = madd_double((double)g[i + l], (double)g[i + l], sum[l]);
     for (size_t l = 0; i < count; i++, l++)
         sum[l] = madd_double((double)g[i], (double)g[i], sum[l]);
-    return sqrt(((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7])));
+    const double whole = ((sum[0] + sum[1]) + (sum[2] + sum[3])) + ((sum[4] + sum[5]) + (sum[6] + sum[7]));
+    return whole > 0x1p-900 && whole < INFINITY ? sqrt(whole) : scaled_norm(g, count, whole);
 }

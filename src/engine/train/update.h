@@ -8,6 +8,7 @@
 void R(update)(const engine_update *u, void *theta, const void *g, void *m, void *v, size_t count);
 void R(average)(void *mean, const void *theta, double decay, size_t count);
 void R(add_scaled)(void *to, const void *from, double scale, size_t count);
+double R(largest)(const void *values, size_t count); /* of the absolute values; NaN is none */
 double R(norm2)(const void *values, size_t count);
 
 #endif
