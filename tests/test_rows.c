@@ -543,6 +543,45 @@ START_TEST(huge_rows_are_bad_or_right) {
 }
 END_TEST
 
+/* A row whose density is no number is bad where a density is asked for, and nowhere else. */
+START_TEST(maps_reach_further_than_densities) {
+    const double far[] = {1e160, 1e60, -1e300}, sds[] = {1, 1e-100, 1e100}, one = 1;
+    for (size_t k = 0; k < 3; k++) {
+        nf_flow *flow;
+        nf_gradient *gradient;
+        const double z = far[k] * (k == 2 ? 1e-40 : 1); /* |z / sd| is of 1e160 */
+        double x, log_det, d, score;
+        must(nf_affine_create(1, NF_DOUBLE, &flow));
+        must(nf_flow_set_base_normal(flow, NULL, &sds[k]));
+        must(nf_gradient_create(flow, &gradient));
+        must(nf_forward(flow, NULL, 1, &z, NULL, &x, &log_det));
+        ck_assert(x == z && log_det == 0);
+        must(nf_inverse(flow, NULL, 1, &z, NULL, &x, &log_det));
+        ck_assert(x == z && log_det == 0);
+        must(nf_forward_vjp(flow, NULL, 1, &z, NULL, &one, NULL, &d, NULL, gradient));
+        ck_assert(d == 1);
+        must(nf_inverse_vjp(flow, NULL, 1, &z, NULL, &one, NULL, &d, NULL, gradient));
+        ck_assert(d == 1);
+        must_be(NF_ERR_ROWS, nf_log_prob(flow, NULL, 1, &z, NULL, &d));
+        ck_assert(isnan(d));
+        must_be(NF_ERR_ROWS, nf_log_prob(flow, NULL, 1, &z, NULL, NULL));
+        must_be(NF_ERR_ROWS, nf_score(flow, NULL, 1, &z, NULL, NULL, &score));
+        ck_assert(isnan(score));
+        must_be(NF_ERR_ROWS, nf_grad_nll(flow, NULL, 1, &z, NULL, NULL, gradient, NULL));
+        nf_gradient_free(gradient);
+        nf_flow_free(flow);
+    }
+    nf_cnf *cnf;
+    const double z = 1e160;
+    double x, end;
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 1, .seed = 1), &cnf));
+    must(nf_forward(cnf, NULL, 1, &z, NULL, &x, NULL));
+    must(nf_cnf_trajectory(cnf, NULL, 1, &z, NULL, 1, &one, &end));
+    same_bits("the end of a path", &end, &x, 1);
+    nf_flow_free(cnf);
+}
+END_TEST
+
 /* ---- arrays that are the same, or not there, or empty ---- */
 
 START_TEST(results_may_go_into_the_input) {
@@ -666,6 +705,7 @@ int main(void) {
     tcase_add_loop_test(bad, a_factor_of_all_weights_is_nothing, 0, subjects);
     tcase_add_loop_test(bad, rows_too_far_to_differentiate_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, huge_rows_are_bad_or_right, 0, subjects);
+    tcase_add_test(bad, maps_reach_further_than_densities);
     tcase_add_loop_test(arrays, results_may_go_into_the_input, 0, subjects);
     tcase_add_test(arrays, results_of_a_net_may_go_into_its_input);
     tcase_add_loop_test(arrays, results_may_be_left_out, 0, subjects);

@@ -89,6 +89,7 @@ nf_status nf_log_prob(const nf_flow *flow, nf_workspace *ws, size_t rows, const 
         return status;
     engine_job job = job_of(flow, rows, x, context, true);
     job.log_prob = log_prob;
+    job.density = true; /* also when nobody wants the number, the status is about it */
     return nf_run_evaluation(__func__, flow, ws, &job, RUN_STORE, "x");
 }
 

@@ -343,9 +343,12 @@ static int push(const engine_job *job, engine_thread *thread, size_t first, size
     const engine_bad bad_before = thread->bad;
     const engine_counters counters_before = thread->counters;
     unsigned char before[TILE_ROWS];
+    const bool density = job->density || job->log_prob;
     m.t.few = job->rows <= FEW_ROWS && !job->record;
     if (!job->penalty)
         m.t.penalty = NULL;
+    if (!density) /* nor does it matter whether there is one */
+        memset(m.base, 0, m.t.panels * PANEL * sizeof(double));
     /* Twice at most: bad lanes are copies of a good lane the second time, and there is nothing left to fail. */
     for (bool again = true, note = true; again; note = false) {
         load_tile(job, thread, &m, first, note);
@@ -353,7 +356,7 @@ static int push(const engine_job *job, engine_thread *thread, size_t first, size
         memset(m.t.log_det, 0, m.t.panels * PANEL * sizeof(double));
         if (m.t.penalty)
             memset(m.t.penalty, 0, m.t.panels * PANEL * sizeof(double));
-        if (!job->inverse)
+        if (density && !job->inverse)
             base_density(job->model, &m.t, m.base);
         memset(m.t.failed, 0, rows);
         if (apply_layers(job, job->inverse, job->model->layer_count, thread, &m) != LAYER_OK) {
@@ -361,7 +364,7 @@ static int push(const engine_job *job, engine_thread *thread, size_t first, size
             thread->counters = counters_before;
             return ENGINE_ARENA;
         }
-        if (job->inverse)
+        if (density && job->inverse)
             base_density(job->model, &m.t, m.base);
         again = check_lanes(thread, &m, before, job->model->layer_count, farthest_loss(job)) && job->record;
     }

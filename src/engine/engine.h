@@ -42,8 +42,8 @@ typedef struct engine_job {
     const double *context;
     size_t rows;
     double *out, *log_det, *log_prob; /* what push_done stores */
+    bool density; /* rows must have a density, as with log_prob; in a pull the cotangents are those of the sum of weight * scale * log_prob */
     /* for pull */
-    bool density;                            /* the cotangents are those of the sum of weight * scale * log_prob */
     double scale;
     const double *weight;                    /* density: per row, NULL is 1 */
     double weight_scale;                     /* on all of them: a power of two */
