@@ -582,6 +582,25 @@ START_TEST(maps_reach_further_than_densities) {
 }
 END_TEST
 
+/* The score of a base far from N(0, 1), whose mean single precision does not have. */
+START_TEST(a_narrow_base_has_a_score) {
+    const double sds[] = {1e-160, 1e-20, 1e-6, 1e20, 1e160};
+    for (int single = 0; single < 2; single++)
+        for (size_t k = 0; k < 5; k++) {
+            if (single && (k == 0 || k == 4))
+                continue;
+            const double sd = sds[k], mean = k == 2 ? 0.1 : 0.0, x = k == 2 ? (double)(float)0.1000005 : sd, expected = -(x - mean) / sd / sd;
+            double log_prob, score;
+            nf_flow *flow;
+            must(nf_flow_create(1, 0, single ? NF_SINGLE : NF_DOUBLE, &flow));
+            must(nf_flow_set_base_normal(flow, &mean, &sd));
+            must(nf_score(flow, NULL, 1, &x, NULL, &log_prob, &score));
+            must_agree("score", fabs(score / expected - 1), single ? 2e-7 : 1e-14);
+            nf_flow_free(flow);
+        }
+}
+END_TEST
+
 /* ---- arrays that are the same, or not there, or empty ---- */
 
 START_TEST(results_may_go_into_the_input) {
@@ -706,6 +725,7 @@ int main(void) {
     tcase_add_loop_test(bad, rows_too_far_to_differentiate_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, huge_rows_are_bad_or_right, 0, subjects);
     tcase_add_test(bad, maps_reach_further_than_densities);
+    tcase_add_test(bad, a_narrow_base_has_a_score);
     tcase_add_loop_test(arrays, results_may_go_into_the_input, 0, subjects);
     tcase_add_test(arrays, results_of_a_net_may_go_into_its_input);
     tcase_add_loop_test(arrays, results_may_be_left_out, 0, subjects);

@@ -430,11 +430,15 @@ static void density_cotangents(const engine_job *job, const engine_thread *threa
     for (size_t p = 0; p < t->panels; p++) {
         const real *x = tile_panel(t, p), *c = m->cotangent_log_det + p * PANEL;
         real *d = m->cotangent_x + p * t->dim * PANEL;
-        for (size_t f = 0; f < t->dim; f++) {
-            const real mean = (real)(model->mean ? model->mean[f] : 0.0);
-            const real precision = (real)(model->mean ? 1.0 / (model->sd[f] * model->sd[f]) : 1.0);
+        for (size_t f = 0; f < t->dim; f++, x += PANEL, d += PANEL) {
+            if (!model->mean) {
+                for (size_t l = 0; l < PANEL; l++)
+                    d[l] = -c[l] * x[l];
+                continue;
+            }
+            const double mean = model->mean[f], sd = model->sd[f]; /* whose square need not be a number */
             for (size_t l = 0; l < PANEL; l++)
-                d[f * PANEL + l] = -c[l] * (x[f * PANEL + l] - mean) * precision;
+                d[l] = (real)(-(double)c[l] * (((double)x[l] - mean) / sd / sd));
         }
     }
 }
