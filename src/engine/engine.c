@@ -472,6 +472,31 @@ static void given_cotangents(const engine_job *job, engine_thread *thread, threa
     }
 }
 
+/* What is not finite in each lane of panels makes `spoilt` NaN there; it is zero before. */
+static void find_spoilt(const real *panels, size_t count, size_t features, real *spoilt) {
+    for (size_t p = 0; p < count; p++)
+        for (size_t f = 0; f < features; f++, panels += PANEL)
+            for (size_t l = 0; l < PANEL; l++)
+                spoilt[p * PANEL + l] = madd(panels[l], 0, spoilt[p * PANEL + l]);
+}
+
+/* Rows that have a value, and a cotangent beyond the numbers: bad as a whole. */
+static void check_slopes(const engine_job *job, engine_thread *thread, tile *t, const cotangent *c) {
+    _Alignas(NF_ALIGN) real spoilt[TILE_ROWS] = {0};
+    find_spoilt(c->x, t->panels, t->dim, spoilt);
+    if (job->grad_context && c->context)
+        find_spoilt(c->context, t->panels, t->context_dim, spoilt);
+    for (size_t l = 0; l < t->rows; l++) {
+        const size_t row = thread->first + l;
+        if (spoilt[l] == 0 || t->failed[l])
+            continue;
+        t->failed[l] = ROW_SLOPE;
+        note_bad(thread, (engine_bad){0, row, ROW_SLOPE, 0, 0, 0.0});
+        if (job->log_prob)
+            job->log_prob[row] = NAN;
+    }
+}
+
 static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool first, engine_sum *sum) {
     const nf_model *model = job->model;
     thread_map m = map_pushed(thread);
@@ -502,6 +527,8 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool
             place->ops->forward_vjp(&run, &m.t, &c);
     }
     thread->counters.rhs_evaluations += counters.rhs_evaluations;
+    if (job->grad_in || job->grad_context)
+        check_slopes(job, thread, &m.t, &c);
     if (job->grad_in)
         store_lanes(&m.t, c.x, model->dim, job->grad_in + thread->first * model->dim);
     if (job->grad_context && c.context)

@@ -11,7 +11,8 @@ enum row_failure {
     ROW_ODE_BUDGET, /* max_steps were not enough */
     ROW_RANGE,      /* the result is not finite */
     ROW_COTANGENT,  /* a given cotangent is not finite */
-    ROW_TARGET      /* the user's target density is not finite */
+    ROW_TARGET,     /* the user's target density is not finite */
+    ROW_SLOPE       /* what a pull makes of it is not finite */
 };
 
 #endif
