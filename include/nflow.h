@@ -213,7 +213,7 @@ NF_API void nf_free(void *pointer);
 typedef struct nf_planar_config {
     size_t struct_size;
     size_t dim, context_dim; /* dim >= 1 */
-    size_t layers;           /* K; default 1 */
+    size_t layers;           /* K; default 1, at most 65536 */
     uint64_t seed;           /* of the initial parameters */
     nf_precision precision;
     nf_activation activation;           /* of the conditioner nets; default tanh */
@@ -241,7 +241,7 @@ typedef struct nf_radial_config {
 typedef struct nf_realnvp_config {
     size_t struct_size;
     size_t dim, context_dim;
-    size_t couplings; /* default 8 */
+    size_t couplings; /* default 8, at most 65536 */
     uint64_t seed;    /* of the initial parameters and of random masks */
     nf_precision precision;
     nf_activation activation;           /* default GELU */
@@ -271,10 +271,10 @@ typedef struct nf_cnf_config {
     size_t units;                       /* hyper: how many planar fields */
     double t0, t1;                      /* taken literally; both 0: 0 and 1; equal or not finite is an error */
     double rtol, atol;                  /* of the adaptive methods, log_det included */
-    size_t steps, max_steps;            /* steps: of the fixed-step methods; max_steps: after which a row is given up */
+    size_t steps, max_steps;            /* steps: of the fixed-step methods; max_steps: after which a row is given up; at most SIZE_MAX / 2 each */
     nf_trace trace;
     nf_ode_gradient gradient; /* default: the exact gradient of the discrete solution */
-    size_t probes;            /* of Hutchinson's estimator */
+    size_t probes;            /* of Hutchinson's estimator; default 1; as many as a size_t can count the memory for */
     double kinetic, jacobian; /* weights of the regularisers of Finlay et al. 2020; 0 = off */
     const nf_allocator *allocator;
     int shared_step;          /* 0: each row has steps of its own, and its density does not depend on its batch; 1: the adaptive methods take one

@@ -347,11 +347,35 @@ START_TEST(configs_are_checked) {
     REFUSED(NF_ERR_ARGUMENT, "trace is 3", .dim = 2, .trace = (nf_trace)3);
     REFUSED(NF_ERR_ARGUMENT, "gradient is 2", .dim = 2, .gradient = (nf_ode_gradient)2);
     REFUSED(NF_ERR_ARGUMENT, "probes is 0", .dim = 2, .trace = NF_TRACE_HUTCHINSON, .probes = NF_NONE);
+    REFUSED(NF_ERR_ARGUMENT, "steps is 0", .dim = 2, .steps = NF_NONE);
+    REFUSED(NF_ERR_ARGUMENT, "max_steps 0", .dim = 2, .max_steps = NF_NONE);
+    REFUSED(NF_ERR_ARGUMENT, "must be at most", .dim = 2, .max_steps = SIZE_MAX - 1);
+    REFUSED(NF_ERR_ARGUMENT, "must be at most", .dim = 2, .steps = SIZE_MAX / 2 + 1);
+    REFUSED(NF_ERR_ARGUMENT, "must be at most", .dim = 2, .probes = SIZE_MAX / 2 + 1);
     REFUSED(NF_ERR_ARGUMENT, "kinetic = nan", .dim = 2, .kinetic = NAN);
     REFUSED(NF_ERR_ARGUMENT, "jacobian = -1", .dim = 2, .jacobian = -1);
     REFUSED(NF_ERR_ARGUMENT, "shared_step is 2", .dim = 2, .shared_step = 2);
     REFUSED(NF_ERR_ARGUMENT, "reserved is 1", .dim = 2, .reserved = 1);
     REFUSED(NF_ERR_UNSUPPORTED, "no context", .dim = 2, .context_dim = 1, .dynamics = NF_DYNAMICS_HYPER);
+}
+END_TEST
+
+/* Products of them with widths and dimensions once wrapped to little memory that was written beyond. */
+START_TEST(probes_are_no_more_than_can_be_counted) {
+    const size_t most = SIZE_MAX / 2 + 1, counts[] = {most >> 5, most >> 4, most >> 2, most >> 1, (most >> 1) + 1, most - 1, SIZE_MAX / 3, SIZE_MAX / 5};
+    nf_cnf *flow;
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++)
+        for (size_t dim = 1; dim < 5; dim++)
+            for (size_t deep = 0; deep < 2; deep++) {
+                must_be(NF_ERR_ARGUMENT, nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = dim, .hidden_layers = deep ? 3 : 1, .hidden_width = 1,
+                                                                 .trace = deep ? NF_TRACE_HUTCHINSON_NORMAL : NF_TRACE_HUTCHINSON, .probes = counts[i]),
+                                                       &flow));
+                must_say("nf_cnf_create", "probes is ");
+                must_say("nf_cnf_create", "more than memory can hold");
+            }
+    /* What is not used is not asked for. */
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .probes = most - 1), &flow));
+    nf_flow_free(flow);
 }
 END_TEST
 
@@ -368,6 +392,7 @@ int main(void) {
         tcase_add_loop_test(c, estimated_log_det_is_unbiased_about_the_exact, 0, 2);
     tcase_add_test(c, the_default_net_is_deep_where_its_trace_is_cheap);
     tcase_add_test(c, configs_are_checked);
+    tcase_add_test(c, probes_are_no_more_than_can_be_counted);
     suite_add_tcase(suite, c);
     return run_suite(suite);
 }

@@ -255,6 +255,12 @@ static const struct {
     {FLOW("{\"type\": \"cnf\", \"dynamics\": \"hyper\", \"hidden\": 3, \"t0\": 0, \"t1\": 1}"), "width is missing"},
     {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"width\": 3")), "key \"width\""},
     {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"rtol\": -1")), "rtol"},
+    {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"steps\": 0")), "steps is 0"},
+    {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"max_steps\": 0")), "max_steps 0"},
+    {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"max_steps\": -1")), "max_steps is not a count"},
+    {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"trace\": \"hutchinson\", \"probes\": 0")), "probes is 0"},
+    {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"trace\": \"hutchinson\", \"probes\": 2305843009213693952")), "probes is 2305843009213693952 in 2 dimensions, more than memory"},
+    {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"trace\": \"hutchinson_normal\", \"probes\": 9223372036854775807")), "probes is 9223372036854775807 in 2 dimensions, more than memory"},
     {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"noise_seed\": \"1x\"")), "noise_seed is not a string of digits"},
     {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"noise_seed\": \"-1\"")), "noise_seed is not a string of digits"},
     {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"noise_seed\": \"\"")), "noise_seed is not a string of digits"},
@@ -263,6 +269,12 @@ static const struct {
     {"{\"dim\": 2, \"context\": 1, \"base\": {\"type\": \"normal\", \"scale\": 1}, \"layers\": [{\"type\": \"cnf\", \"dynamics\": \"hyper\", \"hidden\": 3, \"width\": 2, "
      "\"t0\": 0, \"t1\": 1}]}",
      "hyper dynamics take no context"},
+    {"{\"dim\": 4294967296, \"context\": 0, \"base\": {\"type\": \"normal\", \"scale\": 1}, \"layers\": [{\"type\": \"cnf\", \"dynamics\": \"mlp\", \"hidden\": [1, 1, 1], "
+     "\"activation\": \"tanh\", \"t0\": 0, \"t1\": 1}]}",
+     "a cnf layer of 4294967296 dimensions, 0 columns of context and 3 hidden units is more than memory"},
+    {"{\"dim\": 33554432, \"context\": 0, \"base\": {\"type\": \"normal\", \"scale\": 1}, \"layers\": [{\"type\": \"cnf\", \"dynamics\": \"hyper\", \"hidden\": [], \"width\": 33554432, "
+     "\"t0\": 0, \"t1\": 1}]}",
+     SIZE_MAX > UINT32_MAX ? "a cnf layer of 33554432 dimensions" : "cnf: "},
     {FLOW("{\"type\": \"planar\", \"context\": -1}"), "context is not a count"},
     {FLOW("{\"type\": \"coupling\", \"hidden\": [\"3\"], \"activation\": \"tanh\", \"scale\": \"exp\", " SPLIT "}"), "hidden is not a count"},
     {"{\"dim\": 2, \"context\": 0, \"layers\": []}", "base is not"},
@@ -320,6 +332,20 @@ START_TEST(refuses_parameters_that_are_not_finite) {
         ck_assert_ptr_nonnull(strstr(nf_last_error(), "tensor layers.0.shift holds a number that is not finite"));
     }
     nf_free(bytes);
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* What can be made can be saved and loaded: the largest counts too. */
+START_TEST(loads_the_largest_counts) {
+    nf_flow *flow, *loaded;
+    void *bytes;
+    size_t size;
+    ck_assert_int_eq(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .steps = SIZE_MAX / 2, .max_steps = SIZE_MAX / 2, .probes = SIZE_MAX / 2), &flow), NF_OK);
+    ck_assert_int_eq(nf_flow_save_memory(flow, &bytes, &size), NF_OK);
+    ck_assert_msg(nf_flow_load_memory(bytes, size, &loaded) == NF_OK, "%s", nf_last_error());
+    nf_free(bytes);
+    nf_flow_free(loaded);
     nf_flow_free(flow);
 }
 END_TEST
@@ -425,6 +451,7 @@ int main(void) {
     tcase_add_loop_test(c, refuses_a_lie_about_the_structure, 0, sizeof lies / sizeof lies[0]);
     tcase_add_test(c, refuses_tensors_of_the_wrong_kind);
     tcase_add_test(c, refuses_parameters_that_are_not_finite);
+    tcase_add_test(c, loads_the_largest_counts);
     tcase_add_test(c, refuses_other_formats_and_versions);
     tcase_add_loop_test(c, no_truncation_does_harm, 0, 3);
     tcase_add_loop_test(c, no_changed_byte_does_harm, 0, 3);

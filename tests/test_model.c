@@ -421,6 +421,18 @@ START_TEST(affine_standardizes) {
 END_TEST
 
 /* Every mask, dimension and context makes a flow that is close to the identity, reproducible from its seed, and moves every coordinate. */
+/* As many as would take all memory before they run out. */
+START_TEST(layers_are_counted_first) {
+    nf_flow *flow;
+    must_be(NF_ERR_ARGUMENT, nf_planar_create(NF_CONFIG(nf_planar_config, .dim = 2, .layers = 65537), &flow));
+    must_say("nf_planar_create", "layers is 65537, at most 65536");
+    must_be(NF_ERR_ARGUMENT, nf_radial_create(NF_CONFIG(nf_radial_config, .dim = 2, .layers = SIZE_MAX - 1), &flow));
+    must_say("nf_radial_create", "layers is ");
+    must_be(NF_ERR_ARGUMENT, nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2, .couplings = SIZE_MAX / 2), &flow));
+    must_say("nf_realnvp_create", "couplings is ");
+}
+END_TEST
+
 START_TEST(realnvp_of_any_shape) {
     const nf_mask mask = (nf_mask)(_i % 3);
     for (size_t dim = 1; dim <= 7; dim++)
@@ -478,6 +490,7 @@ int main(void) {
     tcase_add_test(stacks, parts_that_do_not_fit_are_refused);
     tcase_add_test(stacks, structure_decides_what_fits);
     tcase_add_test(made, affine_standardizes);
+    tcase_add_test(made, layers_are_counted_first);
     tcase_add_loop_test(made, realnvp_of_any_shape, 0, 9);
     suite_add_tcase(suite, looped);
     suite_add_tcase(suite, stacks);

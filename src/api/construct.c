@@ -60,6 +60,12 @@ nf_status nf_construct_read(const char *function, const void *config, void *copy
 
 size_t nf_size_or_default(size_t value, size_t fallback) { return value == 0 ? fallback : value == NF_NONE ? 0 : value; }
 
+nf_status nf_construct_count(const char *function, const char *name, size_t count) {
+    if (count <= NF_MOST_LAYERS)
+        return NF_OK;
+    return nf_fail(NF_ERR_ARGUMENT, function, "config->%s is %zu, at most %d are possible", name, count, NF_MOST_LAYERS);
+}
+
 nf_status nf_construct_hidden(const char *function, size_t count, size_t width, size_t items[NF_MOST_HIDDEN], nf_size_list *list) {
     if (count > NF_MOST_HIDDEN)
         return nf_fail(NF_ERR_ARGUMENT, function, "config->hidden_layers is %zu, at most %d are possible", count, NF_MOST_HIDDEN);

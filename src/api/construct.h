@@ -35,6 +35,10 @@ nf_status nf_construct_read(const char *function, const void *config, void *copy
 /* Sizes in configs: zero means the default, NF_NONE zero. */
 size_t nf_size_or_default(size_t value, size_t fallback);
 
+/* Layers that a constructor may be asked for; more are a mistake in the call, and would take all memory before it is noticed. */
+#define NF_MOST_LAYERS 65536
+nf_status nf_construct_count(const char *function, const char *name, size_t count);
+
 /* `count` equal hidden layers for drafts; the items live as long as the constructor's call. More than this many are refused. */
 #define NF_MOST_HIDDEN 64
 nf_status nf_construct_hidden(const char *function, size_t count, size_t width, size_t items[NF_MOST_HIDDEN], nf_size_list *list);

@@ -87,6 +87,8 @@ nf_status nf_realnvp_create(const nf_realnvp_config *config, nf_realnvp **flow) 
     nf_status status = NF_CONSTRUCT_READ(nf_realnvp_config, config, &given, flow);
     if (status == NF_OK)
         status = check_realnvp(__func__, &given);
+    if (status == NF_OK)
+        status = nf_construct_count(__func__, "couplings", nf_size_or_default(given.couplings, 8));
     size_t items[NF_MOST_HIDDEN];
     nf_size_list hidden = {0, NULL};
     if (status == NF_OK)

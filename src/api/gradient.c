@@ -18,6 +18,8 @@ nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_
 nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t count,
                            nf_gradient **out) {
     const size_t stride = (count * engine->real_size + 63) / 64 * 64;
+    size_t all;
+    const bool fits = nf_size_multiply(stride, GRADIENT_SLOTS, &all);
     nf_gradient *g = nf_allocate_zeroed(allocator, sizeof *g);
     if (g) {
         g->allocator = *allocator;
@@ -26,7 +28,7 @@ nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, 
         g->count = count;
         g->stride = stride / engine->real_size;
         g->sum = nf_allocate_zeroed(allocator, stride);
-        g->slots = nf_allocate(allocator, stride * GRADIENT_SLOTS);
+        g->slots = fits ? nf_allocate(allocator, all) : NULL;
     }
     if (!g || !g->sum || !g->slots) {
         nf_gradient_free(g);

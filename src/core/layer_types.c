@@ -226,6 +226,18 @@ static void cnf_defaults(nf_layer *layer) {
                                .probes = 1};
 }
 
+nf_status nf_check_solver(const nf_cnf_spec *c) {
+    if (c->method < NF_DOPRI5 || c->method > NF_EULER)
+        return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: method is %d, which is none", (int)c->method);
+    if (!(c->rtol >= 0.0) || !(c->atol >= 0.0) || !isfinite(c->rtol) || !isfinite(c->atol) || (c->rtol == 0.0 && c->atol == 0.0))
+        return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: rtol = %g and atol = %g, must be finite, not negative, not both 0", c->rtol, c->atol);
+    if (c->steps == 0 || c->max_steps == 0)
+        return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: steps is %zu and max_steps %zu, must be positive", c->steps, c->max_steps);
+    if (c->steps > NF_MOST_COUNT || c->max_steps > NF_MOST_COUNT)
+        return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: steps is %zu and max_steps %zu, must be at most %zu", c->steps, c->max_steps, NF_MOST_COUNT);
+    return NF_OK;
+}
+
 static nf_status cnf_complete(nf_layer *layer) {
     const nf_cnf_spec *c = &layer->cnf;
     const bool hyper = c->dynamics == NF_DYNAMICS_HYPER;
@@ -233,18 +245,17 @@ static nf_status cnf_complete(nf_layer *layer) {
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: dynamics is %d, which is none", (int)c->dynamics);
     if (!isfinite(c->t0) || !isfinite(c->t1) || c->t0 == c->t1)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: t0 = %g and t1 = %g, must be finite and different", c->t0, c->t1);
-    if (!(c->rtol >= 0.0) || !(c->atol >= 0.0) || !isfinite(c->rtol) || !isfinite(c->atol) || c->rtol + c->atol == 0.0)
-        return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: rtol = %g and atol = %g, must be finite, not negative, not both 0", c->rtol, c->atol);
-    if (c->method < NF_DOPRI5 || c->method > NF_EULER)
-        return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: method is %d, which is none", (int)c->method);
-    if (c->steps == 0 || c->max_steps == 0)
-        return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: steps is %zu and max_steps %zu, must be positive", c->steps, c->max_steps);
+    const nf_status solver = nf_check_solver(c);
+    if (solver != NF_OK)
+        return solver;
     if (c->trace < NF_TRACE_EXACT || c->trace > NF_TRACE_HUTCHINSON_NORMAL)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: trace is %d, which is none", (int)c->trace);
     if (c->gradient != NF_ODE_DISCRETE && c->gradient != NF_ODE_ADJOINT)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: gradient is %d, which is none", (int)c->gradient);
     if (c->trace != NF_TRACE_EXACT && c->probes == 0)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: probes is 0");
+    if (c->probes > NF_MOST_COUNT)
+        return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: probes is %zu, must be at most %zu", c->probes, NF_MOST_COUNT);
     if (!(c->kinetic >= 0.0) || !(c->jacobian >= 0.0) || !isfinite(c->kinetic) || !isfinite(c->jacobian))
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: kinetic = %g and jacobian = %g, must be finite and not negative", c->kinetic,
                        c->jacobian);

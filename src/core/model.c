@@ -44,6 +44,53 @@ static void add_tensor(void *user, const char *name, size_t rank, size_t rows, s
                 sum->count <= PARAMETER_LIMIT;
 }
 
+/* Sums and products that stay at SIZE_MAX once they are there. */
+static size_t plus(size_t a, size_t b) {
+    size_t sum;
+    nf_size_add(a, b, &sum);
+    return sum;
+}
+
+static size_t times(size_t a, size_t b) {
+    size_t product;
+    nf_size_multiply(a, b, &product);
+    return product;
+}
+
+static size_t hidden_units(const nf_net *net) {
+    size_t units = 0;
+    for (size_t j = 0; j < net->hidden.count; j++)
+        units = plus(units, net->hidden.items[j]);
+    return units;
+}
+
+/* At least as many numbers as the engine's memory for a tile holds. `tangents`: the vectors that the net of a cnf is differentiated along. */
+static size_t reach_of(const nf_layer *layer, size_t tangents) {
+    const size_t dim = layer->dim, hidden = hidden_units(&layer->net), ends = plus(layer->net.inputs, layer->net.outputs);
+    /* Stages of an ODE solve are the most that there is of a sample's coordinates. */
+    size_t reach = times(NF_MOST_TILE, plus(times(64, dim), times(8, plus(layer->context_dim, plus(ends, hidden)))));
+    if (layer->kind != NF_LAYER_CNF)
+        return reach;
+    if (layer->cnf.dynamics == NF_DYNAMICS_HYPER) {
+        const size_t node = times(plus(layer->cnf.width, NF_MOST_PANEL), plus(times(3, dim), 2));
+        return plus(reach, plus(times(NF_MOST_NODES, node), times(8, times(dim, dim))));
+    }
+    const size_t along = plus(dim, plus(times(3, ends), times(4, hidden)));
+    return plus(reach, times(times(NF_MOST_PANEL, tangents), along));
+}
+
+/* The memory itself may be refused later; here it is made sure that its size can be told. */
+static nf_status check_reach(const nf_layer *layer) {
+    const size_t most = SIZE_MAX / 4;
+    const bool probed = layer->kind == NF_LAYER_CNF && layer->cnf.trace != NF_TRACE_EXACT;
+    if (reach_of(layer, probed ? layer->cnf.probes : layer->dim) <= most)
+        return NF_OK;
+    if (probed && reach_of(layer, 1) <= most)
+        return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: probes is %zu in %zu dimensions, more than memory can hold", layer->cnf.probes, layer->dim);
+    return nf_fail(NF_ERR_ARGUMENT, NULL, "a %s layer of %zu dimensions, %zu columns of context and %zu hidden units is more than memory can hold",
+                   nf_layer_type_of(layer->kind)->name, layer->dim, layer->context_dim, hidden_units(&layer->net));
+}
+
 nf_status nf_layer_create(const nf_allocator *allocator, const nf_layer *draft, nf_layer **layer) {
     const nf_size_list *lists[] = {&draft->net.hidden, &draft->identity, &draft->transformed, &draft->source};
     size_t items = 0, bytes;
@@ -70,6 +117,8 @@ nf_status nf_layer_create(const nf_allocator *allocator, const nf_layer *draft, 
             status = nf_fail(NF_ERR_ARGUMENT, NULL, "a %s layer of this size has more parameters than can be addressed",
                              type->name);
     }
+    if (status == NF_OK)
+        status = check_reach(made);
     if (status != NF_OK) {
         nf_release(allocator, made);
         return status;

@@ -110,6 +110,21 @@ nf_layer nf_layer_draft(nf_layer_kind kind, size_t dim, size_t context_dim);
 /* A finished copy of a draft (or of a layer) in one block: completes and checks it. */
 nf_status nf_layer_create(const nf_allocator *allocator, const nf_layer *draft, nf_layer **layer);
 
+/* Steps and probes beyond this are refused: a file could not tell them. */
+#define NF_MOST_COUNT (SIZE_MAX / 2)
+
+/* That a cnf's solver can work with its settings. */
+nf_status nf_check_solver(const nf_cnf_spec *cnf);
+
+/*
+ * The constants of the engine, in samples, with which the sizes of a layer are multiplied when memory for it is laid out: no build has longer tiles or panels,
+ * nor more of a hypernetwork's nodes (times the bytes of a number) than the last. A layer for which that might not fit in a size_t is not made, so that the
+ * engine need not look at each product.
+ */
+#define NF_MOST_TILE ((size_t)128)
+#define NF_MOST_PANEL ((size_t)32)
+#define NF_MOST_NODES ((size_t)4096)
+
 /* The base density N(mean, diag(sd^2)); NULL arrays mean 0 and 1. */
 typedef struct nf_model {
     size_t dim, context_dim;

@@ -12,6 +12,8 @@
 
 extern const nf_engine R(engine);
 
+_Static_assert(TILE_ROWS <= NF_MOST_TILE && PANEL <= NF_MOST_PANEL, "the check of a layer's sizes knows the longest tiles and panels");
+
 /* A layer of the flow, as its thread meets it: where its record lies when the flow runs forward [0] and inverse [1], and its cache. */
 typedef struct layer_place {
     const struct layer_ops *ops;

@@ -11,6 +11,7 @@
 #define POOL_BYTES ((size_t)4 << 20)
 #define MOST_ENTRIES ((size_t)2048)
 #define FEWEST_ENTRIES (PANEL * HYPER_STAGES) /* so that one panel's step always fits */
+_Static_assert(FEWEST_ENTRIES * sizeof(real) <= NF_MOST_NODES, "the check of a layer's sizes knows how many nodes there may be");
 #define SPAN_ROOM ((size_t)512)
 #define SPAN_SLOTS (2 * SPAN_ROOM)
 
