@@ -75,6 +75,8 @@ static void choose_rows(nf_diagnosis *d, size_t rows, const double *x, const dou
         nf_diagnosis_did(d, d->calls->sample(d->flow, d->workspace, &d->rng, d->rows, d->context, d->x, NULL));
 }
 
+static size_t many(size_t steps, size_t times) { return steps < NF_MOST_COUNT / times ? steps * times : NF_MOST_COUNT; }
+
 /* The flow without the errors of its precision and its solvers. */
 static void make_exact(nf_diagnosis *d) {
     nf_diagnosis_did(d, nf_flow_convert(d->flow, NF_DOUBLE, &d->exact));
@@ -85,8 +87,8 @@ static void make_exact(nf_diagnosis *d) {
         d->continuous = true;
         cnf->rtol = fmin(cnf->rtol, 1e-10);
         cnf->atol = fmin(cnf->atol, 1e-10);
-        cnf->steps *= 4;
-        cnf->max_steps *= 100;
+        cnf->steps = many(cnf->steps, 4);
+        cnf->max_steps = many(cnf->max_steps, 100);
         cnf->trace = NF_TRACE_EXACT;
     }
     if (d->status == NF_OK)
