@@ -360,6 +360,31 @@ START_TEST(configs_are_checked) {
 }
 END_TEST
 
+START_TEST(solver_settings_are_checked_as_the_configs_are) {
+    const double z[] = {0.31, -1.27};
+    double before[2], after[2];
+    nf_cnf *flow;
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .seed = 1), &flow));
+    must(nf_forward(flow, NULL, 1, z, NULL, before, NULL));
+#define REFUSED_SOLVER(text, ...)                                                                                                         \
+    do {                                                                                                                                  \
+        must_be(NF_ERR_ARGUMENT, nf_cnf_set_solver(flow, __VA_ARGS__));                                                                   \
+        must_say("nf_cnf_set_solver", text);                                                                                              \
+    } while (0)
+    REFUSED_SOLVER("method is 7", (nf_ode_method)7, 0, 0, 0, 0);
+    REFUSED_SOLVER("rtol = nan", NF_DOPRI5, NAN, 0, 0, 0);
+    REFUSED_SOLVER("atol = inf", NF_DOPRI5, 0, INFINITY, 0, 0);
+    REFUSED_SOLVER("not both 0", NF_DOPRI5, -1, -1, 0, 0);
+    REFUSED_SOLVER("steps is 0", NF_RK4, 0, 0, NF_NONE, 0);
+    REFUSED_SOLVER("max_steps 0", NF_DOPRI5, 0, 0, 0, NF_NONE);
+    REFUSED_SOLVER("must be at most", NF_RK4, 0, 0, SIZE_MAX - 1, 0);
+    REFUSED_SOLVER("must be at most", NF_DOPRI5, 0, 0, 0, SIZE_MAX - 1);
+    must(nf_forward(flow, NULL, 1, z, NULL, after, NULL));
+    ck_assert_mem_eq(before, after, sizeof before);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* Products of them with widths and dimensions once wrapped to little memory that was written beyond. */
 START_TEST(probes_are_no_more_than_can_be_counted) {
     const size_t most = SIZE_MAX / 2 + 1, counts[] = {most >> 5, most >> 4, most >> 2, most >> 1, (most >> 1) + 1, most - 1, SIZE_MAX / 3, SIZE_MAX / 5};
@@ -392,6 +417,7 @@ int main(void) {
         tcase_add_loop_test(c, estimated_log_det_is_unbiased_about_the_exact, 0, 2);
     tcase_add_test(c, the_default_net_is_deep_where_its_trace_is_cheap);
     tcase_add_test(c, configs_are_checked);
+    tcase_add_test(c, solver_settings_are_checked_as_the_configs_are);
     tcase_add_test(c, probes_are_no_more_than_can_be_counted);
     suite_add_tcase(suite, c);
     return run_suite(suite);

@@ -1,8 +1,16 @@
 /* Continuous normalizing flows: constructor and solver settings. */
-#include <math.h>
 #include <stddef.h>
 
 #include "api/construct.h"
+
+/* In place of the defaults; 0 keeps them. */
+static void set_solver(nf_cnf_spec *cnf, nf_ode_method method, double rtol, double atol, size_t steps, size_t max_steps) {
+    cnf->method = method;
+    cnf->rtol = rtol == 0.0 ? cnf->rtol : rtol < 0.0 ? 0.0 : rtol;
+    cnf->atol = atol == 0.0 ? cnf->atol : atol < 0.0 ? 0.0 : atol;
+    cnf->steps = nf_size_or_default(steps, cnf->steps);
+    cnf->max_steps = nf_size_or_default(max_steps, cnf->max_steps);
+}
 
 static nf_layer draft_of(const nf_cnf_config *c, const nf_size_list *hidden) {
     nf_layer draft = nf_layer_draft(NF_LAYER_CNF, c->dim, c->context_dim);
@@ -15,11 +23,7 @@ static nf_layer draft_of(const nf_cnf_config *c, const nf_size_list *hidden) {
         draft.cnf.t0 = c->t0;
         draft.cnf.t1 = c->t1;
     }
-    draft.cnf.method = c->method;
-    draft.cnf.rtol = c->rtol == 0.0 ? draft.cnf.rtol : c->rtol < 0.0 ? 0.0 : c->rtol;
-    draft.cnf.atol = c->atol == 0.0 ? draft.cnf.atol : c->atol < 0.0 ? 0.0 : c->atol;
-    draft.cnf.steps = nf_size_or_default(c->steps, draft.cnf.steps);
-    draft.cnf.max_steps = nf_size_or_default(c->max_steps, draft.cnf.max_steps);
+    set_solver(&draft.cnf, c->method, c->rtol, c->atol, c->steps, c->max_steps);
     draft.cnf.shared_step = c->shared_step != 0;
     draft.cnf.trace = c->trace;
     draft.cnf.gradient = c->gradient;
@@ -72,23 +76,22 @@ nf_status nf_cnf_set_solver(nf_flow *flow, nf_ode_method method, double rtol, do
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status != NF_OK)
         return status;
-    const nf_layer standard = nf_layer_draft(NF_LAYER_CNF, 1, 0);
-    const double r = rtol == 0.0 ? standard.cnf.rtol : rtol < 0.0 ? 0.0 : rtol, a = atol == 0.0 ? standard.cnf.atol : atol < 0.0 ? 0.0 : atol;
-    if (method < NF_DOPRI5 || method > NF_EULER)
-        return nf_fail(NF_ERR_ARGUMENT, __func__, "method is %d, which is none", (int)method);
-    if (!isfinite(r) || !isfinite(a) || r + a == 0.0)
-        return nf_fail(NF_ERR_ARGUMENT, __func__, "rtol is %g and atol %g, must be finite and not both 0", rtol, atol);
+    nf_cnf_spec spec = nf_layer_draft(NF_LAYER_CNF, 1, 0).cnf;
+    set_solver(&spec, method, rtol, atol, steps, max_steps);
+    status = nf_check_solver(&spec);
+    if (status != NF_OK)
+        return nf_fail_in(status, __func__);
     size_t layers = 0;
     for (size_t i = 0; i < flow->model.layer_count; i++) {
-        nf_layer *layer = flow->model.layers[i];
-        if (layer->kind != NF_LAYER_CNF)
+        nf_cnf_spec *cnf = &flow->model.layers[i]->cnf;
+        if (flow->model.layers[i]->kind != NF_LAYER_CNF)
             continue;
         layers++;
-        layer->cnf.method = method;
-        layer->cnf.rtol = r;
-        layer->cnf.atol = a;
-        layer->cnf.steps = nf_size_or_default(steps, standard.cnf.steps);
-        layer->cnf.max_steps = nf_size_or_default(max_steps, standard.cnf.max_steps);
+        cnf->method = spec.method;
+        cnf->rtol = spec.rtol;
+        cnf->atol = spec.atol;
+        cnf->steps = spec.steps;
+        cnf->max_steps = spec.max_steps;
     }
     return layers ? NF_OK : nf_fail(NF_ERR_ARGUMENT, __func__, "the flow has no cnf layer");
 }
