@@ -409,6 +409,51 @@ START_TEST(a_factor_of_all_weights_is_nothing) {
 }
 END_TEST
 
+/* A tile of bad rows alone is mapped as the origin, which this flow cannot take: nothing of it may reach the sums. */
+static void check_bad_tile(nf_precision precision, size_t first_bad) {
+    enum { ALL = 129 };
+    const double theta[2] = {precision == NF_SINGLE ? -80 : -700, 1e10};
+    const size_t bad_rows = first_bad ? 1 : 128, first_good = first_bad ? 0 : 128, good = ALL - bad_rows;
+    nf_flow *flow;
+    nf_gradient *gradient;
+    double x[ALL], ones[ALL], d[2][ALL], got[2], expected[2], losses[2];
+    must(nf_affine_create(1, precision, &flow));
+    must(nf_set_parameters(flow, theta));
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t r = 0; r < ALL; r++) {
+        x[r] = r >= first_bad && r < first_bad + bad_rows ? NAN : 1e10;
+        ones[r] = 1.0;
+    }
+    for (int vjp = 0; vjp < 2; vjp++) {
+        for (int all = 0; all < 2; all++) {
+            const size_t start = all ? 0 : first_good, rows = all ? ALL : good;
+            const nf_status wanted = all ? NF_ERR_ROWS : NF_OK;
+            must(nf_gradient_zero(gradient));
+            if (vjp)
+                must_be(wanted, nf_inverse_vjp(flow, NULL, rows, x + start, NULL, ones, ones, d[all] + start, NULL, gradient));
+            else
+                must_be(wanted, nf_grad_nll(flow, NULL, rows, x + start, NULL, NULL, gradient, &losses[all]));
+            must(nf_gradient_get(gradient, all ? got : expected));
+        }
+        ck_assert_msg(isfinite(got[0]) && isfinite(got[1]), "gradient %g, %g", got[0], got[1]);
+        same_bits("gradient", got, expected, 2);
+    }
+    same_bits("loss", &losses[1], &losses[0], 1);
+    same_bits("cotangents", d[1] + first_good, d[0] + first_good, good);
+    for (size_t r = first_bad; r < first_bad + bad_rows; r++)
+        ck_assert(isnan(d[1][r]));
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+}
+
+START_TEST(tiles_of_bad_rows_add_nothing) {
+    for (int precision = 0; precision < 2; precision++) {
+        check_bad_tile((nf_precision)precision, 0);
+        check_bad_tile((nf_precision)precision, 128);
+    }
+}
+END_TEST
+
 /* A target that spoils every row whose number divided by 7 leaves 3, in one of three ways; it counts the rows that it is shown. */
 typedef struct moody_target {
     size_t dim, shown;
@@ -725,6 +770,7 @@ int main(void) {
     tcase_add_loop_test(independence, results_do_not_depend_on_the_floating_point_mode, 0, subjects);
     tcase_add_loop_test(bad, bad_rows_do_not_poison_good_ones, 0, subjects);
     tcase_add_loop_test(bad, bad_rows_add_nothing_to_gradients, 0, subjects);
+    tcase_add_test(bad, tiles_of_bad_rows_add_nothing);
     tcase_add_loop_test(bad, rows_that_the_target_spoils_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, a_factor_of_all_weights_is_nothing, 0, subjects);
     tcase_add_loop_test(bad, rows_too_far_to_differentiate_add_nothing, 0, subjects);

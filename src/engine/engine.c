@@ -411,6 +411,8 @@ static void reject(engine_thread *thread, size_t row, int reason) {
     note_bad(thread, (engine_bad){0, row, reason, 0, 0, 0.0});
 }
 
+static bool any_good(const tile *t) { return memchr(t->failed, ROW_GOOD, t->rows) != NULL; }
+
 static double weight_of(const engine_job *job, size_t row) { return job->weight ? job->weight[row] * job->weight_scale : 1.0; }
 
 /* Cotangents of sum_rows weight * scale * log_prob, and the loss that goes with them. */
@@ -499,11 +501,34 @@ static void check_slopes(const engine_job *job, engine_thread *thread, tile *t, 
     }
 }
 
+/*
+ * The cotangents of the layers' output become those of their input. A tile without a good row is left alone: it was mapped as the origin, whose
+ * numbers may be anything.
+ */
+static void pull_layers(const engine_job *job, engine_thread *thread, const thread_map *m, cotangent *c, size_t slot, bool first, bool any) {
+    const size_t count = job->model->layer_count;
+    engine_counters counters = {0, 0, 0, 0}; /* the steps of nf_stats are those of the push */
+    for (size_t i = count; i-- > 0;) {
+        const size_t index = job->inverse ? count - 1 - i : i;
+        const layer_place *place = &m->places[index];
+        layer_run run = run_of(job, m, index, thread, &counters);
+        run.record = place->record[job->inverse];
+        run.gradient = gradient_of(job, slot, run.layer);
+        if (first && run.gradient) /* layer by layer, so that what is cleared is at hand when it is added to */
+            memset(run.gradient, 0, run.layer->parameter_count * sizeof(real));
+        if (!any)
+            continue;
+        if (job->inverse != run.layer->inverted)
+            place->ops->inverse_vjp(&run, &m->t, c);
+        else
+            place->ops->forward_vjp(&run, &m->t, c);
+    }
+    thread->counters.rhs_evaluations += counters.rhs_evaluations;
+}
+
 static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool first, engine_sum *sum) {
     const nf_model *model = job->model;
     thread_map m = map_pushed(thread);
-    const size_t count = model->layer_count;
-    engine_counters counters = {0, 0, 0, 0}; /* the steps of nf_stats are those of the push */
     if (job->density)
         density_cotangents(job, thread, &m, sum);
     else
@@ -514,21 +539,7 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool
                    .context = model->context_dim ? m.cotangent_context : NULL};
     if (c.context)
         memset(c.context, 0, m.t.panels * m.t.context_dim * PANEL * sizeof(real));
-
-    for (size_t i = count; i-- > 0;) {
-        const size_t index = job->inverse ? count - 1 - i : i;
-        const layer_place *place = &m.places[index];
-        layer_run run = run_of(job, &m, index, thread, &counters);
-        run.record = place->record[job->inverse];
-        run.gradient = gradient_of(job, slot, run.layer);
-        if (first && run.gradient) /* layer by layer, so that what is cleared is at hand when it is added to */
-            memset(run.gradient, 0, run.layer->parameter_count * sizeof(real));
-        if (job->inverse != run.layer->inverted)
-            place->ops->inverse_vjp(&run, &m.t, &c);
-        else
-            place->ops->forward_vjp(&run, &m.t, &c);
-    }
-    thread->counters.rhs_evaluations += counters.rhs_evaluations;
+    pull_layers(job, thread, &m, &c, slot, first, any_good(&m.t));
     if (job->grad_in || job->grad_context)
         check_slopes(job, thread, &m.t, &c);
     if (job->grad_in)
@@ -616,6 +627,8 @@ static void match(const engine_job *job, engine_thread *thread, size_t first, si
     t->few = false;
     t->penalty = NULL;
     bring_ends(job, thread, &m);
+    if (!any_good(t))
+        return;
     draw_fractions(job, first, rows, fraction);
     if (job->paired)
         R(pair_samples)(rows, t->dim, m.cotangent_x, t->x, m.scratch, partner);
