@@ -147,7 +147,10 @@ typedef enum nf_ode_method {
  */
 typedef enum nf_trace { NF_TRACE_EXACT = 0, NF_TRACE_HUTCHINSON = 1, NF_TRACE_HUTCHINSON_NORMAL = 2 } nf_trace;
 
-/* The gradient of a solve: exact for the steps that were taken, or from the adjoint equation, which keeps no checkpoints and errs by the tolerance. */
+/*
+ * The gradient of a solve: exact for the steps that were taken, or from the adjoint equation, which keeps no checkpoints and errs by the tolerance. A row that
+ * it cannot trace back (with max_steps, or the smallest step) is a bad row of the gradient call, though its density may be found: it adds nothing, to the loss neither.
+ */
 typedef enum nf_ode_gradient { NF_ODE_DISCRETE = 0, NF_ODE_ADJOINT = 1 } nf_ode_gradient;
 
 /* The update rule of an optimizer; nf_optimizer_config says more. */

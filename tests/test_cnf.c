@@ -170,6 +170,144 @@ START_TEST(the_adjoint_agrees_with_the_discrete_gradient) {
 }
 END_TEST
 
+/*
+ * Where max_steps lets the solver go a way, but not the adjoint equation back: such rows are bad, and add nothing to loss and gradient, those of
+ * the layers around included. An affine layer stands on each side.
+ */
+enum { UNTRACED = 1100 }; /* more tiles than slots, so that one is met in the middle of its sum */
+
+static nf_flow *around_adjoint(nf_dynamics dynamics, size_t max_steps) {
+    nf_flow *part[3], *flow;
+    random_source random = random_begin(56);
+    must(nf_affine_create(DIM, NF_DOUBLE, &part[0]));
+    part[1] = MAKE(.dynamics = dynamics, .gradient = NF_ODE_ADJOINT, .max_steps = max_steps, .rtol = 1e-4, .atol = 1e-4);
+    must(nf_affine_create(DIM, NF_DOUBLE, &part[2]));
+    for (int i = 0; i < 3; i++)
+        randomize(part[i], &random, i == 1 && dynamics == NF_DYNAMICS_HYPER ? 2.0 : 0.5);
+    must(nf_flow_create(DIM, 0, NF_DOUBLE, &flow));
+    for (int i = 0; i < 3; i++)
+        must(nf_flow_append(flow, part[i]));
+    return flow;
+}
+
+/* Which rows of a score are NaN; they are NaN as a whole, and counted. */
+static size_t untraced_rows(nf_flow *flow, const double *x, double *weight) {
+    nf_workspace *ws;
+    nf_stats stats = {.struct_size = sizeof stats};
+    double *log_prob = new_numbers(UNTRACED), *score = new_numbers(UNTRACED * DIM);
+    size_t count = 0;
+    must(nf_workspace_create(flow, 3, &ws));
+    const nf_status status = nf_score(flow, ws, UNTRACED, x, NULL, log_prob, score);
+    for (size_t r = 0; r < UNTRACED; r++) {
+        const int numbers = !isnan(log_prob[r]) + !isnan(score[r * DIM]) + !isnan(score[r * DIM + 1]);
+        ck_assert_msg(numbers == 0 || numbers == 3, "row %zu: %g, %g, %g", r, log_prob[r], score[r * DIM], score[r * DIM + 1]);
+        weight[r] = numbers ? 1.0 : 0.0;
+        count += !numbers;
+    }
+    must(nf_workspace_stats(ws, &stats));
+    ck_assert_uint_eq(stats.bad_rows, count);
+    ck_assert_int_eq(status, count ? NF_ERR_ROWS : NF_OK);
+    nf_workspace_free(ws);
+    free(log_prob);
+    free(score);
+    return count;
+}
+
+static void nll_of(nf_flow *flow, const double *x, const double *weight, nf_status wanted, double *loss, double *d_theta) {
+    nf_gradient *gradient;
+    must(nf_gradient_create(flow, &gradient));
+    must_be(wanted, nf_grad_nll(flow, NULL, UNTRACED, x, NULL, weight, gradient, loss));
+    must(nf_gradient_get(gradient, d_theta));
+    nf_gradient_free(gradient);
+}
+
+START_TEST(rows_that_the_adjoint_cannot_trace_add_nothing) {
+    random_source random = random_begin(57);
+    const nf_dynamics dynamics = (nf_dynamics)(_i % 2);
+    nf_flow *free_flow = around_adjoint(dynamics, 0);
+    const size_t count = nf_parameter_count(free_flow);
+    double *x = new_normals(&random, UNTRACED * DIM, 1.2), *log_prob = new_numbers(UNTRACED), *weight = new_numbers(UNTRACED), *got = new_numbers(count),
+           *expected = new_numbers(count), losses[2];
+    bool met = false;
+    for (size_t max_steps = 4; max_steps < 60 && !met; max_steps++) {
+        nf_flow *flow = around_adjoint(dynamics, max_steps);
+        if (nf_log_prob(flow, NULL, UNTRACED, x, NULL, log_prob) == NF_OK) {
+            const size_t bad = untraced_rows(flow, x, weight);
+            met = bad > 0 && bad < UNTRACED;
+            nll_of(flow, x, NULL, bad ? NF_ERR_ROWS : NF_OK, &losses[0], got);
+            nll_of(free_flow, x, weight, NF_OK, &losses[1], expected);
+            must_agree("loss", whole_error(&losses[0], &losses[1], 1), 1e-13);
+            must_agree("gradient", whole_error(got, expected, count), 1e-12);
+        }
+        nf_flow_free(flow);
+    }
+    ck_assert_msg(met, "no budget loses some rows on the way back alone");
+    nf_flow_free(free_flow);
+    free(x);
+    free(log_prob);
+    free(weight);
+    free(got);
+    free(expected);
+}
+END_TEST
+
+/* log p = -|x|^2 / 2 - 3 */
+static nf_status normal_target(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
+    (void)user;
+    for (size_t r = 0; r < rows; r++) {
+        log_density[r] = -3;
+        for (size_t i = 0; i < DIM; i++) {
+            log_density[r] -= 0.5 * x[r * DIM + i] * x[r * DIM + i];
+            gradient[r * DIM + i] = -x[r * DIM + i];
+        }
+    }
+    return NF_OK;
+}
+
+/* Reverse KL shows samples to its target before it knows whether they can be traced: its loss is that of the rows of its gradient all the same. */
+START_TEST(the_loss_of_reverse_kl_leaves_untraced_rows_out) {
+    bool met = false;
+    double *x = new_numbers(UNTRACED * DIM), *log_q = new_numbers(UNTRACED), *log_p = new_numbers(UNTRACED), *d = new_numbers(UNTRACED * DIM),
+           *d_z = new_numbers(UNTRACED * DIM), *z = new_numbers(UNTRACED * DIM), *ones = new_numbers(UNTRACED), loss;
+    nf_flow *base;
+    must(nf_flow_create(DIM, 0, NF_DOUBLE, &base));
+    for (size_t max_steps = 4; max_steps < 60 && !met; max_steps++) {
+        nf_flow *flow = around_adjoint(NF_DYNAMICS_MLP, max_steps);
+        nf_gradient *gradient;
+        nf_rng rng[3] = {{5, 6, 7}, {5, 6, 7}, {5, 6, 7}};
+        must(nf_gradient_create(flow, &gradient));
+        must(nf_sample(base, NULL, &rng[0], UNTRACED, NULL, z, NULL));
+        if (nf_sample(flow, NULL, &rng[1], UNTRACED, NULL, x, log_q) == NF_OK) {
+            normal_target(NULL, UNTRACED, x, log_p, d);
+            for (size_t r = 0; r < UNTRACED; r++)
+                ones[r] = -1.0;
+            for (size_t i = 0; i < UNTRACED * DIM; i++)
+                d[i] = -d[i];
+            const nf_status status = nf_forward_vjp(flow, NULL, UNTRACED, z, NULL, d, ones, d_z, NULL, NULL);
+            double mean = 0;
+            size_t good = 0;
+            for (size_t r = 0; r < UNTRACED; r++)
+                if (!isnan(d_z[r * DIM])) {
+                    mean += log_q[r] - log_p[r];
+                    good++;
+                }
+            mean /= (double)good;
+            met = good > 0 && good < UNTRACED;
+            must_be(status, nf_grad_reverse_kl(flow, NULL, &rng[2], UNTRACED, NULL, normal_target, NULL, gradient, &loss));
+            if (good)
+                must_agree("loss", whole_error(&loss, &mean, 1), 1e-12);
+        }
+        nf_gradient_free(gradient);
+        nf_flow_free(flow);
+    }
+    ck_assert_msg(met, "no budget loses some rows on the way back alone");
+    double *arrays[] = {x, log_q, log_p, d, d_z, z, ones};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        free(arrays[i]);
+    nf_flow_free(base);
+}
+END_TEST
+
 /* ---- regularisers (Finlay et al. 2020) */
 
 typedef struct regularised {
@@ -412,6 +550,8 @@ int main(void) {
     tcase_add_loop_test(c, densities_do_not_depend_on_the_batch, 0, 4);
     tcase_add_loop_test(c, a_shared_step_is_an_option, 0, 2);
     tcase_add_loop_test(c, the_adjoint_agrees_with_the_discrete_gradient, 0, 4);
+    tcase_add_loop_test(c, rows_that_the_adjoint_cannot_trace_add_nothing, 0, 2);
+    tcase_add_test(c, the_loss_of_reverse_kl_leaves_untraced_rows_out);
     tcase_add_loop_test(c, regularisers_are_their_integrals, 0, 4);
     if (!is_brief()) /* a mean of many */
         tcase_add_loop_test(c, estimated_log_det_is_unbiased_about_the_exact, 0, 2);

@@ -373,21 +373,25 @@ static void cover_bad_rows(double *x, const double *log_q, size_t rows, size_t d
     }
 }
 
-/* Cotangents of log q - log p: minus the target's gradient, and rows that the target spoils. */
-static void take_target(const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk) {
+/* Rows that the target spoils. */
+static void reject_spoilt(const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk) {
     const size_t dim = flow->model.dim, tile_rows = flow->engine->tile_rows;
     const nf_floating saved = nf_floating_enter();
+    for (size_t r = 0; r < chunk->rows; r++)
+        if (!isfinite(ws->target_log_p[r]) || !nf_finite_row(ws->target_gradient + r * dim, dim, flow->engine))
+            flow->engine->reject(&ws->threads[r / tile_rows % ws->thread_count], r, ROW_TARGET);
+    nf_floating_leave(saved);
+}
+
+/* After the pull, which has made log q NaN in all rows that are bad. */
+static void sum_losses(const nf_flow *flow, const nf_workspace *ws, const kl_chunk *chunk) {
+    const nf_floating saved = nf_floating_enter();
     for (size_t r = 0; r < chunk->rows; r++) {
-        double *g = ws->target_gradient + r * dim;
         if (!isfinite(ws->target_log_q[r]))
             continue;
-        if (isfinite(ws->target_log_p[r]) && nf_finite_row(g, dim, flow->engine)) {
-            nf_shard_sum *sum = &chunk->sums[(chunk->tile + r / tile_rows) % chunk->slots];
-            sum->loss += ws->target_log_q[r] - ws->target_log_p[r];
-            sum->good += 1.0;
-            continue;
-        }
-        flow->engine->reject(&ws->threads[r / tile_rows % ws->thread_count], r, ROW_TARGET);
+        nf_shard_sum *sum = &chunk->sums[(chunk->tile + r / flow->engine->tile_rows) % chunk->slots];
+        sum->loss += ws->target_log_q[r] - ws->target_log_p[r];
+        sum->good += 1.0;
     }
     nf_floating_leave(saved);
 }
@@ -403,11 +407,14 @@ static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace
     status = target(user, chunk->rows, ws->target_x, ws->target_log_p, ws->target_gradient);
     if (status != NF_OK)
         return status;
-    take_target(flow, ws, chunk);
+    reject_spoilt(flow, ws, chunk);
     run.action = RUN_PULL;
     run.first_slot = chunk->tile % chunk->slots;
     run.slots = chunk->slots;
-    return nf_run_rows(&run, chunk->first);
+    status = nf_run_rows(&run, chunk->first);
+    if (status == NF_OK)
+        sum_losses(flow, ws, chunk);
+    return status;
 }
 
 nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_workspace *ws, const nf_wave *wave, const nf_rng *rng,

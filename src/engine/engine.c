@@ -28,6 +28,7 @@ typedef struct thread_map {
     double *base; /* log density of the base at z */
     uint32_t *source; /* the row of the tile that each lane was loaded from */
     real *scratch, *records, *caches;
+    real *kept; /* a slot as it was before a pull that may be repeated; NULL when no layer's vjp loses rows */
     size_t bytes;
 } thread_map;
 
@@ -40,7 +41,7 @@ static size_t cache_size(const nf_layer *layer) {
 
 /* In reals. */
 typedef struct thread_sizes {
-    size_t scratch, records, caches;
+    size_t scratch, records, caches, kept;
 } thread_sizes;
 
 /* False when they do not fit. */
@@ -51,13 +52,16 @@ static bool layer_sizes(const nf_model *model, thread_sizes *sizes) {
         const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
         const size_t record = max_size(ops->record_size(layer, TILE_PANELS, false), ops->record_size(layer, TILE_PANELS, true));
         sizes->scratch = max_size(sizes->scratch, ops->scratch_size(layer, TILE_PANELS));
+        if (ops->vjp_loses && ops->vjp_loses(layer))
+            sizes->kept = model->parameter_count;
         if (ops->match)
             sizes->scratch = max_size(sizes->scratch, R(pairing_scratch)(TILE_ROWS));
         if (record > SIZE_MAX / 64 || !nf_size_add(sizes->records, aligned_reals(record), &sizes->records) ||
             !nf_size_add(sizes->caches, cache_size(layer), &sizes->caches))
             return false;
     }
-    return sizes->scratch <= SIZE_MAX / 64 && sizes->records <= SIZE_MAX / 64 && sizes->caches <= SIZE_MAX / 64;
+    return sizes->scratch <= SIZE_MAX / 64 && sizes->records <= SIZE_MAX / 64 && sizes->caches <= SIZE_MAX / 64 &&
+           sizes->kept <= SIZE_MAX / 64;
 }
 
 /* The next piece of a block; with base NULL only the total is meant. */
@@ -88,6 +92,7 @@ static thread_map map_memory(const nf_model *model, unsigned char *base, const t
     m.cotangent_context = take(base, &m.bytes, c);
     m.scratch = take(base, &m.bytes, sizes->scratch * sizeof(real));
     m.records = take(base, &m.bytes, sizes->records * sizeof(real));
+    m.kept = sizes->kept ? take(base, &m.bytes, sizes->kept * sizeof(real)) : NULL;
     m.caches = take(base, &m.bytes, sizes->caches * sizeof(real));
     m.t.context = model->context_dim ? m.context : NULL;
     return m;
@@ -278,9 +283,11 @@ static layer_run run_of(const engine_job *job, const thread_map *m, size_t index
                        .epoch = job->epoch};
 }
 
+static real *slot_of(const engine_job *job, size_t slot) { return (real *)job->slots + slot * job->slot_stride; }
+
 /* Where a layer adds its part of the parameter gradient; NULL when nobody wants it. */
 static real *gradient_of(const engine_job *job, size_t slot, const nf_layer *layer) {
-    return job->slots ? (real *)job->slots + slot * job->slot_stride + layer->parameter_offset : NULL;
+    return job->slots ? slot_of(job, slot) + layer->parameter_offset : NULL;
 }
 
 /* The first `count` layers of the forward or of the inverse flow. */
@@ -501,14 +508,29 @@ static void check_slopes(const engine_job *job, engine_thread *thread, tile *t, 
     }
 }
 
+/* Rows that a layer's vjp could not follow; true when there are any. */
+static bool note_untraced(engine_thread *thread, const tile *t, const unsigned char *before, size_t layers) {
+    bool any = false;
+    for (size_t l = 0; l < t->rows; l++)
+        if (t->failed[l] != before[l]) {
+            note_bad(thread, (engine_bad){0, thread->first + l, t->failed[l], 0, layers, 0.0});
+            any = true;
+        }
+    return any;
+}
+
 /*
- * The cotangents of the layers' output become those of their input. A tile without a good row is left alone: it was mapped as the origin, whose
- * numbers may be anything.
+ * The cotangents of the layers' output become those of their input; false when a layer lost rows, and all is to be done again without them. A tile
+ * without a good row is left alone: it was mapped as the origin, whose numbers may be anything.
  */
-static void pull_layers(const engine_job *job, engine_thread *thread, const thread_map *m, cotangent *c, size_t slot, bool first, bool any) {
+static bool pull_layers(const engine_job *job, engine_thread *thread, const thread_map *m, cotangent *c, size_t slot, bool first) {
     const size_t count = job->model->layer_count;
+    const bool any = any_good(&m->t);
+    unsigned char before[TILE_ROWS];
     engine_counters counters = {0, 0, 0, 0}; /* the steps of nf_stats are those of the push */
-    for (size_t i = count; i-- > 0;) {
+    bool whole = true;
+    memcpy(before, m->t.failed, m->t.rows);
+    for (size_t i = count; whole && i-- > 0;) {
         const size_t index = job->inverse ? count - 1 - i : i;
         const layer_place *place = &m->places[index];
         layer_run run = run_of(job, m, index, thread, &counters);
@@ -522,30 +544,44 @@ static void pull_layers(const engine_job *job, engine_thread *thread, const thre
             place->ops->inverse_vjp(&run, &m->t, c);
         else
             place->ops->forward_vjp(&run, &m->t, c);
+        whole = !place->ops->vjp_loses || !note_untraced(thread, &m->t, before, count);
     }
     thread->counters.rhs_evaluations += counters.rhs_evaluations;
+    return whole;
 }
 
 static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool first, engine_sum *sum) {
     const nf_model *model = job->model;
+    const engine_sum sum_before = *sum;
     thread_map m = map_pushed(thread);
-    if (job->density)
-        density_cotangents(job, thread, &m, sum);
-    else
-        given_cotangents(job, thread, &m, sum);
     cotangent c = {.x = m.cotangent_x,
                    .log_det = m.cotangent_log_det,
                    .penalty = job->penalty ? m.cotangent_penalty : NULL,
                    .context = model->context_dim ? m.cotangent_context : NULL};
-    if (c.context)
-        memset(c.context, 0, m.t.panels * m.t.context_dim * PANEL * sizeof(real));
-    pull_layers(job, thread, &m, &c, slot, first, any_good(&m.t));
+    const size_t kept = m.kept && job->slots && !first ? model->parameter_count * sizeof(real) : 0;
+    if (kept)
+        memcpy(m.kept, slot_of(job, slot), kept);
+    for (bool whole = false; !whole;) {
+        *sum = sum_before;
+        if (job->density)
+            density_cotangents(job, thread, &m, sum);
+        else
+            given_cotangents(job, thread, &m, sum);
+        if (c.context)
+            memset(c.context, 0, m.t.panels * m.t.context_dim * PANEL * sizeof(real));
+        whole = pull_layers(job, thread, &m, &c, slot, first);
+        if (!whole && kept)
+            memcpy(slot_of(job, slot), m.kept, kept);
+    }
     if (job->grad_in || job->grad_context)
         check_slopes(job, thread, &m.t, &c);
     if (job->grad_in)
         store_lanes(&m.t, c.x, model->dim, job->grad_in + thread->first * model->dim);
     if (job->grad_context && c.context)
         store_lanes(&m.t, c.context, model->context_dim, job->grad_context + thread->first * model->context_dim);
+    for (size_t l = 0; job->log_prob && l < m.t.rows; l++) /* stored, but the pull may have found the row bad */
+        if (m.t.failed[l])
+            job->log_prob[thread->first + l] = NAN;
 }
 
 /* ---- flow matching */

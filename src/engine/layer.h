@@ -80,6 +80,11 @@ struct layer_ops {
     void (*path)(const layer_run *run, tile *t, const layer_path *path);          /* moves the tile to the end, as forward does */
     void (*forward_vjp)(const layer_run *run, const tile *t, cotangent *c); /* after forward with a record; t->x is not read */
     void (*inverse_vjp)(const layer_run *run, const tile *t, cotangent *c); /* after inverse with a record */
+    /*
+     * Whether its vjps may fail lanes, of those that tile.failed does not name yet, by naming them there: the engine then throws away what the tile
+     * gave so far, and repeats it with cotangents of zero in these lanes. NULL: never.
+     */
+    bool (*vjp_loses)(const nf_layer *layer);
 };
 
 /* NULL: this build of the library has no such layer. */

@@ -242,6 +242,12 @@ static void load_state(const tile *t, size_t size, real *state) {
     }
 }
 
+static void note_outcomes(const tile *t, const cnf_scratch *s) {
+    for (size_t l = 0; l < t->rows; l++)
+        if (s->outcome[l] != ODE_ARRIVED)
+            t->failed[l] = s->outcome[l] == ODE_BUDGET ? ROW_ODE_BUDGET : ROW_ODE_STEP;
+}
+
 static void store_state(tile *t, size_t size, bool penalised, const cnf_scratch *s) {
     for (size_t p = 0; p < t->panels; p++) {
         const real *y = s->state + p * size * PANEL;
@@ -252,9 +258,7 @@ static void store_state(tile *t, size_t size, bool penalised, const cnf_scratch 
                 t->penalty[p * PANEL + l] += (double)y[(t->dim + 1) * PANEL + l];
         }
     }
-    for (size_t l = 0; l < t->rows; l++)
-        if (s->outcome[l] != ODE_ARRIVED)
-            t->failed[l] = s->outcome[l] == ODE_BUDGET ? ROW_ODE_BUDGET : ROW_ODE_STEP;
+    note_outcomes(t, s);
 }
 
 static void emit(void *user, size_t index, size_t lane, const real *y) {
@@ -309,14 +313,20 @@ static int inverse(const layer_run *run, tile *t) { return apply(run, t, true, N
 /* Without a record the arena is not touched, so this cannot run out of it. */
 static void follow(const layer_run *run, tile *t, const layer_path *path) { (void)apply(run, t, path->inverse, path); }
 
-/* Cotangents in units of the largest of each lane, so that the tolerance means the same whatever the loss is scaled by. */
+/* Cotangents in units of the largest of each lane, so that the tolerance means the same whatever the loss is scaled by. Bad lanes stay at a good end. */
 static void load_adjoint(const tile *t, const cotangent *c, const real *end, const cnf_scratch *s) {
     const size_t half = t->dim * PANEL;
+    size_t good = 0;
+    while (t->failed[good])
+        good++;
+    const real *end_of_good = end + good / PANEL * half + good % PANEL;
     for (size_t p = 0; p < t->panels; p++) {
         real *y = s->state + 2 * p * half, *scale = s->scale + p * PANEL;
         const real *d = c->x + p * half;
         memcpy(y, end + p * half, half * sizeof(real));
         for (size_t l = 0; l < PANEL; l++) {
+            for (size_t i = 0; p * PANEL + l < t->rows && t->failed[p * PANEL + l] && i < t->dim; i++)
+                y[i * PANEL + l] = end_of_good[i * PANEL];
             scale[l] = vm_abs(c->log_det[p * PANEL + l]);
             for (size_t i = 0; i < t->dim; i++)
                 scale[l] = vm_abs(d[i * PANEL + l]) > scale[l] ? vm_abs(d[i * PANEL + l]) : scale[l];
@@ -335,16 +345,16 @@ static void solve_adjoint(const layer_run *run, const tile *t, cotangent *c, dyn
     ode_run solve = {.panels = t->panels, .y = s->state, .active = s->active, .outcome = s->outcome, .scratch = s->solver};
     load_adjoint(t, c, record.end, s);
     set_active(t, s);
+    for (size_t l = 0; l < t->rows; l++)
+        s->active[l] = t->failed[l] == ROW_GOOD;
     memset(s->outcome, ODE_ARRIVED, t->panels * PANEL);
     d->scale = s->scale;
     R(ode_adjoint)(&problem, pullback, &solve);
     count(run, &solve);
     for (size_t p = 0; p < t->panels; p++)
-        for (size_t i = 0; i < half; i++) {
-            const size_t lane = p * PANEL + i % PANEL;
-            /* A path that cannot be retraced has no gradient: NaN says so to whoever uses it. */
-            c->x[p * half + i] = s->outcome[lane] == ODE_ARRIVED ? s->state[(2 * p + 1) * half + i] * s->scale[lane] : (real)NAN;
-        }
+        for (size_t i = 0; i < half; i++)
+            c->x[p * half + i] = s->state[(2 * p + 1) * half + i] * s->scale[p * PANEL + i % PANEL];
+    note_outcomes(t, s);
 }
 
 static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverse) {
@@ -371,6 +381,9 @@ static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverse)
 static void forward_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, false); }
 
 static void inverse_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, true); }
+
+/* The adjoint equation may not find its way back along a path that the solver went. */
+static bool vjp_loses(const nf_layer *layer) { return layer->cnf.gradient == NF_ODE_ADJOINT; }
 
 /*
  * The loss is |f - v|^2 with v the distance over the time it takes. Rows have instants of their own, and a hyper net computes a
@@ -420,4 +433,5 @@ const struct layer_ops R(cnf_ops) = {.record_size = record_size,
                                      .match = match,
                                      .path = follow,
                                      .forward_vjp = forward_vjp,
-                                     .inverse_vjp = inverse_vjp};
+                                     .inverse_vjp = inverse_vjp,
+                                     .vjp_loses = vjp_loses};
