@@ -432,7 +432,7 @@ for kill in 1 2 3; do
     "$nflow" train moons.csv -o killed.safetensors --epochs 60 --resume -q 2>errors &
     job=$!
     sleep 0.2
-    kill -KILL $job
+    kill -KILL $job 2>/dev/null
     wait $job 2>/dev/null
 done
 status 0 train moons.csv -o killed.safetensors --epochs 60 --resume -q

@@ -234,9 +234,9 @@ int nflow_train(int count, char **words) {
          "add uniform noise to these columns, as wide as the smallest step between their values: for whole numbers and rounded ones; 'all' "
          "for all"},
         {"validation", 'v', OPTION_NUMBER, &o.validation, "FRACTION",
-         "of the rows, drawn at random, held out to find the best epoch; default 0.1"},
-        {"epochs", 'e', OPTION_COUNT, &o.epochs, "N", "passes over the data; default: from 5 to 300, fewer for more rows"},
-        {"batch", 'b', OPTION_COUNT, &o.batch, "N", "rows a step; default 64, from 4000 rows on 256, from 100000 on 1024"},
+         "of the rows, drawn at random, held out to find the best epoch; default 0.1, with --matching 0"},
+        {"epochs", 'e', OPTION_COUNT, &o.epochs, "N", "passes over the data; default: from 5 to 300, fewer for more rows; with --matching as many as make 20000 steps"},
+        {"batch", 'b', OPTION_COUNT, &o.batch, "N", "rows a step; default 64, from 4000 training rows on 256, from 100000 on 1024"},
         {"rate", 'r', OPTION_NUMBER, &o.rate, "RATE", "learning rate at the beginning; default: the library's for this kind of flow"},
         {"patience", 'p', OPTION_COUNT, &o.patience, "N", "end after N epochs that did not get better; default: half of all"},
         {"noise", 0, OPTION_NUMBER, &o.noise, "SD",
