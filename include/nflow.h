@@ -453,7 +453,8 @@ NF_API nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *ws, nf_rn
  * position + r, which moves on by `rows`), data x1, z_s = (1 - s) z0 + s x1 with s uniform, and the loss |f(z_s, t_s) - (x1 - z0) / (t_end - t_start)|^2,
  * a mean over rows like the others. NF_PAIRING_OPTIMAL: within each 128 rows the base samples go to the data by optimal transport (Tong et al. 2023), which makes
  * paths straight and solves short; the gradient of a row then depends on its neighbours. The flow has one CNF layer: data come to it through the inverse of the
- * layers above, whose parameters get no gradient, and so for those below. NF_ERR_ARGUMENT: no CNF layer, or more than one.
+ * layers above, whose parameters get no gradient, and so for those below. A row whose loss is beyond 3e32 in single precision, 1e302 in double, is a bad row.
+ * NF_ERR_ARGUMENT: no CNF layer, or more than one.
  */
 NF_API nf_status nf_grad_flow_matching(const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t rows, const double *x, const double *context,
                                        const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss);

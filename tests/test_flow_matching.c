@@ -263,6 +263,53 @@ START_TEST(bad_rows_add_nothing) {
 }
 END_TEST
 
+/* Rows whose loss or gradient is beyond the numbers, by their data or by their context: bad, whether or not the sum over coordinates tells. */
+static void check_far(int i, nf_precision precision, double far, bool in_context) {
+    problem p = make_problem(i, false);
+    const double *context = p.k->context_dim ? p.context : NULL;
+    nf_flow *flow = make_field(p.k, p.k->t0, p.k->t1, precision);
+    const size_t count = nf_parameter_count(flow);
+    nf_gradient *gradient;
+    double *got = new_numbers(count), *without = new_numbers(count), losses[2], weight[ROWS];
+    nf_rng rng = {71, 4, 1000};
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t r = 0; r < ROWS; r++)
+        weight[r] = r == 3 ? 0.0 : 1.0;
+    must(nf_grad_flow_matching(flow, NULL, &rng, ROWS, p.x, context, weight, NF_PAIRING_INDEPENDENT, gradient, &losses[0]));
+    must(nf_gradient_get(gradient, without));
+    p.x[3 * DIM] = far;
+    if (in_context)
+        p.context[3 * 2] = p.context[3 * 2 + 1] = far;
+    rng.position = 1000;
+    must(nf_gradient_zero(gradient));
+    must_be(NF_ERR_ROWS, nf_grad_flow_matching(flow, NULL, &rng, ROWS, p.x, context, NULL, NF_PAIRING_INDEPENDENT, gradient, &losses[1]));
+    must_say("nf_grad_flow_matching", "row 3");
+    must(nf_gradient_get(gradient, got));
+    same_bits("loss", &losses[0], &losses[1], 1);
+    must_agree(p.k->name, whole_error(got, without, count), precision == NF_SINGLE ? 1e-6 : 1e-15);
+    /* All rows: nothing is added. */
+    for (size_t r = 0; r < ROWS; r++)
+        p.x[r * DIM] = far;
+    must_be(NF_ERR_ROWS, nf_grad_flow_matching(flow, NULL, &rng, ROWS, p.x, context, NULL, NF_PAIRING_INDEPENDENT, gradient, &losses[1]));
+    ck_assert(isnan(losses[1]));
+    must(nf_gradient_get(gradient, without));
+    same_bits("gradient", without, got, count);
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+    free(got);
+    free(without);
+}
+
+START_TEST(rows_too_far_to_differentiate_add_nothing) {
+    for (int context = 0; context < 2; context++) {
+        check_far(_i, NF_DOUBLE, 1e200, context);
+        check_far(_i, NF_DOUBLE, -1.7e308, context);
+        check_far(_i, NF_SINGLE, 3e38, context);
+        check_far(_i, NF_SINGLE, -1e20, context);
+    }
+}
+END_TEST
+
 START_TEST(arguments_are_checked) {
     problem p = make_problem(0, false);
     nf_flow *flow = make_stack(p.k, NF_DOUBLE), *other = make_stack(&kinds[2], NF_DOUBLE);
@@ -345,6 +392,7 @@ int main(void) {
     tcase_add_loop_test(c, threads_change_no_bit_and_single_is_near, 0, KINDS);
     tcase_add_test(c, optimal_pairs_are_nearer);
     tcase_add_loop_test(c, bad_rows_add_nothing, 0, KINDS);
+    tcase_add_loop_test(c, rows_too_far_to_differentiate_add_nothing, 0, KINDS);
     tcase_add_test(c, arguments_are_checked);
     tcase_add_loop_test(c, a_fit_learns_the_density, 0, 2);
     tcase_add_test(c, a_fit_reports_its_evaluations);

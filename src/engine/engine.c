@@ -638,13 +638,13 @@ static void bring_ends(const engine_job *job, engine_thread *thread, thread_map 
     note_lost(thread, m, before, job->matched);
 }
 
-/* The losses of good rows; one that is not finite makes its row bad. */
-static void sum_losses(const engine_job *job, engine_thread *thread, const tile *t, const double *loss, engine_sum *sum) {
+/* The losses of good rows; one beyond `farthest`, or that is no number, makes its row bad. */
+static void sum_losses(const engine_job *job, engine_thread *thread, const tile *t, const double *loss, double farthest, engine_sum *sum) {
     for (size_t l = 0; l < t->rows; l++) {
         const size_t row = thread->first + l;
         if (t->failed[l])
             continue;
-        if (!isfinite(loss[l])) {
+        if (!(loss[l] <= farthest)) {
             note_bad(thread, (engine_bad){0, row, ROW_RANGE, 0, job->model->layer_count, 0.0});
             continue;
         }
@@ -658,6 +658,7 @@ static void sum_losses(const engine_job *job, engine_thread *thread, const tile 
 static void match(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, engine_sum *sum) {
     thread_map m = begin_tile(thread, first, rows);
     tile *t = &m.t;
+    const double farthest = job->slots ? FARTHEST_LOSS : DBL_MAX;
     double fraction[TILE_ROWS] = {0}, loss[TILE_ROWS];
     size_t partner[TILE_ROWS];
     t->few = false;
@@ -675,9 +676,9 @@ static void match(const engine_job *job, engine_thread *thread, size_t first, si
         m.cotangent_log_det[l] = l < rows && !t->failed[l] ? (real)(job->scale * weight_of(job, first + l)) : 0;
     layer_run run = run_of(job, &m, job->matched, thread, &thread->counters);
     run.gradient = gradient_of(job, slot, run.layer);
-    const layer_match task = {run.layer->inverted, fraction, m.cotangent_x, m.cotangent_log_det, loss};
+    const layer_match task = {run.layer->inverted, fraction, m.cotangent_x, m.cotangent_log_det, m.context, farthest, loss};
     m.places[job->matched].ops->match(&run, t, &task);
-    sum_losses(job, thread, t, loss, sum);
+    sum_losses(job, thread, t, loss, farthest, sum);
 }
 
 static bool matches(nf_layer_kind kind) {

@@ -45,8 +45,9 @@ typedef struct layer_match {
     const double *fraction; /* of the way from the layer's input to its output */
     const real *distance;   /* [panels][dim][PANEL]: from input to output, along which the sample moves */
     const real *weight;
-    double *loss;           /* squared error of the velocity, written; its weighted sum's gradient is added to run.gradient, but for
-                               what is not finite */
+    real *context;          /* the tile's */
+    double farthest;        /* a lane with a larger loss adds nothing, and may become a copy of another */
+    double *loss;           /* squared error of the velocity, written; its weighted sum's gradient is added to run.gradient */
 } layer_match;
 
 /* Where a continuous layer carries the samples of a tile on their way forward. */

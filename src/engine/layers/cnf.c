@@ -386,6 +386,31 @@ static void inverse_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp
 static bool vjp_loses(const nf_layer *layer) { return layer->cnf.gradient == NF_ODE_ADJOINT; }
 
 /*
+ * Lanes whose loss is too large to be differentiated take no part: they become copies of a good lane of the panel, so that nothing that is not finite
+ * is added. False when there is none.
+ */
+static bool cover_lost(const tile *t, const layer_match *m, size_t p, real *k, double *times) {
+    const size_t lanes = tile_lanes(t, p);
+    const double *loss = m->loss + p * PANEL;
+    real *z = tile_panel(t, p), *context = m->context + p * t->context_dim * PANEL;
+    size_t good = 0;
+    while (good < lanes && !(loss[good] <= m->farthest))
+        good++;
+    for (size_t l = good < lanes ? 0 : lanes; l < lanes; l++) {
+        if (loss[l] <= m->farthest)
+            continue;
+        times[l] = times[good];
+        for (size_t i = 0; i < t->dim * PANEL; i += PANEL) {
+            z[i + l] = z[i + good];
+            k[i + l] = 0;
+        }
+        for (size_t i = 0; i < t->context_dim * PANEL; i += PANEL)
+            context[i + l] = context[i + good];
+    }
+    return good < lanes;
+}
+
+/*
  * The loss is |f - v|^2 with v the distance over the time it takes. Rows have instants of their own, and a hyper net computes a
  * node for each.
  */
@@ -401,26 +426,26 @@ static void match(const layer_run *run, const tile *t, const layer_match *m) {
     set_active(t, &s);
     for (size_t p = 0; p < t->panels; p++) {
         const real *distance = m->distance + p * size, *weight = m->weight + p * PANEL;
-        real *k = s.state, *d_z = k + size;
+        real *z = tile_panel(t, p), *k = s.state, *d_z = k + size;
         double times[PANEL];
         for (size_t l = 0; l < PANEL; l++) {
             const double at = m->fraction[p * PANEL + l];
             times[l] = at <= 0.0 ? from : at >= 1.0 ? to : from + (to - from) * at;
             m->loss[p * PANEL + l] = 0;
         }
-        rates(&d, p, ODE_NO_STAGE, times, s.active + p * PANEL, tile_panel(t, p), k, NULL, NULL);
+        rates(&d, p, ODE_NO_STAGE, times, s.active + p * PANEL, z, k, NULL, NULL);
         for (size_t i = 0; i < size; i++) {
             const size_t l = i % PANEL;
             const real error = s.active[p * PANEL + l] ? k[i] - speed * distance[i] : 0;
             m->loss[p * PANEL + l] += (double)error * (double)error;
-            k[i] = isfinite(error) ? 2 * weight[l] * error : 0;
+            k[i] = 2 * weight[l] * error;
         }
-        if (!run->gradient)
+        if (!run->gradient || !cover_lost(t, m, p, k, times))
             continue;
         if (d.hyper)
-            R(field_hyper_vjp)(&d.units, HYPER_NO_STAGE, times, s.active + p * PANEL, tile_panel(t, p), k, zero, NULL, NULL, true, d_z);
+            R(field_hyper_vjp)(&d.units, HYPER_NO_STAGE, times, s.active + p * PANEL, z, k, zero, NULL, NULL, true, d_z);
         else
-            R(field_mlp_vjp)(&d.mlp, times, tile_panel(t, p), context_of(&d, p), k, zero, NULL, NULL, true, d_z, NULL);
+            R(field_mlp_vjp)(&d.mlp, times, z, context_of(&d, p), k, zero, NULL, NULL, true, d_z, NULL);
     }
     finish(&d);
 }
