@@ -454,6 +454,53 @@ START_TEST(tiles_of_bad_rows_add_nothing) {
 }
 END_TEST
 
+/* Rows that overflow within the net, rows and cotangents that are no numbers, and a tile without a good row add nothing to a net's gradient. */
+static void check_net(nf_precision precision, nf_activation activation) {
+    enum { IN = 3, OUT = 2, ALL = 300 };
+    const double big = precision == NF_SINGLE ? 3e38 : 1.7e308;
+    nf_mlp *mlp;
+    nf_gradient *gradient;
+    random_source random = random_begin(81);
+    must(nf_mlp_create(NF_CONFIG(nf_mlp_config, .inputs = IN, .outputs = OUT, .precision = precision, .activation = activation, .seed = 1), &mlp));
+    must(nf_mlp_gradient_create(mlp, &gradient));
+    const size_t count = nf_mlp_parameter_count(mlp);
+    double *theta = new_normals(&random, count, 1.0), *x = new_normals(&random, ALL * IN, 1.0), *d = new_normals(&random, ALL * OUT, 1.0), *y = new_numbers(ALL * OUT),
+           *d_x = new_numbers(ALL * IN), *alone = new_numbers(IN), *expected = new_numbers(count), *got = new_numbers(count);
+    must(nf_mlp_set_parameters(mlp, theta));
+    for (size_t r = 0; r < ALL; r++) /* a single row is good in the first tile and in the last, and none in the second */
+        if (r == 5 || r == 299)
+            must(nf_mlp_vjp(mlp, NULL, 1, x + r * IN, d + r * OUT, NULL, NULL, gradient));
+        else if (r % 3 == 0)
+            x[r * IN] = x[r * IN + 1] = r % 2 ? big : -big;
+        else if (r % 3 == 1)
+            x[r * IN + 2] = NAN;
+        else
+            d[r * OUT + 1] = INFINITY;
+    must(nf_gradient_get(gradient, expected));
+    must(nf_gradient_zero(gradient));
+    const nf_status status = nf_mlp_vjp(mlp, NULL, ALL, x, d, y, d_x, gradient);
+    must_be(NF_ERR_ROWS, status);
+    must(nf_gradient_get(gradient, got));
+    for (size_t r = 0; r < ALL; r++)
+        ck_assert_msg(isfinite(d_x[r * IN]) == (r == 5 || r == 299), "row %zu has %g", r, d_x[r * IN]);
+    must(nf_mlp_vjp(mlp, NULL, 1, x + 5 * IN, d + 5 * OUT, NULL, alone, NULL));
+    same_bits("cotangents", d_x + 5 * IN, alone, IN);
+    must_agree("gradient of a net", whole_error(got, expected, count), precision == NF_SINGLE ? 1e-6 : 1e-14);
+    double *arrays[] = {theta, x, d, y, d_x, alone, expected, got};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        free(arrays[i]);
+    nf_gradient_free(gradient);
+    nf_mlp_free(mlp);
+}
+
+START_TEST(bad_rows_add_nothing_to_nets) {
+    for (int precision = 0; precision < 2; precision++) {
+        check_net((nf_precision)precision, NF_GELU);
+        check_net((nf_precision)precision, NF_SOFTPLUS);
+    }
+}
+END_TEST
+
 /* A target that spoils every row whose number divided by 7 leaves 3, in one of three ways; it counts the rows that it is shown. */
 typedef struct moody_target {
     size_t dim, shown;
@@ -770,6 +817,7 @@ int main(void) {
     tcase_add_loop_test(independence, results_do_not_depend_on_the_floating_point_mode, 0, subjects);
     tcase_add_loop_test(bad, bad_rows_do_not_poison_good_ones, 0, subjects);
     tcase_add_loop_test(bad, bad_rows_add_nothing_to_gradients, 0, subjects);
+    tcase_add_test(bad, bad_rows_add_nothing_to_nets);
     tcase_add_test(bad, tiles_of_bad_rows_add_nothing);
     tcase_add_loop_test(bad, rows_that_the_target_spoils_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, a_factor_of_all_weights_is_nothing, 0, subjects);

@@ -54,8 +54,7 @@ static void load(const double *rows, size_t features, size_t count, real *panels
     }
 }
 
-static bool store(const real *panels, size_t features, size_t count, unsigned char *failed, double *rows) {
-    bool fine = true;
+static void store(const real *panels, size_t features, size_t count, unsigned char *failed, double *rows) {
     for (size_t l = 0; l < count; l++) {
         const real *lane = panels + l / PANEL * features * PANEL + l % PANEL;
         for (size_t f = 0; f < features; f++)
@@ -63,9 +62,22 @@ static bool store(const real *panels, size_t features, size_t count, unsigned ch
                 failed[l] = ROW_RANGE;
         for (size_t f = 0; rows && f < features; f++)
             rows[l * features + f] = failed[l] ? NAN : (double)lane[f * PANEL];
-        fine = fine && !failed[l];
     }
-    return fine;
+}
+
+/* Lanes of bad rows, and those that hold none, become copies of the first good one, so that nothing that is not finite is recorded; false when there is none. */
+static bool cover(real *panels, size_t features, size_t count, const unsigned char *failed) {
+    const unsigned char *found = memchr(failed, ROW_GOOD, count);
+    if (!found)
+        return false;
+    const size_t good = (size_t)(found - failed), lanes = (count + PANEL - 1) / PANEL * PANEL;
+    const real *source = panels + good / PANEL * features * PANEL + good % PANEL;
+    for (size_t l = 0; l < lanes; l++) {
+        real *lane = panels + l / PANEL * features * PANEL + l % PANEL;
+        for (size_t f = 0; (l >= count || failed[l]) && f < features; f++)
+            lane[f * PANEL] = source[f * PANEL];
+    }
+    return true;
 }
 
 static void note(engine_thread *thread, const unsigned char *failed) {
@@ -88,9 +100,15 @@ void R(net_push)(const nf_net *net, const void *theta, engine_thread *thread, si
     thread->rows = rows;
     memset(m.failed, 0, TILE_ROWS);
     load(x + first * net->inputs, net->inputs, rows, m.in, m.failed, ROW_INPUT);
+    cover(m.in, net->inputs, rows, m.failed);
     R(mlp_forward)(net, theta, NULL, panels, last, m.in, m.out, record ? m.record : NULL, m.scratch);
-    if (!store(m.out, net->outputs, rows, m.failed, y ? y + first * net->outputs : NULL) && !record)
+    unsigned char before[TILE_ROWS];
+    memcpy(before, m.failed, rows);
+    store(m.out, net->outputs, rows, m.failed, y ? y + first * net->outputs : NULL);
+    if (!record)
         note(thread, m.failed);
+    else if (memcmp(before, m.failed, rows) != 0 && cover(m.in, net->inputs, rows, m.failed))
+        R(mlp_forward)(net, theta, NULL, panels, last, m.in, m.out, m.record, m.scratch);
 }
 
 void R(net_pull)(const nf_net *net, const void *theta, engine_thread *thread, const double *grad_y, double *y, double *grad_x,
@@ -102,7 +120,8 @@ void R(net_pull)(const nf_net *net, const void *theta, engine_thread *thread, co
     load(grad_y + thread->first * net->outputs, net->outputs, thread->rows, m.d_out, m.failed, ROW_COTANGENT);
     if (y) /* which may be the same array as grad_y */
         store(m.out, net->outputs, thread->rows, failed, y + thread->first * net->outputs);
-    R(mlp_vjp)(net, theta, NULL, panels, m.in, m.record, m.d_out, grad_x ? m.d_in : NULL, gradient, m.scratch);
+    if (memchr(m.failed, ROW_GOOD, thread->rows))
+        R(mlp_vjp)(net, theta, NULL, panels, m.in, m.record, m.d_out, grad_x ? m.d_in : NULL, gradient, m.scratch);
     if (grad_x)
         store(m.d_in, net->inputs, thread->rows, m.failed, grad_x + thread->first * net->inputs);
     note(thread, m.failed);
