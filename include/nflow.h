@@ -452,7 +452,8 @@ NF_API nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *ws, nf_rn
  * Flow matching (Lipman et al. 2023), which trains a continuous layer without solving its equation: base samples z0 drawn with rng (row r from rng's
  * position + r, which moves on by `rows`), data x1, z_s = (1 - s) z0 + s x1 with s uniform, and the loss |f(z_s, t_s) - (x1 - z0) / (t_end - t_start)|^2,
  * a mean over rows like the others. NF_PAIRING_OPTIMAL: within each 128 rows the base samples go to the data by optimal transport (Tong et al. 2023), which makes
- * paths straight and solves short; the gradient of a row then depends on its neighbours. The flow has one CNF layer: data come to it through the inverse of the
+ * paths straight and solves short; the gradient of a row then depends on its neighbours. With a context that is NF_ERR_UNSUPPORTED: pairs chosen by x alone would make
+ * the base samples depend on the context, and another density would be learnt. The flow has one CNF layer: data come to it through the inverse of the
  * layers above, whose parameters get no gradient, and so for those below. A row whose loss is beyond 3e32 in single precision, 1e302 in double, is a bad row.
  * NF_ERR_ARGUMENT: no CNF layer, or more than one.
  */
@@ -569,7 +570,7 @@ typedef struct nf_fit_config {
     int standardize;          /* 0: an affine layer at the data end that is still the identity takes the training rows' mean and
                                  standard deviation; steps, decay and clipping see such a layer in units of those, so that a fit
                                  does not depend on the units of its data; negative: neither */
-    nf_pairing pairing;       /* of flow matching */
+    nf_pairing pairing;       /* of flow matching; optimal pairs: not for flows with a context */
     const char *checkpoint;   /* path of a file to resume from and write to (below); NULL: none */
     size_t checkpoint_every;  /* epochs; default 1; the last one, and one that progress stops, are written anyhow */
     const nf_comm *comm;      /* NULL: this process alone */

@@ -188,7 +188,7 @@ START_TEST(threads_change_no_bit_and_single_is_near) {
     const size_t count = nf_parameter_count(flow);
     nf_flow_free(flow);
     double *one = new_numbers(count), *other = new_numbers(count), losses[2];
-    for (int pairing = 0; pairing < 2; pairing++) {
+    for (int pairing = 0; pairing < (kinds[_i].context_dim ? 1 : 2); pairing++) {
         run_many(_i, NF_DOUBLE, (nf_pairing)pairing, 1, x, context, one, &losses[0]);
         run_many(_i, NF_DOUBLE, (nf_pairing)pairing, 3, x, context, other, &losses[1]);
         same_bits("gradient", one, other, count);
@@ -332,6 +332,17 @@ START_TEST(arguments_are_checked) {
     REFUSED(NF_ERR_ARGUMENT, "pairing is 2", flow, NULL, &rng, ROWS, p.x, NULL, NULL, (nf_pairing)2, gradient, &loss);
     REFUSED(NF_ERR_ARGUMENT, "gradient is NULL", flow, NULL, &rng, ROWS, p.x, NULL, NULL, NF_PAIRING_OPTIMAL, NULL, &loss);
     REFUSED(NF_ERR_MISMATCH, "gradient", flow, NULL, &rng, ROWS, p.x, NULL, NULL, NF_PAIRING_OPTIMAL, foreign, &loss);
+    nf_flow *conditional = make_stack(&kinds[1], NF_DOUBLE);
+    nf_gradient *of_conditional;
+    must(nf_gradient_create(conditional, &of_conditional));
+    REFUSED(NF_ERR_UNSUPPORTED, "context", conditional, NULL, &rng, ROWS, p.x, p.context, NULL, NF_PAIRING_OPTIMAL, of_conditional, &loss);
+    nf_fit_config config = {.struct_size = sizeof config, .objective = NF_OBJECTIVE_FLOW_MATCHING, .pairing = NF_PAIRING_OPTIMAL, .epochs = 1};
+    must_be(NF_ERR_UNSUPPORTED, nf_fit(conditional, ROWS, p.x, p.context, &config, NULL));
+    must_say("nf_fit", "context");
+    config.pairing = NF_PAIRING_INDEPENDENT;
+    must(nf_fit(conditional, ROWS, p.x, p.context, &config, NULL));
+    nf_gradient_free(of_conditional);
+    nf_flow_free(conditional);
     ck_assert_uint_eq(rng.position, 0);
     must(nf_flow_append(flow, other));
     nf_gradient_free(gradient);

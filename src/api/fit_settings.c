@@ -50,8 +50,11 @@ static nf_status check_settings(const fit *f) {
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->objective is %d, which is none", (int)c->objective);
     if (c->pairing != NF_PAIRING_INDEPENDENT && c->pairing != NF_PAIRING_OPTIMAL)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->pairing is %d, which is none", (int)c->pairing);
-    if (c->objective == NF_OBJECTIVE_FLOW_MATCHING && nf_check_flow_matching(f->function, f->flow) != NF_OK)
-        return NF_ERR_ARGUMENT;
+    if (c->objective == NF_OBJECTIVE_FLOW_MATCHING) {
+        const nf_status status = nf_check_flow_matching(f->function, f->flow, c->pairing);
+        if (status != NF_OK)
+            return status;
+    }
     if (c->checkpoint && !*c->checkpoint)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->checkpoint is an empty path");
     if (!(c->ema_decay < 1.0))

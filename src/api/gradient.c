@@ -508,8 +508,10 @@ static nf_status find_field(const char *function, const nf_flow *flow, size_t *l
     return NF_OK;
 }
 
-nf_status nf_check_flow_matching(const char *function, const nf_flow *flow) {
+nf_status nf_check_flow_matching(const char *function, const nf_flow *flow, nf_pairing pairing) {
     size_t layer;
+    if (pairing == NF_PAIRING_OPTIMAL && flow->model.context_dim != 0)
+        return nf_fail(NF_ERR_UNSUPPORTED, function, "optimal pairs of a flow with a context would make its base samples depend on the context");
     return find_field(function, flow, &layer);
 }
 
@@ -578,6 +580,8 @@ nf_status nf_grad_flow_matching(const nf_flow *flow, nf_workspace *ws, nf_rng *r
         status = nf_check_gradient(__func__, flow, gradient);
     if (status == NF_OK)
         status = check_weights(__func__, rows, weight, &scale);
+    if (status == NF_OK)
+        status = nf_check_flow_matching(__func__, flow, pairing);
     if (status == NF_OK)
         status = matching_job(__func__, flow, rng, rows, x, context, weight, pairing, gradient, &job);
     if (status != NF_OK)
