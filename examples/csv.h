@@ -2,9 +2,9 @@
  * csv.h - tables of numbers as text
  *
  * Read: one row a line, fields separated by commas, semicolons, tabs or blanks (guessed from the first line: the first of ; tab , that
- * it has outside quotes, else blanks). The first line may be names, none of which is a number; quotes around a field are taken off, and "" within
- * them is a quote, but a line ends a field in any case; empty lines and lines that begin with # are skipped. Everything else is an error: a field that is not a finite decimal number, a line with more or
- * fewer fields than the first, a file without rows.
+ * it has outside quotes, else blanks). The first line may be names, none of which is a number; quotes around a field are taken off, and ""
+ * within them is a quote, but a line ends a field in any case; empty lines and lines that begin with # are skipped. Everything else is an
+ * error: a field that is not a finite decimal number, a line with more or fewer fields than the first, a file without rows.
  */
 #ifndef CSV_H
 #define CSV_H

@@ -24,7 +24,10 @@ typedef struct evaluation {
         OPTION_JSON(&(e)->output), OPTION_DIGITS(&(e)->output), OPTION_THREADS(&(e)->threads), OPTION_QUIET
 
 #define OPTION_APPEND(e)                                                                                                                   \
-    { "append", 'a', OPTION_FLAG, &(e)->append, NULL, "write the columns that were read too, the model's and its context's, before the results" }
+    {                                                                                                                                      \
+        "append", 'a', OPTION_FLAG, &(e)->append, NULL,                                                                                    \
+            "write the columns that were read too, the model's and its context's, before the results"                                      \
+    }
 
 /* Reads the options; words[1] is then the model's path, and what is returned that of the data, NULL when there is none. Only one of them can be "-". */
 const char *evaluation_words(const option_set *set, int count, char **words);

@@ -56,7 +56,8 @@ int nflow_logprob(int count, char **words) {
     evaluation e = {.output.format = -1};
     bool mean = false;
     const option_entry entries[] = {
-        {"mean", 'm', OPTION_FLAG, &mean, NULL, "only the mean negative log-likelihood, with its standard error: a sentence, or a row with --output or --format"},
+        {"mean", 'm', OPTION_FLAG, &mean, NULL,
+         "only the mean negative log-likelihood, with its standard error: a sentence, or a row with --output or --format"},
         OPTION_APPEND(&e),
         EVALUATION_OPTIONS(&e),
     };

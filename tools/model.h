@@ -3,7 +3,8 @@
  *
  * The library keeps no metadata but its own; it ignores other keys of a file's __metadata__, as safetensors' readers do. So the names are
  * put into the header of what nf_flow_save_memory gives, as JSON in strings: "columns" and "context_columns" (arrays of strings),
- * "places" (an object) of a model whose table had no names and other columns, or the context elsewhere than at the end, "training" (an object).
+ * "places" (an object) of a model whose table had no names and other columns, or the context elsewhere than at the end, "training" (an
+ * object).
  */
 #ifndef MODEL_H
 #define MODEL_H
@@ -38,7 +39,8 @@ bool model_save(const model *m, const char *path, char *message, size_t size);
 /* Names for columns that have none: "x1", ..; one block to free. */
 char **model_default_names(char letter, size_t count);
 
-/* Names for columns beside the model's and its context's: those wanted, each with _ behind as long as another has it; for model_free_names. */
+/* Names for columns beside the model's and its context's: those wanted, each with _ behind as long as another has it; for
+ * model_free_names. */
 char **model_more_names(const model *m, const char *const *wanted, size_t count);
 void model_free_names(char **names, size_t count);
 
