@@ -406,6 +406,19 @@ fi
 
 # ---- interrupts: the best model so far is saved, and --resume ends with the bits of a fit that was never stopped
 status 0 train moons.csv -o whole.safetensors --epochs 60 -q
+(
+    trap '' INT
+    exec "$nflow" train moons.csv -o deaf.safetensors --epochs 60
+) >output 2>errors &
+job=$!
+tries=0
+while ! grep -q 'epoch  *[23]/' errors && [ $tries -lt 600 ]; do
+    tries=$((tries + 1))
+    sleep 0.05
+done
+kill -INT $job 2>/dev/null
+wait $job
+if [ $? -eq 0 ] && cmp -s deaf.safetensors whole.safetensors; then pass; else fail "an interrupt that is ignored ends a fit"; fi
 "$nflow" train moons.csv -o stopped.safetensors --epochs 60 --resume >output 2>errors &
 job=$!
 tries=0

@@ -25,6 +25,13 @@ static void on_interrupt(int signal_number) {
     (void)wrote;
 }
 
+/* A signal that is ignored, as a shell's background jobs ignore an interrupt, stays so. */
+static void handle(int signal_number, void (*handler)(int)) {
+    struct sigaction old, action = {.sa_handler = handler, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
+    if (sigaction(signal_number, NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+        sigaction(signal_number, &action, NULL);
+}
+
 void progress_begin(progress *p, progress_kind kind, bool standard_taken, double offset, curve *losses) {
     *p = (progress){.kind = kind,
                     .terminal = isatty(STDERR_FILENO),
@@ -36,9 +43,8 @@ void progress_begin(progress *p, progress_kind kind, bool standard_taken, double
     p->open = said_it && p->terminal;
     if (p->open)
         fputs("the first epoch runs, and then the time that is left is known", stderr);
-    struct sigaction action = {.sa_handler = on_interrupt, .sa_flags = (int)SA_RESETHAND | SA_RESTART};
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    handle(SIGINT, on_interrupt);
+    handle(SIGTERM, on_interrupt);
 }
 
 void progress_duration(double seconds, char *text, size_t size) {
@@ -125,6 +131,6 @@ void progress_end(progress *p) {
     if (p->open)
         fputc('\n', stderr);
     p->open = false;
-    signal(SIGINT, SIG_DFL);
-    signal(SIGTERM, SIG_DFL);
+    handle(SIGINT, SIG_DFL);
+    handle(SIGTERM, SIG_DFL);
 }
