@@ -219,7 +219,7 @@ status 0 train twice.csv -o m.safetensors --epochs 1 :: 'column 1 as x1, column 
 status 0 logprob m.safetensors twice.csv
 status 1 train twice.csv -o m.safetensors --columns a :: 'more than one column is called "a": say which one by its number'
 awk -F, '{ print $0 "," $1 }' moons.csv >thrice.csv
-status 1 logprob realnvp.safetensors thrice.csv :: 'more than one column is called "x1": say which columns to take with --columns'
+status 1 logprob realnvp.safetensors thrice.csv :: 'more than one column is called "x1": say which to take with --columns'
 status 0 logprob realnvp.safetensors thrice.csv --columns 1,2
 
 printf '# a table\n\303\251,gr\366\337e\n' >latin.csv
@@ -264,8 +264,21 @@ status 0 logprob places.safetensors three.csv
 same output places.txt "columns without names are not found in their order"
 status 0 logprob places.safetensors three.csv --columns 2,3
 same output places.txt "the context is not the column beside those that are given"
-status 1 logprob places.safetensors places.csv --columns 2,3 :: beside those of the data, 1, and here are 2
-status 1 logprob places.safetensors named.csv --columns 1,2 :: 'column 1 (x1) would be both data and context'
+status 1 logprob places.safetensors places.csv --columns 2,3 :: '2 columns are left for the context, and places.safetensors takes 1: say which with --context-columns'
+status 0 logprob places.safetensors places.csv --columns 2,3 --context-columns 1
+same output places.txt "the context is not the column that is given"
+awk -F, '{ print $1 "," $1 }' named.csv >contexts.csv
+status 1 sample places.safetensors -C contexts.csv :: 'more than one column is called "x1"'
+if grep -q -e --context-columns errors; then fail "sample is told to take an option that it has not"; else pass; fi
+sed '1s/.*/a,b,c,d/' named.csv >other.csv
+status 1 logprob places.safetensors other.csv --columns b,c :: 'there is no column "x1", which is a context of places.safetensors; say which it is'
+status 0 logprob places.safetensors other.csv --columns b,c --context-columns a
+same output places.txt "the context is not the column of the name that is given"
+status 1 logprob places.safetensors other.csv --columns b,c --context-columns c :: 'the column "c" would be both data and context'
+status 1 logprob places.safetensors other.csv --columns b,c --context-columns a,d :: 'these are 2, and places.safetensors takes 1'
+status 2 logprob realnvp.safetensors moons.csv --context-columns 1 :: takes no context
+status 1 diagnose places.safetensors other.csv --columns b,c --context-columns b :: both data and context
+status 1 logprob places.safetensors named.csv --columns 1,2 :: 'the column "x1" would be both data and context'
 status 0 logprob places.safetensors places.csv --append :: x1,x2,x3,log_prob
 status 0 sample places.safetensors -n 2 -C places.csv -s 4 -o places.npy
 status 0 logprob places.safetensors places.npy

@@ -283,12 +283,12 @@ double *model_join(const model *m, size_t rows, const double *x, const double *c
 }
 
 /* Columns of the table for names, all or none. */
-static bool match_names(const table *t, char *const *names, size_t count, size_t *index) {
+static bool match_names(const table *t, char *const *names, size_t count, const char *option, size_t *index) {
     for (size_t i = 0; i < count; i++) {
         const size_t found = table_named(t, names[i], &index[i]);
         if (found > 1)
-            die("%s: more than one column is called \"%.60s\": say which columns to take with --columns, by their numbers", t->path,
-                names[i]);
+            die("%s: more than one column is called \"%.60s\"%s%s%s", t->path, names[i], option ? ": say which to take with " : "",
+                option ? option : "", option ? ", by their numbers" : "");
         if (found == 0) {
             index[0] = i; /* the one that is missing */
             return false;
@@ -335,13 +335,13 @@ static _Noreturn void refuse_columns(const model *m, const table *t) {
         m->path, m->dim);
 }
 
-static void take_given(const model *m, const table *t, const char *list, size_t *index) {
+static void take_given(const model *m, const table *t, const char *option, const char *list, size_t wanted, size_t *index) {
     char message[600];
     size_t *given, count;
     if (!table_find(t, list, &given, &count, message, sizeof message))
         die("%s", message);
-    if (count != m->dim)
-        die("--columns %s: these are %zu, and %s takes %zu", list, count, m->path, m->dim);
+    if (count != wanted)
+        die("%s %s: these are %zu, and %s takes %zu", option, list, count, m->path, wanted);
     memcpy(index, given, count * sizeof *index);
     free(given);
 }
@@ -349,10 +349,10 @@ static void take_given(const model *m, const table *t, const char *list, size_t 
 /* True when the columns were found by place. */
 static bool choose_x(const model *m, const table *t, const rows_options *o, size_t *index) {
     if (o->columns) {
-        take_given(m, t, o->columns, index);
+        take_given(m, t, "--columns", o->columns, m->dim, index);
         return false;
     }
-    if (m->named && match_names(t, m->names, m->dim, index))
+    if (m->named && match_names(t, m->names, m->dim, "--columns", index))
         return false;
     if (m->named && t->data.names)
         die("%s: there is no column \"%s\", which %s was trained on; say which columns to take with --columns", t->path,
@@ -362,33 +362,43 @@ static bool choose_x(const model *m, const table *t, const rows_options *o, size
     return true;
 }
 
-/* By name, by place where the data's columns are, and else what is left of the table. */
-static void choose_context(const model *m, const table *t, bool by_place, const size_t *x, size_t x_columns, size_t *context) {
+/* As given, by name, by place where the data's columns are, and else what is left of the table. */
+static void choose_context(const model *m, const table *t, const char *given, bool by_place, const size_t *x, size_t x_columns,
+                           size_t *context) {
     size_t left;
-    if (m->context_named && match_names(t, m->context_names, m->context_dim, context)) {
-        for (size_t i = 0; i < m->context_dim; i++)
-            if (holds(x, x_columns, context[i]))
-                die("%s: column %zu (%s) would be both data and context", t->path, context[i] + 1, m->context_names[i]);
+    if (given) {
+        take_given(m, t, "--context-columns", given, m->context_dim, context);
         return;
     }
+    const char *option = x_columns > 0 ? "--context-columns" : NULL; /* there is none for a table of contexts */
+    if (m->context_named && match_names(t, m->context_names, m->context_dim, option, context))
+        return;
     if (m->context_named && t->data.names)
-        die("%s: there is no column \"%s\", which is a context of %s", t->path, m->context_names[context[0]], m->path);
+        die("%s: there is no column \"%s\", which is a context of %s%s", t->path, m->context_names[context[0]], m->path,
+            option ? "; say which it is with --context-columns" : "");
     if (by_place && match_places(m, t, m->dim, m->context_dim, context))
         return;
     if (match_left(m, t, x, x_columns, context, &left))
         return;
     if (x_columns == 0)
         refuse_columns(m, t);
-    die("%s: the context of %s is the column%s beside those of the data, %zu, and here are %zu", t->path, m->path,
-        m->context_dim == 1 ? "" : "s", m->context_dim, left);
+    die("%s: %zu columns are left for the context, and %s takes %zu: say which with --context-columns", t->path, left, m->path,
+        m->context_dim);
 }
 
 /* Columns by name where both sides have names, else by place: x first, then the context. */
 static void choose_columns(const model *m, const table *t, const rows_options *o, bool with_x, size_t *index) {
     const size_t x_columns = with_x ? m->dim : 0;
     const bool by_place = with_x ? choose_x(m, t, o, index) : t->data.columns != m->context_dim;
-    if (m->context_dim > 0)
-        choose_context(m, t, by_place, index, x_columns, index + x_columns);
+    if (m->context_dim == 0 && o->context_columns)
+        die_usage("--context-columns: %s takes no context", m->path);
+    if (m->context_dim == 0)
+        return;
+    choose_context(m, t, o->context_columns, by_place, index, x_columns, index + x_columns);
+    char room[32];
+    for (size_t i = x_columns; i < x_columns + m->context_dim; i++)
+        if (holds(index, x_columns, index[i]))
+            die("%s: the column \"%.60s\" would be both data and context", t->path, table_name(t, index[i], room, sizeof room));
 }
 
 void model_read_rows(const model *m, const char *path, const rows_options *o, bool with_x, model_rows *rows) {

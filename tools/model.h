@@ -57,7 +57,7 @@ typedef struct model_rows {
 } model_rows;
 
 typedef struct rows_options {
-    const char *columns; /* --columns: the data columns, over the names */
+    const char *columns, *context_columns; /* --columns, --context-columns: over the names; NULL: not given */
     bool drop_missing;
 } rows_options;
 
@@ -71,6 +71,9 @@ double *model_join(const model *m, size_t rows, const double *x, const double *c
     {                                                                                                                                      \
         "columns", 0, OPTION_TEXT, &(o)->columns, "LIST",                                                                                  \
             "the model's columns in the table, as names or numbers: a,b or 1,3-5; default: by their names"                                 \
+    }, {                                                                                                                                   \
+        "context-columns", 0, OPTION_TEXT, &(o)->context_columns, "LIST",                                                                  \
+            "its context's columns in the table; default: by their names, or those that are left"                                          \
     }
 #define OPTION_DROP(o)                                                                                                                     \
     { "drop-missing", 0, OPTION_FLAG, &(o)->drop_missing, NULL, "leave out rows in which one of these columns is no number" }
