@@ -373,6 +373,22 @@ if [ -e /dev/stdout ] && [ -e /dev/fd/1 ]; then
     "$nflow" sample realnvp.safetensors -n 2 -o /dev/stdout 2>errors | cat >output
     lines 3 output
 fi
+cp moons.csv keep.csv
+"$nflow" data two_moons -n 1000000 -o keep.csv >output 2>errors &
+job=$!
+tries=0
+while ! ls -A | grep -q nflow- && [ $tries -lt 600 ]; do
+    tries=$((tries + 1))
+    sleep 0.02
+done
+kill -TERM $job 2>/dev/null
+wait $job 2>/dev/null
+got=$?
+if [ $got -eq 143 ]; then
+    if cmp -s keep.csv moons.csv; then pass; else fail "a write that a signal ends is there in part"; fi
+elif [ $got -ne 0 ]; then # 0: it was over before the signal came
+    fail "a write that a signal ends: status $got"
+fi
 if ls -A . folder | grep -q nflow-; then fail "temporary files are left"; else pass; fi
 
 # ---- pictures

@@ -1,6 +1,7 @@
 /* Writing beside, and renaming. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -8,6 +9,35 @@
 
 #include "output.h"
 #include "tool.h"
+
+/* ---- The end of the program while it writes */
+
+static const int ends[] = {SIGHUP, SIGINT, SIGTERM, SIGXFSZ};
+enum { ENDS = sizeof ends / sizeof ends[0] };
+static struct sigaction before[ENDS];
+static const char *volatile unfinished; /* the temporary file */
+
+static void give_up(int signal_number) {
+    if (unfinished)
+        unlink(unfinished);
+    raise(signal_number); /* once more, when this returns, and then as if nobody had minded it */
+}
+
+static void begin(const char *temporary) {
+    const struct sigaction action = {.sa_handler = give_up, .sa_flags = (int)SA_RESETHAND};
+    unfinished = temporary;
+    for (size_t i = 0; i < ENDS; i++)
+        if (sigaction(ends[i], NULL, &before[i]) == 0 && before[i].sa_handler == SIG_DFL)
+            sigaction(ends[i], &action, NULL);
+}
+
+static void finish(void) {
+    for (size_t i = 0; i < ENDS; i++)
+        sigaction(ends[i], &before[i], NULL);
+    unfinished = NULL;
+}
+
+/* ---- Opening and closing */
 
 static bool begins_with(const char *text, const char *start) { return strncmp(text, start, strlen(start)) == 0; }
 
@@ -32,8 +62,10 @@ static bool open_beside(output *o, const char *path, bool exists) {
     o->temporary = new_text("%.*s.nflow-XXXXXX", slash ? (int)(slash - o->place + 1) : 0, o->place);
     const int file = mkstemp(o->temporary);
     o->file = file >= 0 ? fdopen(file, "wb") : NULL;
-    if (o->file)
+    if (o->file) {
+        begin(o->temporary);
         return true;
+    }
     const int error = errno;
     if (file >= 0) {
         close(file);
@@ -89,6 +121,8 @@ bool output_close(output *o) {
     }
     if (!good && o->temporary)
         unlink(o->temporary);
+    if (o->temporary)
+        finish();
     free(o->temporary);
     free(o->place);
     errno = error;

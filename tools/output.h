@@ -2,7 +2,8 @@
  * output.h - files that are written whole or not at all: into a temporary file beside their place, which is renamed in the end
  *
  * What is no regular file, as a pipe or a device, is written to as it is, and so are the standard output, by "-" or by another name, and
- * other open files (/dev/fd/3). A symbolic link stays, and what it leads to is replaced. A file keeps its mode.
+ * other open files (/dev/fd/3). A symbolic link stays, and what it leads to is replaced. A file keeps its mode. A signal that ends the
+ * program takes the temporary file away; so there is one such output at a time.
  */
 #ifndef OUTPUT_H
 #define OUTPUT_H
