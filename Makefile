@@ -180,7 +180,7 @@ check-once: all tests examples $(FUZZ_FILES)
 
 # ---- examples
 
-EXAMPLE_SHARED := toy csv plot gnuplot energies
+EXAMPLE_SHARED := arguments toy csv plot gnuplot energies
 EXAMPLES := $(filter-out $(EXAMPLE_SHARED),$(basename $(notdir $(wildcard examples/*.c))))
 EXAMPLE_PARTS := $(patsubst %,$(BUILD)/examples/%.o,$(filter $(EXAMPLE_SHARED),$(basename $(notdir $(wildcard examples/*.c)))))
 examples: $(EXAMPLES:%=$(BUILD)/examples/%) ## build the example programs

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arguments.h"
 #include "nflow.h"
 #include "plot.h"
 #include "toy.h"
@@ -134,15 +135,15 @@ int main(int count, char **arguments) {
         if (strcmp(arguments[i], "--hyper") == 0)
             dynamics = NF_DYNAMICS_HYPER;
         else if (strcmp(arguments[i], "--epochs") == 0)
-            epochs = strtoul(value, NULL, 10), i++;
+            epochs = (size_t)argument_count("--epochs", value, 1, ARGUMENT_MOST), i++;
         else if (strcmp(arguments[i], "--rows") == 0)
-            rows = strtoul(value, NULL, 10), i++;
+            rows = (size_t)argument_count("--rows", value, 100, MOST_ROWS), i++;
         else if (strcmp(arguments[i], "--output") == 0 && *value)
             prefix = value, i++;
         else
             epochs = 0;
     }
-    if (epochs == 0 || rows < 100 || rows > MOST_ROWS) {
+    if (epochs == 0) {
         fprintf(stderr, "usage: cnf_density [--epochs n] [--rows 100..%d] [--hyper] [--output prefix]\n", MOST_ROWS);
         return 1;
     }

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arguments.h"
 #include "nflow.h"
 #include "toy.h"
 
@@ -53,7 +54,7 @@ static size_t epochs_for(const way *w, size_t rows, const double *x, double seco
     const size_t trial = 4;
     const double one = fit(flow, w, rows, x, trial).seconds / (double)trial;
     nf_flow_free(flow);
-    return one > 0 && seconds > 2 * one ? (size_t)(seconds / one) : 2;
+    return one > 0 && seconds > 2 * one ? (size_t)fmin(seconds / one, (double)ARGUMENT_MOST) : 2;
 }
 
 /* Mean negative log-likelihood, and the evaluations of the field that one row's density takes. */
@@ -84,13 +85,13 @@ int main(int count, char **arguments) {
         if (strcmp(arguments[i], "--set") == 0)
             set = toy_find(value);
         else if (strcmp(arguments[i], "--rows") == 0)
-            rows = strtoul(value, NULL, 10);
+            rows = (size_t)argument_count("--rows", value, 100, MOST_ROWS);
         else if (strcmp(arguments[i], "--seconds") == 0)
-            seconds = strtod(value, NULL);
+            seconds = argument_positive("--seconds", value);
         else
             set = NULL;
     }
-    if (!set || rows < 100 || rows > MOST_ROWS || !(seconds > 0)) {
+    if (!set) {
         fprintf(stderr, "usage: cnf_matching [--set name] [--rows 100..%d] [--seconds s]\nsets:", MOST_ROWS);
         for (size_t i = 0; toy_at(i); i++)
             fprintf(stderr, " %s", toy_name(toy_at(i)));

@@ -11,6 +11,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "arguments.h"
 #include "csv.h"
 #include "nflow.h"
 #include "plot.h"
@@ -82,29 +83,18 @@ static void usage(FILE *file) {
           file);
 }
 
-static uint64_t read_count(const char *option, const char *text, uint64_t least) {
-    char *end;
-    const uint64_t value = strtoull(text, &end, 10);
-    if (end == text || *end || text[0] == '-' || strlen(text) > 18 || value < least)
-        die("%s %s: this should be a whole number from %llu on", option, text, (unsigned long long)least);
-    return value;
-}
-
 static void read_option(options *o, const char *name, const char *value) {
     if (strcmp(name, "--data") == 0)
         o->data = value;
     else if (strcmp(name, "--output") == 0)
         o->output = value;
     else if (strcmp(name, "--epochs") == 0)
-        o->epochs = (size_t)read_count(name, value, 1);
+        o->epochs = (size_t)argument_count(name, value, 1, ARGUMENT_MOST);
     else if (strcmp(name, "--seed") == 0)
-        o->seed = read_count(name, value, 0);
-    else if (strcmp(name, "--seconds") == 0) {
-        char *end;
-        o->seconds = strtod(value, &end);
-        if (end == value || *end || !(o->seconds > 0.0))
-            die("--seconds %s: this should be a positive number", value);
-    } else if (strcmp(name, "--set") == 0) {
+        o->seed = argument_count(name, value, 0, UINT64_MAX);
+    else if (strcmp(name, "--seconds") == 0)
+        o->seconds = argument_positive(name, value);
+    else if (strcmp(name, "--set") == 0) {
         o->set = toy_find(value);
         if (!o->set)
             die("--set %s: there is no such set; demo --help lists them", value);

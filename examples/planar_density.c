@@ -11,11 +11,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arguments.h"
 #include "nflow.h"
 #include "plot.h"
 #include "toy.h"
 
-enum { TRAIN = 4000, TEST = 4000, SHOWN = 1500, GRID = 181 };
+enum { TRAIN = 4000, TEST = 4000, SHOWN = 1500, GRID = 181, MOST_LAYERS = 10000 };
 
 static void require(nf_status status) {
     if (status == NF_OK)
@@ -89,15 +90,15 @@ int main(int count, char **arguments) {
     for (int i = 1; i < count; i += 2) {
         const char *value = i + 1 < count ? arguments[i + 1] : "";
         if (strcmp(arguments[i], "--epochs") == 0)
-            epochs = strtoul(value, NULL, 10);
+            epochs = (size_t)argument_count("--epochs", value, 1, ARGUMENT_MOST);
         else if (strcmp(arguments[i], "--layers") == 0)
-            layers = strtoul(value, NULL, 10);
+            layers = (size_t)argument_count("--layers", value, 1, MOST_LAYERS);
         else if (strcmp(arguments[i], "--output") == 0 && *value)
             prefix = value;
         else
             epochs = 0;
     }
-    if (epochs == 0 || layers == 0) {
+    if (epochs == 0) {
         fprintf(stderr, "usage: planar_density [--epochs n] [--layers K] [--output prefix]\n");
         return 1;
     }

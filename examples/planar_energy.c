@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arguments.h"
 #include "energies.h"
 
 enum { COLUMNS = 4, CELLS = 121 };
@@ -81,7 +82,7 @@ int main(int count, char **arguments) {
     size_t steps = 10000;
     for (int i = 1; i + 1 < count; i += 2) {
         if (strcmp(arguments[i], "--steps") == 0)
-            steps = strtoul(arguments[i + 1], NULL, 10);
+            steps = (size_t)argument_count("--steps", arguments[i + 1], 1, ARGUMENT_MOST);
         else if (strcmp(arguments[i], "--output") == 0)
             prefix = arguments[i + 1];
         else

@@ -13,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "arguments.h"
 #include "nflow.h"
 
 enum { SIDE = 12, PIXELS = SIDE * SIDE, LATENT = 2, CONTEXT = 12, CODE = 2 * LATENT + CONTEXT, BATCH = 128, TRAIN = 4096, TEST = 1024 };
@@ -208,9 +209,9 @@ static double run(size_t layers, long steps, const double *training, const doubl
 }
 
 int main(int count, char **arguments) {
-    const long steps = count > 1 ? strtol(arguments[1], NULL, 10) : 6000;
+    const long steps = count > 1 ? (long)argument_count("steps", arguments[1], 1, ARGUMENT_MOST) : 6000;
     double *training = malloc(sizeof(double) * TRAIN * PIXELS), *test = malloc(sizeof(double) * TEST * PIXELS);
-    if (steps <= 0 || !training || !test) {
+    if (count > 2 || !training || !test) {
         fprintf(stderr, "usage: planar_vae [steps]\n");
         return 1;
     }

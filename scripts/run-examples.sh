@@ -17,7 +17,7 @@ run() {
     fi
 }
 refuse() {
-    if "$programs/$@" >"$scratch/output" 2>&1; then
+    if timeout 10 "$programs/$@" >"$scratch/output" 2>&1 || [ $? -eq 124 ]; then
         failed=$((failed + 1))
         printf 'FAILED: example %s did not refuse its arguments\n' "$*"
     else
@@ -44,6 +44,20 @@ refuse planar_energy --nonsense
 refuse planar_vae nonsense
 refuse cnf_density --nonsense
 refuse cnf_matching --set nonsense
+for word in -1 0 '' 1x 18446744073709551615 99999999999999999999; do # numbers that are none, or beyond all patience
+    refuse demo --epochs "$word"
+    refuse planar_density --epochs "$word"
+    refuse planar_density --layers "$word"
+    refuse planar_energy --steps "$word"
+    refuse planar_vae "$word"
+    refuse cnf_density --epochs "$word"
+    refuse cnf_density --rows "$word"
+    refuse cnf_matching --rows "$word"
+done
+for word in -1 0 '' 1x nan inf; do
+    refuse demo --seconds "$word"
+    refuse cnf_matching --seconds "$word"
+done
 for picture in demo.png far.png planar-two_moons.png energy.png cnf-boomerang.png; do
     if command -v gnuplot >/dev/null && [ ! -s "$picture" ]; then
         failed=$((failed + 1))
