@@ -58,7 +58,14 @@ for word in -1 0 '' 1x nan inf; do
     refuse demo --seconds "$word"
     refuse cnf_matching --seconds "$word"
 done
-for picture in demo.png far.png planar-two_moons.png energy.png cnf-boomerang.png; do
+run planar_energy --steps 5 --output "o'x"
+if PATH=$scratch "$programs/planar_energy" --steps 5 --output none >output 2>&1 && grep -q 'gnuplot is not installed' output; then
+    passed=$((passed + 1))
+else
+    failed=$((failed + 1))
+    printf 'FAILED: planar_energy does not say that there is no gnuplot\n'
+fi
+for picture in demo.png far.png "o'x.svg" planar-two_moons.png energy.png cnf-boomerang.png; do
     if command -v gnuplot >/dev/null && [ ! -s "$picture" ]; then
         failed=$((failed + 1))
         printf 'FAILED: %s was not drawn\n' "$picture"
