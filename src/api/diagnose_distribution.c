@@ -175,6 +175,8 @@ static double grid_integral(nf_diagnosis *d, const cloud *c, const double *half,
     return sum * cell;
 }
 
+#define FEW_SAMPLES 1000
+
 static double integrate(nf_diagnosis *d, const cloud *c, double *error) {
     static const size_t per_side[GRID_DIM] = {16384, 256, 40};
     double half[GRID_DIM] = {0};
@@ -185,6 +187,11 @@ static double integrate(nf_diagnosis *d, const cloud *c, double *error) {
         half[i] = 1.3 * half[i] + 1;
     const double fine = grid_integral(d, c, half, per_side[d->dim - 1]), coarse = grid_integral(d, c, half, per_side[d->dim - 1] / 2);
     *error = fabs(fine - coarse);
+    if (c->count >= FEW_SAMPLES)
+        return fine;
+    for (size_t i = 0; i < d->dim; i++) /* few samples do not tell how far the density reaches */
+        half[i] *= 1.5;
+    *error = fmax(*error, fabs(grid_integral(d, c, half, per_side[d->dim - 1]) - fine));
     return fine;
 }
 
