@@ -494,6 +494,9 @@ START_TEST(rows_that_are_not_numbers_are_left_out) {
         x[i] = INFINITY;
     must_be(NF_ERR_ARGUMENT, nf_diagnose(flow, ROWS, x, NULL, NULL, &report));
     must_say("nf_diagnose", "none of the 500 rows is finite");
+    x[ROWS * DIM - 2] = x[ROWS * DIM - 1] = 0.385; /* a single one, wherever it is looked for */
+    must(nf_diagnose(flow, ROWS, x, NULL, NF_CONFIG(nf_diagnose_config, .rows = 1, .samples = 50), &report));
+    ck_assert_uint_eq(report.round_trip_row, ROWS - 1);
     free(x);
     nf_flow_free(flow);
 }

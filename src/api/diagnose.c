@@ -50,7 +50,12 @@ nf_finding nf_finding_of_score(double value, double threshold) {
 
 /* ---- what is looked at ---- */
 
-/* Evenly spaced rows, but those that are not finite. */
+static bool is_usable(const nf_diagnosis *d, const double *x, const double *context, size_t row) {
+    const nf_engine *engine = d->flow->engine;
+    return (!x || nf_finite_row(x + row * d->dim, d->dim, engine)) && (!context || nf_finite_row(context + row * d->context_dim, d->context_dim, engine));
+}
+
+/* Evenly spaced rows, or the first ones after them that are finite. */
 static void choose_rows(nf_diagnosis *d, size_t rows, const double *x, const double *context) {
     const size_t wanted = d->config.rows < rows ? d->config.rows : rows;
     d->x = nf_diagnosis_numbers(d, wanted * d->dim);
@@ -59,8 +64,12 @@ static void choose_rows(nf_diagnosis *d, size_t rows, const double *x, const dou
     if (d->status != NF_OK)
         return;
     for (size_t i = 0; i < wanted; i++) {
-        const size_t row = (size_t)((double)i * ((double)rows / (double)wanted));
-        if ((x && !nf_finite_row(x + row * d->dim, d->dim, d->flow->engine)) || (context && !nf_finite_row(context + row * d->context_dim, d->context_dim, d->flow->engine)))
+        const double space = (double)rows / (double)wanted;
+        const size_t end = i + 1 < wanted ? (size_t)((double)(i + 1) * space) : rows;
+        size_t row = (size_t)((double)i * space);
+        while (row < end && !is_usable(d, x, context, row))
+            row++;
+        if (row == end)
             continue;
         if (x)
             memcpy(d->x + d->rows * d->dim, x + row * d->dim, d->dim * sizeof *x);
