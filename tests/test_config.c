@@ -23,6 +23,7 @@ START_TEST(realnvp_configs) {
         {"scale_clamp is nan", {.dim = 2, .scale_clamp = NAN}},
         {"scale_clamp is -1", {.dim = 2, .scale_clamp = -1}},
         {"scale_clamp is inf", {.dim = 2, .scale_clamp = INFINITY}},
+        {"clamp is 1e+300, beyond single", {.dim = 2, .scale_clamp = 1e300, .precision = NF_SINGLE}},
         {"reserved is 4", {.dim = 2, .reserved = 4}},
         {"nf_realnvp_create: ", {.dim = 2, .hidden_width = SIZE_MAX / 4}},
         {"nf_realnvp_create: ", {.dim = 2, .context_dim = SIZE_MAX}},
