@@ -227,6 +227,41 @@ START_TEST(optimal_pairs_are_nearer) {
 }
 END_TEST
 
+/* Bad rows take no part: the loss of a zero field is the least mean square distance among the good rows and their own base samples. */
+START_TEST(optimal_pairs_are_of_good_rows) {
+    enum { FEW = 5 };
+    nf_cnf *cnf;
+    nf_flow *base;
+    nf_gradient *gradient;
+    nf_rng rng = {5, 6, 7}, same = rng;
+    random_source random = random_begin(38 + (uint64_t)_i);
+    double *x = new_normals(&random, FEW * DIM, 3.0), z[FEW * DIM], loss, least = INFINITY;
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .hidden_layers = NF_NONE), &cnf));
+    double *zero = calloc(nf_parameter_count(cnf), sizeof *zero);
+    ck_assert_ptr_nonnull(zero);
+    must(nf_set_parameters(cnf, zero));
+    must(nf_gradient_create(cnf, &gradient));
+    must(nf_flow_create(DIM, 0, NF_DOUBLE, &base));
+    must(nf_sample(base, NULL, &same, FEW, NULL, z, NULL));
+    x[1 * DIM] = x[4 * DIM + 1] = NAN;
+    must_be(NF_ERR_ROWS, nf_grad_flow_matching(cnf, NULL, &rng, FEW, x, NULL, NULL, NF_PAIRING_OPTIMAL, gradient, &loss));
+    const size_t good[3] = {0, 2, 3}, orders[6][3] = {{0, 2, 3}, {0, 3, 2}, {2, 0, 3}, {2, 3, 0}, {3, 0, 2}, {3, 2, 0}};
+    for (size_t k = 0; k < 6; k++) {
+        double sum = 0;
+        for (size_t i = 0; i < 3; i++)
+            for (size_t f = 0; f < DIM; f++)
+                sum += pow(x[good[i] * DIM + f] - z[orders[k][i] * DIM + f], 2);
+        least = fmin(least, sum / 3);
+    }
+    must_agree("loss", whole_error(&loss, &least, 1), 1e-13);
+    nf_gradient_free(gradient);
+    nf_flow_free(base);
+    nf_flow_free(cnf);
+    free(zero);
+    free(x);
+}
+END_TEST
+
 START_TEST(bad_rows_add_nothing) {
     problem p = make_problem(_i, false);
     const double *context = p.k->context_dim ? p.context : NULL;
@@ -402,6 +437,7 @@ int main(void) {
     tcase_add_loop_test(c, loss_and_gradient_follow_the_definition, 0, KINDS);
     tcase_add_loop_test(c, threads_change_no_bit_and_single_is_near, 0, KINDS);
     tcase_add_test(c, optimal_pairs_are_nearer);
+    tcase_add_loop_test(c, optimal_pairs_are_of_good_rows, 0, 8);
     tcase_add_loop_test(c, bad_rows_add_nothing, 0, KINDS);
     tcase_add_loop_test(c, rows_too_far_to_differentiate_add_nothing, 0, KINDS);
     tcase_add_test(c, arguments_are_checked);

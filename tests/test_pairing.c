@@ -17,6 +17,13 @@ typedef struct pair_case {
 
 static real *at(real *panels, size_t dim, size_t i, size_t f) { return panels + i / PANEL * dim * PANEL + f * PANEL + i % PANEL; }
 
+static void pair_all(pair_case *c, real *scratch) {
+    size_t lane[MOST];
+    for (size_t i = 0; i < c->n; i++)
+        lane[i] = i;
+    R(pair_samples)(c->n, lane, c->dim, c->a, c->b, scratch, c->partner);
+}
+
 static pair_case *draw(size_t n, size_t dim, uint64_t stream) {
     pair_case *c = aligned_alloc(NF_ALIGN, (sizeof *c + NF_ALIGN - 1) / NF_ALIGN * NF_ALIGN);
     ck_assert_ptr_nonnull(c);
@@ -31,7 +38,7 @@ static pair_case *draw(size_t n, size_t dim, uint64_t stream) {
         }
     real *scratch = aligned_alloc(NF_ALIGN, R(pairing_scratch)(n) * sizeof(real) + NF_ALIGN);
     ck_assert_ptr_nonnull(scratch);
-    R(pair_samples)(n, dim, c->a, c->b, scratch, c->partner);
+    pair_all(c, scratch);
     free(scratch);
     return c;
 }
@@ -112,15 +119,44 @@ START_TEST(equal_samples_are_fine) {
     ck_assert_ptr_nonnull(scratch);
     memset(c->a, 0, sizeof c->a);
     memset(c->b, 0, sizeof c->b);
-    R(pair_samples)(MOST, DIM, c->a, c->b, scratch, c->partner);
+    pair_all(c, scratch);
     must_be_a_permutation(c);
     /* Samples so far away that their distance is beyond the numbers still find somebody. */
     for (size_t i = 0; i < MOST; i++)
         *at(c->b, DIM, i, 1) = i % 3 ? REAL_MAX / 2 : (real)i;
-    R(pair_samples)(MOST, DIM, c->a, c->b, scratch, c->partner);
+    pair_all(c, scratch);
     must_be_a_permutation(c);
     free(scratch);
     free(c);
+}
+END_TEST
+
+/* Lanes that are not named take no part: the others have the pairs that they would have without them. */
+START_TEST(some_lanes_are_paired_as_if_alone) {
+    pair_case *c = draw(MOST, DIM, 20), *few = draw(MOST / 3, DIM, 21);
+    size_t lane[MOST], count = 0;
+    for (size_t l = 0; l < MOST && count < few->n; l += l % 5 == 1 ? 4 : 1)
+        lane[count++] = l;
+    few->n = count;
+    for (size_t i = 0; i < count; i++)
+        for (size_t f = 0; f < DIM; f++) {
+            *at(few->a, DIM, i, f) = *at(c->a, DIM, lane[i], f);
+            *at(few->b, DIM, i, f) = *at(c->b, DIM, lane[i], f);
+        }
+    real *scratch = aligned_alloc(NF_ALIGN, R(pairing_scratch)(MOST) * sizeof(real) + NF_ALIGN);
+    ck_assert_ptr_nonnull(scratch);
+    pair_all(few, scratch);
+    for (size_t l = 0; l < MOST; l++)
+        c->partner[l] = MOST;
+    R(pair_samples)(count, lane, DIM, c->a, c->b, scratch, c->partner);
+    for (size_t i = 0, l = 0; l < MOST; l++) {
+        const bool named = i < count && lane[i] == l;
+        ck_assert_uint_eq(c->partner[l], named ? lane[few->partner[i]] : MOST);
+        i += named;
+    }
+    free(scratch);
+    free(c);
+    free(few);
 }
 END_TEST
 
@@ -130,6 +166,7 @@ int main(void) {
     tcase_add_loop_test(c, no_permutation_is_cheaper, 0, 8);
     tcase_add_loop_test(c, on_the_line_it_sorts, 0, 4);
     tcase_add_test(c, equal_samples_are_fine);
+    tcase_add_test(c, some_lanes_are_paired_as_if_alone);
     suite_add_tcase(suite, c);
     SRunner *runner = srunner_create(suite);
     srunner_run_all(runner, CK_ENV);

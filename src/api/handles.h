@@ -110,7 +110,8 @@ double nf_weight_scale(double largest);
 /* Calls with arguments that have been checked. */
 nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *workspace, nf_rng *rng, size_t rows, const double *x,
                                const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss);
-nf_status nf_check_flow_matching(const char *function, const nf_flow *flow, nf_pairing pairing); /* that the flow has one continuous layer, and may have such pairs */
+/* That the flow has one continuous layer, and may have such pairs. */
+nf_status nf_check_flow_matching(const char *function, const nf_flow *flow, nf_pairing pairing);
 nf_status nf_run_log_prob(const nf_flow *flow, nf_workspace *workspace, size_t rows, const double *x, const double *context,
                           double *log_prob);
 nf_status nf_run_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient);

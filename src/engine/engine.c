@@ -655,6 +655,18 @@ static void sum_losses(const engine_job *job, engine_thread *thread, const tile 
     }
 }
 
+/* Bad rows keep to themselves: neither their data nor their base samples are given to others. */
+static void find_partners(const engine_job *job, const thread_map *m, size_t *partner) {
+    size_t good[TILE_ROWS], count = 0;
+    for (size_t l = 0; l < m->t.rows; l++) {
+        partner[l] = l;
+        if (!m->t.failed[l])
+            good[count++] = l;
+    }
+    if (job->paired)
+        R(pair_samples)(count, good, m->t.dim, m->cotangent_x, m->t.x, m->scratch, partner);
+}
+
 static void match(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, engine_sum *sum) {
     thread_map m = begin_tile(thread, first, rows);
     tile *t = &m.t;
@@ -667,10 +679,7 @@ static void match(const engine_job *job, engine_thread *thread, size_t first, si
     if (!any_good(t))
         return;
     draw_fractions(job, first, rows, fraction);
-    if (job->paired)
-        R(pair_samples)(rows, t->dim, m.cotangent_x, t->x, m.scratch, partner);
-    for (size_t l = 0; !job->paired && l < rows; l++)
-        partner[l] = l;
+    find_partners(job, &m, partner);
     put_on_the_way(&m, partner, fraction);
     for (size_t l = 0; l < t->panels * PANEL; l++)
         m.cotangent_log_det[l] = l < rows && !t->failed[l] ? (real)(job->scale * weight_of(job, first + l)) : 0;

@@ -49,17 +49,17 @@ size_t R(pairing_scratch)(size_t most) {
     return map(&p, most, NULL);
 }
 
-static const real *sample(const real *panels, size_t dim, size_t i) { return panels + i / PANEL * dim * PANEL + i % PANEL; }
+static const real *sample(const real *panels, size_t dim, size_t lane) { return panels + lane / PANEL * dim * PANEL + lane % PANEL; }
 
-static void fill_costs(const problem *p, size_t dim, const real *a, const real *b) {
+static void fill_costs(const problem *p, const size_t *lane, size_t dim, const real *a, const real *b) {
     for (size_t i = 0; i < p->n; i++) {
-        const real *x = sample(a, dim, i);
+        const real *x = sample(a, dim, lane[i]);
         double *row = p->cost + i * p->width;
         for (size_t j = 0; j < p->width; j++)
             row[j] = j < p->n ? 0.0 : INFINITY;
         for (size_t f = 0; f < dim; f++)
             for (size_t j = 0; j < p->n; j++) {
-                const double e = (double)sample(b, dim, j)[f * PANEL] - (double)x[f * PANEL];
+                const double e = (double)sample(b, dim, lane[j])[f * PANEL] - (double)x[f * PANEL];
                 row[j] = madd_double(e, e, row[j]);
             }
         /* So that paths of such costs are numbers still. */
@@ -125,10 +125,10 @@ static void enter(problem *p, size_t row) {
     p->owner[last] = row;
 }
 
-void R(pair_samples)(size_t n, size_t dim, const real *a, const real *b, real *scratch, size_t *partner) {
+void R(pair_samples)(size_t n, const size_t *lane, size_t dim, const real *a, const real *b, real *scratch, size_t *partner) {
     problem p;
     map(&p, n, scratch);
-    fill_costs(&p, dim, a, b);
+    fill_costs(&p, lane, dim, a, b);
     for (size_t j = 0; j < n; j++) {
         p.owner[j] = n;
         p.row_price[j] = 0;
@@ -137,5 +137,5 @@ void R(pair_samples)(size_t n, size_t dim, const real *a, const real *b, real *s
     for (size_t i = 0; i < n; i++)
         enter(&p, i);
     for (size_t j = 0; j < n; j++)
-        partner[p.owner[j]] = j;
+        partner[lane[p.owner[j]]] = lane[j];
 }

@@ -8,7 +8,10 @@
 
 size_t R(pairing_scratch)(size_t most); /* in reals, for up to `most` samples */
 
-/* a, b: [panels][dim][PANEL], n samples each; partner[i] is the sample of b that goes with sample i of a. O(n^3) at worst. */
-void R(pair_samples)(size_t n, size_t dim, const real *a, const real *b, real *scratch, size_t *partner);
+/*
+ * a, b: [panels][dim][PANEL]; lane[0 .. n - 1] are the lanes of the n samples of each. partner[l] becomes the lane of b that goes with lane l of a, for these
+ * lanes alone. O(n^3) at worst.
+ */
+void R(pair_samples)(size_t n, const size_t *lane, size_t dim, const real *a, const real *b, real *scratch, size_t *partner);
 
 #endif
