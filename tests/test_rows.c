@@ -566,6 +566,46 @@ START_TEST(rows_that_the_target_spoils_add_nothing) {
 }
 END_TEST
 
+/* log p = -x^2 / 2 in even rows; in odd ones 100 less, with a gradient that single precision does not hold. */
+static nf_status steep(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
+    (void)user;
+    for (size_t r = 0; r < rows; r++) {
+        log_density[r] = -0.5 * x[r] * x[r] - (r % 2 ? 100 : 0);
+        gradient[r] = r % 2 ? -1e39 : -x[r];
+    }
+    return NF_OK;
+}
+
+START_TEST(targets_too_steep_for_the_precision_add_nothing) {
+    enum { SOME = 100 };
+    nf_flow *flow;
+    nf_workspace *ws;
+    nf_gradient *gradient;
+    nf_rng rng = {1, 2, 3}, same = rng;
+    nf_stats stats = {.struct_size = sizeof stats};
+    double x[SOME], log_q[SOME], loss, mean = 0, got[2], expected[2] = {-1, 0};
+    must(nf_affine_create(1, NF_SINGLE, &flow));
+    must(nf_workspace_create(flow, 1, &ws));
+    must(nf_gradient_create(flow, &gradient));
+    must(nf_sample(flow, ws, &same, SOME, NULL, x, log_q));
+    for (size_t r = 0; r < SOME; r += 2) {
+        mean += (log_q[r] + 0.5 * x[r] * x[r]) / (SOME / 2);
+        expected[0] += x[r] * x[r] / (SOME / 2); /* of log_scale and shift at 0: -1 + x^2, and x */
+        expected[1] += x[r] / (SOME / 2);
+    }
+    must_be(NF_ERR_ROWS, nf_grad_reverse_kl(flow, ws, &rng, SOME, NULL, steep, NULL, gradient, &loss));
+    must_say("nf_grad_reverse_kl", "row 1: the target");
+    must(nf_workspace_stats(ws, &stats));
+    ck_assert_uint_eq(stats.bad_rows, SOME / 2);
+    must(nf_gradient_get(gradient, got));
+    must_agree("loss", whole_error(&loss, &mean, 1), 1e-12);
+    must_agree("gradient", whole_error(got, expected, 2), 1e-5);
+    nf_gradient_free(gradient);
+    nf_workspace_free(ws);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* A row whose loss is a number, but beyond what its precision can differentiate, is bad in a gradient and spoils nothing. */
 static void check_far_rows(int i, nf_precision precision) {
     enum { SOME = 151 };
@@ -821,6 +861,7 @@ int main(void) {
     tcase_add_test(bad, tiles_of_bad_rows_add_nothing);
     tcase_add_loop_test(bad, rows_that_the_target_spoils_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, a_factor_of_all_weights_is_nothing, 0, subjects);
+    tcase_add_test(bad, targets_too_steep_for_the_precision_add_nothing);
     tcase_add_loop_test(bad, rows_too_far_to_differentiate_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, huge_rows_are_bad_or_right, 0, subjects);
     tcase_add_test(bad, maps_reach_further_than_densities);

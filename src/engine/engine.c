@@ -478,8 +478,8 @@ static void given_cotangents(const engine_job *job, engine_thread *thread, threa
         }
         for (size_t f = 0; f < t->dim; f++)
             lane[f * PANEL] = 0;
-        t->failed[l] = ROW_COTANGENT;
-        note_bad(thread, (engine_bad){0, row, ROW_COTANGENT, bad, 0, bad < t->dim ? job->grad_out[row * t->dim + bad] : job->grad_log_det[row]});
+        t->failed[l] = job->log_q ? ROW_TARGET : ROW_COTANGENT; /* a target's gradient may be a number in double alone */
+        note_bad(thread, (engine_bad){0, row, t->failed[l], bad, 0, bad < t->dim ? job->grad_out[row * t->dim + bad] : job->grad_log_det[row]});
     }
 }
 
