@@ -606,6 +606,47 @@ START_TEST(targets_too_steep_for_the_precision_add_nothing) {
 }
 END_TEST
 
+/* A cotangent that is not finite makes its row bad in a vjp: counted, NaN, and nothing of the sums. */
+static void check_given(const subject *s, const batch *clean, nf_status (*vjp)(const nf_flow *, nf_workspace *, size_t, const double *, const double *, const double *,
+                                                                             const double *, double *, double *, nf_gradient *),
+                        const char *name) {
+    const size_t rows = clean->rows;
+    double *a = new_copy(clean->a, rows * s->dim), *b = new_copy(clean->b, rows), *out = new_numbers(rows * s->dim), *got = new_numbers(s->count),
+           *expected = new_numbers(s->count);
+    nf_stats stats = {.struct_size = sizeof stats};
+    for (size_t i = 0; i < s->dim; i++)
+        a[2 * s->dim + i] = a[5 * s->dim + i] = 0;
+    b[2] = b[5] = 0;
+    must(nf_gradient_zero(s->gradient));
+    must(vjp(s->flow, s->ws, rows, clean->in, clean->context, a, b, NULL, NULL, s->gradient));
+    must(nf_gradient_get(s->gradient, expected));
+    a[2 * s->dim + s->dim - 1] = NAN;
+    b[5] = -INFINITY;
+    must(nf_gradient_zero(s->gradient));
+    must_be(NF_ERR_ROWS, vjp(s->flow, s->ws, rows, clean->in, clean->context, a, b, out, NULL, s->gradient));
+    must_say(name, "row 2: a cotangent is not finite (2 bad rows in all)");
+    must(nf_workspace_stats(s->ws, &stats));
+    ck_assert(stats.bad_rows == 2 && stats.first_bad_row == 2);
+    must(nf_gradient_get(s->gradient, got));
+    must_agree(s->f->name, whole_error(got, expected, s->count), 1e-13);
+    for (size_t i = 0; i < rows * s->dim; i++)
+        ck_assert_msg(isnan(out[i]) == (i / s->dim == 2 || i / s->dim == 5), "%s: row %zu has %g", name, i / s->dim, out[i]);
+    double *arrays[] = {a, b, out, got, expected};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        free(arrays[i]);
+}
+
+START_TEST(cotangents_that_are_no_numbers_make_bad_rows) {
+    subject s;
+    open_relaxed(&s, _i, NF_DOUBLE, 1);
+    batch clean = new_batch(&s, 41);
+    check_given(&s, &clean, nf_forward_vjp, "nf_forward_vjp");
+    check_given(&s, &clean, nf_inverse_vjp, "nf_inverse_vjp");
+    free_batch(&clean);
+    close_subject(&s);
+}
+END_TEST
+
 /* A row whose loss is a number, but beyond what its precision can differentiate, is bad in a gradient and spoils nothing. */
 static void check_far_rows(int i, nf_precision precision) {
     enum { SOME = 151 };
@@ -862,6 +903,7 @@ int main(void) {
     tcase_add_loop_test(bad, rows_that_the_target_spoils_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, a_factor_of_all_weights_is_nothing, 0, subjects);
     tcase_add_test(bad, targets_too_steep_for_the_precision_add_nothing);
+    tcase_add_loop_test(bad, cotangents_that_are_no_numbers_make_bad_rows, 0, subjects);
     tcase_add_loop_test(bad, rows_too_far_to_differentiate_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, huge_rows_are_bad_or_right, 0, subjects);
     tcase_add_test(bad, maps_reach_further_than_densities);
