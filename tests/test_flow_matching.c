@@ -9,7 +9,7 @@
 #include "core/philox.h"
 #include "support.h"
 
-enum { DIM = 2, ROWS = 9, MANY = 300 };
+enum { DIM = 2, MOST_DIM = 3, ROWS = 9, MANY = 300 };
 
 typedef struct kind {
     const char *name;
@@ -17,19 +17,22 @@ typedef struct kind {
     size_t context_dim;
     double t0, t1;
     int inverted;
+    size_t dim;
 } kind;
 
 static const kind kinds[] = {
-    {"mlp", NF_DYNAMICS_MLP, 0, 0.25, 1.135, 0},
-    {"mlp with context, inverted", NF_DYNAMICS_MLP, 2, 1.5, 0.385, 1},
-    {"hyper", NF_DYNAMICS_HYPER, 0, -0.385, 0.885, 0},
-    {"hyper, inverted", NF_DYNAMICS_HYPER, 0, 0, 2.385, 1},
+    {"mlp", NF_DYNAMICS_MLP, 0, 0.25, 1.135, 0, 2},
+    {"mlp with context, inverted", NF_DYNAMICS_MLP, 2, 1.5, 0.385, 1, 2},
+    {"hyper", NF_DYNAMICS_HYPER, 0, -0.385, 0.885, 0, 2},
+    {"hyper, inverted", NF_DYNAMICS_HYPER, 0, 0, 2.385, 1, 2},
+    {"mlp of one dimension", NF_DYNAMICS_MLP, 0, 0.25, 1.135, 0, 1},
+    {"mlp of three dimensions, with context", NF_DYNAMICS_MLP, 2, 0, 1, 0, 3},
 };
 #define KINDS ((int)(sizeof kinds / sizeof kinds[0]))
 
 static nf_flow *make_field(const kind *k, double t0, double t1, nf_precision precision) {
     nf_flow *flow;
-    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .context_dim = k->context_dim, .dynamics = k->dynamics, .precision = precision,
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = k->dim, .context_dim = k->context_dim, .dynamics = k->dynamics, .precision = precision,
                                  .hidden_layers = 1, .hidden_width = 5, .units = 4, .t0 = t0, .t1 = t1, .method = NF_EULER, .steps = 1),
                       &flow));
     random_source random = random_begin(31);
@@ -43,27 +46,28 @@ static nf_flow *make_stack(const kind *k, nf_precision precision) {
     random_source random = random_begin(32);
     if (k->inverted)
         must(nf_flow_invert(flow));
-    must(nf_affine_create(DIM, precision, &below));
-    must(nf_affine_create(DIM, precision, &above));
+    must(nf_affine_create(k->dim, precision, &below));
+    must(nf_affine_create(k->dim, precision, &above));
     randomize(below, &random, 0.385);
     randomize(above, &random, 0.385);
     nf_flow *stack;
-    must(nf_flow_create(DIM, k->context_dim, precision, &stack));
+    must(nf_flow_create(k->dim, k->context_dim, precision, &stack));
     must(nf_flow_append(stack, below));
     must(nf_flow_append(stack, flow));
     must(nf_flow_append(stack, above));
     return stack;
 }
 
-/* The uniform number that belongs to a row: from the coordinate after those of its base sample. */
-static double fraction_of(uint64_t seed, uint64_t stream, uint64_t position) {
+/* The uniform number that belongs to a row: from the first coordinate after the pairs that its base sample is drawn in. */
+static double fraction_of(size_t base_dim, uint64_t seed, uint64_t stream, uint64_t position) {
+    const size_t dim = (base_dim + 1) / 2 * 2;
     nf_flow *flow;
     nf_rng rng = {seed, stream, position};
-    double z[DIM + 2];
-    must(nf_flow_create(DIM + 2, 0, NF_DOUBLE, &flow));
+    double z[MOST_DIM + 2];
+    must(nf_flow_create(dim + 1, 0, NF_DOUBLE, &flow));
     must(nf_sample(flow, NULL, &rng, 1, NULL, z, NULL));
     nf_flow_free(flow);
-    return 0.5 * erfc(-z[DIM] / sqrt(2.0));
+    return 0.5 * erfc(-z[dim] / sqrt(2.0));
 }
 
 /* f(z, t) of one row: an Euler step of length 1 from t. The parameters are those of the field in a stack. */
@@ -71,21 +75,21 @@ static void velocity(const kind *k, const double *theta, const double *z, double
     nf_flow *field = make_field(k, t, t + 1.0, NF_DOUBLE);
     must(nf_set_parameters(field, theta));
     must(nf_forward(field, NULL, 1, z, context, f, NULL));
-    for (size_t i = 0; i < DIM; i++)
+    for (size_t i = 0; i < k->dim; i++)
         f[i] -= z[i];
     nf_flow_free(field);
 }
 
 typedef struct problem {
     const kind *k;
-    double x[ROWS * DIM], context[ROWS * 2], weight[ROWS];
+    double x[ROWS * MOST_DIM], context[ROWS * 2], weight[ROWS];
     bool weighted;
 } problem;
 
 static problem make_problem(int i, bool weighted) {
     problem p = {.k = &kinds[i], .weighted = weighted};
     random_source random = random_begin(33);
-    for (size_t j = 0; j < ROWS * DIM; j++)
+    for (size_t j = 0; j < ROWS * p.k->dim; j++)
         p.x[j] = 1.385 * random_normal(&random);
     for (size_t j = 0; j < ROWS * 2; j++)
         p.context[j] = random_normal(&random);
@@ -102,23 +106,23 @@ static double loss_of(const problem *p, const double *theta) {
     nf_flow *field = make_field(k, 0, 1, NF_DOUBLE);
     const size_t count = nf_parameter_count(field);
     nf_flow_free(field);
-    const double *above = theta + 2 * DIM + count;
+    const double *above = theta + 2 * k->dim + count;
     double sum = 0, weights = 0;
     for (size_t r = 0; r < ROWS; r++) {
         nf_rng rng = {71, 4, 1000 + r};
         nf_flow *base;
-        double z[DIM], at[DIM], want[DIM], f[DIM], square = 0;
-        must(nf_flow_create(DIM, 0, NF_DOUBLE, &base));
+        double z[MOST_DIM], at[MOST_DIM], want[MOST_DIM], f[MOST_DIM], square = 0;
+        must(nf_flow_create(k->dim, 0, NF_DOUBLE, &base));
         must(nf_sample(base, NULL, &rng, 1, NULL, z, NULL));
         nf_flow_free(base);
-        const double s = fraction_of(71, 4, 1000 + r);
-        for (size_t i = 0; i < DIM; i++) {
-            const double start = z[i] * exp(below[i]) + below[DIM + i], end = (p->x[r * DIM + i] - above[DIM + i]) * exp(-above[i]);
+        const double s = fraction_of(k->dim, 71, 4, 1000 + r);
+        for (size_t i = 0; i < k->dim; i++) {
+            const double start = z[i] * exp(below[i]) + below[k->dim + i], end = (p->x[r * k->dim + i] - above[k->dim + i]) * exp(-above[i]);
             at[i] = start + s * (end - start);
             want[i] = (end - start) / (to - from);
         }
-        velocity(k, theta + 2 * DIM, at, from + s * (to - from), k->context_dim ? p->context + 2 * r : NULL, f);
-        for (size_t i = 0; i < DIM; i++)
+        velocity(k, theta + 2 * k->dim, at, from + s * (to - from), k->context_dim ? p->context + 2 * r : NULL, f);
+        for (size_t i = 0; i < k->dim; i++)
             square += (f[i] - want[i]) * (f[i] - want[i]);
         const double w = p->weighted ? p->weight[r] : 1.0;
         sum += w * square;
@@ -146,7 +150,7 @@ START_TEST(loss_and_gradient_follow_the_definition) {
         const double expected = loss_of(&p, theta);
         must_agree(p.k->name, whole_error(&loss, &expected, 1), 1e-12);
         for (size_t i = 0; i < count; i += 1 + count / 50) {
-            const bool outside = i < 2 * DIM || i >= count - 2 * DIM; /* the layers around the field get none */
+            const bool outside = i < 2 * p.k->dim || i >= count - 2 * p.k->dim; /* the layers around the field get none */
             const double want = outside ? 0.0 : difference(as_function, &p, theta, i, 1e-3);
             must_agree(p.k->name, whole_error(&got[i], &want, 1), outside ? 0.0 : 1e-8);
         }
@@ -183,7 +187,7 @@ static void run_many(int i, nf_precision precision, nf_pairing pairing, size_t t
 
 START_TEST(threads_change_no_bit_and_single_is_near) {
     random_source random = random_begin(34);
-    double *x = new_normals(&random, MANY * DIM, 1.385), *context = new_normals(&random, MANY * 2, 1.0);
+    double *x = new_normals(&random, MANY * kinds[_i].dim, 1.385), *context = new_normals(&random, MANY * 2, 1.0);
     nf_flow *flow = make_stack(&kinds[_i], NF_DOUBLE);
     const size_t count = nf_parameter_count(flow);
     nf_flow_free(flow);
@@ -271,6 +275,7 @@ START_TEST(bad_rows_add_nothing) {
     nf_gradient *gradient;
     double *bad = new_numbers(count), *without = new_numbers(count), losses[2], weight[ROWS], keep;
     nf_rng rng = {71, 4, 1000};
+    const size_t last = p.k->dim - 1;
     nf_stats stats = {.struct_size = sizeof stats};
     must(nf_workspace_create(flow, 1, &ws));
     must(nf_gradient_create(flow, &gradient));
@@ -278,18 +283,18 @@ START_TEST(bad_rows_add_nothing) {
         weight[r] = r == 3 ? 0.0 : 1.0;
     must(nf_grad_flow_matching(flow, ws, &rng, ROWS, p.x, context, weight, NF_PAIRING_INDEPENDENT, gradient, &losses[0]));
     must(nf_gradient_get(gradient, without));
-    keep = p.x[3 * DIM + 1];
-    p.x[3 * DIM + 1] = NAN;
+    keep = p.x[3 * p.k->dim + last];
+    p.x[3 * p.k->dim + last] = NAN;
     rng.position = 1000;
     must(nf_gradient_zero(gradient));
     must_be(NF_ERR_ROWS, nf_grad_flow_matching(flow, ws, &rng, ROWS, p.x, context, NULL, NF_PAIRING_INDEPENDENT, gradient, &losses[1]));
-    must_say("nf_grad_flow_matching", "x[3][1] is nan");
+    must_say("nf_grad_flow_matching", last == 0 ? "x[3][0] is nan" : last == 1 ? "x[3][1] is nan" : "x[3][2] is nan");
     must(nf_workspace_stats(ws, &stats));
     ck_assert(stats.bad_rows == 1 && stats.first_bad_row == 3);
     must(nf_gradient_get(gradient, bad));
     same_bits("loss", &losses[0], &losses[1], 1);
     must_agree(p.k->name, whole_error(bad, without, count), 1e-15);
-    p.x[3 * DIM + 1] = keep;
+    p.x[3 * p.k->dim + last] = keep;
     nf_gradient_free(gradient);
     nf_workspace_free(ws);
     nf_flow_free(flow);
@@ -312,7 +317,7 @@ static void check_far(int i, nf_precision precision, double far, bool in_context
         weight[r] = r == 3 ? 0.0 : 1.0;
     must(nf_grad_flow_matching(flow, NULL, &rng, ROWS, p.x, context, weight, NF_PAIRING_INDEPENDENT, gradient, &losses[0]));
     must(nf_gradient_get(gradient, without));
-    p.x[3 * DIM] = far;
+    p.x[3 * p.k->dim] = far;
     if (in_context)
         p.context[3 * 2] = p.context[3 * 2 + 1] = far;
     rng.position = 1000;
@@ -324,7 +329,7 @@ static void check_far(int i, nf_precision precision, double far, bool in_context
     must_agree(p.k->name, whole_error(got, without, count), precision == NF_SINGLE ? 1e-6 : 1e-15);
     /* All rows: nothing is added. */
     for (size_t r = 0; r < ROWS; r++)
-        p.x[r * DIM] = far;
+        p.x[r * p.k->dim] = far;
     must_be(NF_ERR_ROWS, nf_grad_flow_matching(flow, NULL, &rng, ROWS, p.x, context, NULL, NF_PAIRING_INDEPENDENT, gradient, &losses[1]));
     ck_assert(isnan(losses[1]));
     must(nf_gradient_get(gradient, without));
