@@ -160,6 +160,8 @@ nf_status nf_run_end(const char *function, const nf_workspace *ws, const engine_
         return nf_fail(NF_ERR_ROWS, function, "row %zu: the target's log density or its gradient is not finite%s", bad->first, more);
     case ROW_SLOPE:
         return nf_fail(NF_ERR_ROWS, function, "row %zu: the gradient is beyond the range of the numbers%s", bad->first, more);
+    case ROW_RETRACE:
+        return nf_fail(NF_ERR_ROWS, function, "row %zu: the adjoint equation does not come back to where the row set out%s", bad->first, more);
     case ROW_RANGE:
     case ROW_GOOD:
         break;

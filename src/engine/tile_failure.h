@@ -12,7 +12,8 @@ enum row_failure {
     ROW_RANGE,      /* the result is not finite */
     ROW_COTANGENT,  /* a given cotangent is not finite */
     ROW_TARGET,     /* the user's target density is not finite */
-    ROW_SLOPE       /* what a pull makes of it is not finite */
+    ROW_SLOPE,      /* what a pull makes of it is not finite */
+    ROW_RETRACE     /* the adjoint equation came back to another place */
 };
 
 #endif

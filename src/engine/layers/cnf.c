@@ -35,21 +35,22 @@ typedef struct dynamics {
 
 enum { ROW_TRACE, ROW_SPEED, ROW_SQUARE, ROWS };
 
-/* What the record holds: the checkpoints of each panel, or for the adjoint equation where the path ended. */
+/* What the record holds: the checkpoints of each panel, or for the adjoint equation where the path began and ended. */
 typedef struct cnf_record {
     ode_trail *trails;
-    real *end; /* [panels][dim][PANEL] */
+    real *start, *end; /* [panels][dim][PANEL] */
 } cnf_record;
 
 static size_t reals_of(size_t bytes) { return aligned_reals((bytes + sizeof(real) - 1) / sizeof(real)); }
 
-static cnf_record map_record(size_t panels, real *base) {
-    return (cnf_record){(ode_trail *)(void *)base, base + reals_of(panels * sizeof(ode_trail))};
+static cnf_record map_record(const nf_layer *layer, size_t panels, real *base) {
+    real *start = base + reals_of(panels * sizeof(ode_trail));
+    return (cnf_record){(ode_trail *)(void *)base, start, start + aligned_reals(layer->dim * panels * PANEL)};
 }
 
 static size_t record_size(const nf_layer *layer, size_t panels, bool inverse) {
     (void)inverse;
-    return reals_of(panels * sizeof(ode_trail)) + aligned_reals(layer->dim * panels * PANEL);
+    return reals_of(panels * sizeof(ode_trail)) + 2 * aligned_reals(layer->dim * panels * PANEL);
 }
 
 static field_mlp_shape mlp_shape(const nf_layer *layer, bool square) {
@@ -287,9 +288,11 @@ static int apply(const layer_run *run, tile *t, bool inverse, const layer_path *
                              .prepare = d.hyper ? prepare_nodes : NULL,
                              .sample = emit};
     ode_run solve = {.panels = t->panels, .y = s.state, .active = s.active, .outcome = s.outcome, .scratch = s.solver};
-    cnf_record record = {NULL, NULL};
+    cnf_record record = {NULL, NULL, NULL};
     if (run->record)
-        record = map_record(TILE_PANELS, run->record);
+        record = map_record(layer, TILE_PANELS, run->record);
+    if (run->record && !discrete)
+        memcpy(record.start, t->x, t->panels * t->dim * PANEL * sizeof(real));
     if (run->record && discrete) {
         for (size_t p = 0; p < t->panels; p++)
             R(trail_begin)(&record.trails[p], run->arena, t->dim, problem.tableau->weighted - 1, STAGE_ROOM);
@@ -337,9 +340,29 @@ static void load_adjoint(const tile *t, const cotangent *c, const real *end, con
     }
 }
 
+/*
+ * Where a path contracts, the way back blows its errors up, each step within its tolerance. A lane that ends a tenth of its size away from where its path
+ * began has followed another path, and has the gradient of that.
+ */
+static void compare_starts(const tile *t, const cnf_record *record, const ode_problem *problem, const cnf_scratch *s) {
+    const double least = 1e3 * problem->atol;
+    for (size_t l = 0; l < t->rows; l++) {
+        const size_t first = l / PANEL * t->dim * PANEL + l % PANEL;
+        const real *start = record->start + first, *end = record->end + first, *got = s->state + 2 * first - l % PANEL;
+        double miss = 0, size = 0;
+        for (size_t i = 0; i < t->dim * PANEL; i += PANEL) {
+            const double e = (double)got[i] - (double)start[i];
+            miss += e * e;
+            size += (double)start[i] * (double)start[i] + (double)end[i] * (double)end[i];
+        }
+        if (t->failed[l] == ROW_GOOD && !(sqrt(miss) <= 0.1 * sqrt(size) + least))
+            t->failed[l] = ROW_RETRACE;
+    }
+}
+
 static void solve_adjoint(const layer_run *run, const tile *t, cotangent *c, dynamics *d, const ode_pullback *pullback, bool inverse, const cnf_scratch *s) {
     const nf_layer *layer = run->layer;
-    const cnf_record record = map_record(TILE_PANELS, run->record);
+    const cnf_record record = map_record(layer, TILE_PANELS, run->record);
     const size_t half = t->dim * PANEL;
     const ode_problem problem = inverse ? problem_of(layer, layer->cnf.t0, layer->cnf.t1) : problem_of(layer, layer->cnf.t1, layer->cnf.t0);
     ode_run solve = {.panels = t->panels, .y = s->state, .active = s->active, .outcome = s->outcome, .scratch = s->solver};
@@ -355,6 +378,8 @@ static void solve_adjoint(const layer_run *run, const tile *t, cotangent *c, dyn
         for (size_t i = 0; i < half; i++)
             c->x[p * half + i] = s->state[(2 * p + 1) * half + i] * s->scale[p * PANEL + i % PANEL];
     note_outcomes(t, s);
+    if (problem.tableau->error_order != 0)
+        compare_starts(t, &record, &problem, s);
 }
 
 static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverse) {
@@ -368,7 +393,7 @@ static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverse)
     const ode_pullback pullback = {
         .user = &d, .size = t->dim, .rhs = velocity, .vjp = pull_back, .prepare = d.hyper ? prepare_nodes : NULL};
     if (layer->cnf.gradient == NF_ODE_DISCRETE) {
-        const cnf_record record = map_record(TILE_PANELS, run->record);
+        const cnf_record record = map_record(layer, TILE_PANELS, run->record);
         const ode_tableau *tableau = R(ode_tableau_of)(layer->cnf.method);
         for (size_t p = 0; p < t->panels; p++)
             R(ode_reverse)(tableau, &pullback, p, &record.trails[p], c->x + p * t->dim * PANEL, s.solver);
