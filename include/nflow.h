@@ -664,11 +664,12 @@ typedef struct nf_reverse_kl_report {
     size_t struct_size; /* set by the caller */
     size_t steps;
     double loss;                  /* mean of log q - beta log p over the last hundredth of the steps */
-    double elbo, elbo_error;      /* E_q[log p - log q] at the end, a lower bound of log Z, and its standard error; NaN: not evaluated */
+    double elbo, elbo_error;      /* E_q[log p - log q] at the end, a lower bound of log Z, and its standard error; NaN: not evaluated.
+                                     -inf and NaN when the target is 0 (log p = -inf) at a sample, which counts below with weight 0 */
     double log_evidence;          /* log Z by importance sampling with the flow */
     double effective_sample_size; /* (sum w)^2 / sum w^2 over the number of samples: 1 when q = p / Z (Kong 1992) */
     double seconds;
-    size_t bad_rows; /* samples that the flow or the target spoiled, in all steps */
+    size_t bad_rows; /* samples that the flow or the target spoiled, in all steps; also those where the target is 0, which has no gradient */
     nf_stop_reason stop_reason;
     int reserved;
 } nf_reverse_kl_report;

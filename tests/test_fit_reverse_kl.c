@@ -15,6 +15,8 @@ enum { DIM = 2, MOST = 300 };
 typedef struct density {
     double mean[DIM], sd[DIM], log_height;
     double spoilt_above; /* rows with a larger x_0 have no density */
+    double zero_above;   /* rows with a larger x_0 have density 0, from this call on */
+    size_t zero_from;
     size_t calls, fails_at, rows, most_rows;
     nf_status failure;       /* 0: -77 */
     int rounding, other_mode; /* rounding: what it should be called with, other_mode: calls that were not */
@@ -22,7 +24,7 @@ typedef struct density {
 } density;
 
 static density plain_density(void) {
-    return (density){.mean = {1.25, -0.785}, .sd = {0.5, 1.385}, .log_height = 3.85, .spoilt_above = INFINITY, .rounding = FE_TONEAREST};
+    return (density){.mean = {1.25, -0.785}, .sd = {0.5, 1.385}, .log_height = 3.85, .spoilt_above = INFINITY, .zero_above = INFINITY, .rounding = FE_TONEAREST};
 }
 
 static double log_integral(const density *d) {
@@ -49,6 +51,8 @@ static nf_status gaussian(void *user, size_t rows, const double *x, double *log_
         }
         if (x[r * DIM] > d->spoilt_above)
             log_density[r] = NAN;
+        if (d->calls >= d->zero_from && x[r * DIM] > d->zero_above)
+            log_density[r] = -INFINITY;
     }
     return NF_OK;
 }
@@ -143,6 +147,39 @@ START_TEST(the_report_is_of_importance_weights) {
     ck_assert_msg(fabs(report.log_evidence - log_integral(&d)) < 0.01, "log Z %g, expected %g", report.log_evidence, log_integral(&d));
     ck_assert_msg(fabs(report.effective_sample_size / size - 1) < 0.03, "effective %g, expected %g", report.effective_sample_size, size);
     free(theta);
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* A sample of weight 0 is a sample: with half of q's mass outside the target's support Z is half, and so are the samples that count. */
+START_TEST(where_the_target_is_zero_samples_count) {
+    enum { MANY = 40000 };
+    density d = plain_density();
+    nf_flow *flow = affine_flow();
+    d.mean[0] = d.mean[1] = 0;
+    d.sd[0] = d.sd[1] = 1;
+    d.zero_above = 0;
+    nf_reverse_kl_report report = report_of(flow, &d, 1, 64, MANY);
+    ck_assert_msg(fabs(report.log_evidence - log_integral(&d) - log(0.5)) < 0.02, "log Z %g, expected %g", report.log_evidence, log_integral(&d) + log(0.5));
+    ck_assert_msg(fabs(report.effective_sample_size - 0.5) < 0.01, "effective %g, expected .5", report.effective_sample_size);
+    ck_assert(report.elbo == -INFINITY && isnan(report.elbo_error));
+    /* A sample that is spoilt says nothing, and is none. */
+    d.spoilt_above = 1;
+    d.zero_above = INFINITY;
+    report = report_of(flow, &d, 1, 64, MANY);
+    ck_assert(fabs(report.log_evidence - log_integral(&d)) < 1e-9 && fabs(report.effective_sample_size - 1) < 1e-9 && isfinite(report.elbo));
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* The target is 0 at all samples of the report, but not at those of the step. */
+START_TEST(a_target_that_no_sample_meets_has_no_evidence) {
+    density d = plain_density();
+    nf_flow *flow = affine_flow();
+    d.zero_from = 2;
+    d.zero_above = -INFINITY;
+    const nf_reverse_kl_report report = report_of(flow, &d, 1, 64, 3000);
+    ck_assert(report.log_evidence == -INFINITY && report.effective_sample_size == 0 && report.elbo == -INFINITY && isnan(report.elbo_error));
     nf_flow_free(flow);
 }
 END_TEST
@@ -520,6 +557,8 @@ int main(void) {
     TCase *learning = tcase_create("learning"), *settings = tcase_create("settings"), *wrong = tcase_create("wrong");
     tcase_add_test(learning, finds_a_density_and_its_integral);
     tcase_add_test(learning, the_report_is_of_importance_weights);
+    tcase_add_test(learning, where_the_target_is_zero_samples_count);
+    tcase_add_test(learning, a_target_that_no_sample_meets_has_no_evidence);
     tcase_add_test(settings, progress_tells_the_mean_since_the_last_call);
     tcase_add_test(settings, progress_stops_the_fit);
     tcase_add_test(settings, schedules_and_annealing_are_what_they_say);

@@ -299,14 +299,18 @@ static nf_status run_steps(kl_fit *f) {
 /* Importance weights w = p / q of samples of q: their mean estimates Z, the mean of their logarithm the ELBO. */
 typedef struct weights {
     double sum, square, shift; /* of exp(log w - shift), shift the largest so far */
-    double mean, spread;       /* Welford's, of log w */
-    size_t count;
+    double mean, spread;       /* Welford's, of the log w that are finite */
+    size_t count, zeros;       /* samples, and those of weight 0 among them */
 } weights;
 
 static void add_weight(weights *w, double value) {
     w->count++;
+    if (value == -INFINITY) {
+        w->zeros++;
+        return;
+    }
     const double delta = value - w->mean;
-    w->mean += delta / (double)w->count;
+    w->mean += delta / (double)(w->count - w->zeros);
     w->spread += delta * (value - w->mean);
     if (value > w->shift) {
         const double factor = exp(w->shift - value);
@@ -319,7 +323,7 @@ static void add_weight(weights *w, double value) {
     w->square += e * e;
 }
 
-/* log p - log q of samples first .. first + rows - 1; NaN where one of them is not finite. */
+/* log p - log q of samples first .. first + rows - 1: -inf where p is 0, NaN where the flow or the target spoils the sample. */
 static nf_status weigh_samples(kl_fit *f, size_t first, size_t rows, double *log_weight) {
     const size_t dim = f->flow->model.dim, chunk = EVALUATION_CHUNK;
     double *x = f->samples, *slope = x + chunk * dim, *log_q = slope + chunk * dim, *log_p = log_q + chunk;
@@ -335,7 +339,7 @@ static nf_status weigh_samples(kl_fit *f, size_t first, size_t rows, double *log
     status = call_target(f, rows, x, log_p, slope);
     const nf_floating saved = nf_floating_enter();
     for (size_t r = 0; status == NF_OK && r < rows; r++)
-        log_weight[r] = isfinite(log_q[r]) && isfinite(log_p[r]) ? log_p[r] - log_q[r] : NAN;
+        log_weight[r] = isfinite(log_q[r]) && log_p[r] < INFINITY ? log_p[r] - log_q[r] : NAN;
     nf_floating_leave(saved);
     return status;
 }
@@ -374,10 +378,10 @@ static nf_status evaluate(kl_fit *f) {
     if (status == NF_OK && w.count > 0) {
         const nf_floating saved = nf_floating_enter();
         const double n = (double)w.count;
-        f->report.elbo = w.mean;
-        f->report.elbo_error = sqrt(w.spread / n / n);
+        f->report.elbo = w.zeros ? -INFINITY : w.mean;
+        f->report.elbo_error = w.zeros ? NAN : sqrt(w.spread / n / n);
         f->report.log_evidence = w.shift + log(w.sum / n);
-        f->report.effective_sample_size = w.sum * w.sum / w.square / n;
+        f->report.effective_sample_size = w.zeros < w.count ? w.sum * w.sum / w.square / n : 0.0;
         nf_floating_leave(saved);
     }
     return status;
