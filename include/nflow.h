@@ -724,7 +724,10 @@ typedef enum nf_verdict {
     NF_SKIPPED = 2 /* does not apply to this flow or call, or is too uncertain to say */
 } nf_verdict;
 
-/* What one check found. Errors pass when value <= threshold, p-values and the effective sample size when value >= threshold. NaN never passes. */
+/*
+ * What one check found. Errors pass when value <= threshold, p-values and the effective sample size when value >= threshold. NaN never passes: a
+ * p-value is 0 when one of the samples that it is of could not be drawn or taken back.
+ */
 typedef struct nf_finding {
     double value, threshold; /* NaN when skipped */
     nf_verdict verdict;

@@ -450,6 +450,30 @@ START_TEST(a_context_that_is_ignored_is_caught) {
 }
 END_TEST
 
+static nf_status sample_broken(const nf_flow *f, nf_workspace *ws, nf_rng *rng, size_t rows, const double *c, double *x, double *log_prob) {
+    const nf_status status = nf_sample(f, ws, rng, rows, c, x, log_prob);
+    x[rows / 2 * nf_flow_dim(f) + 1] = NAN;
+    return status == NF_OK ? NF_ERR_ROWS : status;
+}
+
+/* Samples that cannot be drawn: of right data they leave the tests nothing to say, of wrong ones they must not hide it. */
+START_TEST(a_sample_that_fails_fails_the_tests) {
+    nf_flow *flow = trained_like(NF_DOUBLE);
+    double *x = drawn_rows(flow, ROWS);
+    nf_diagnose_calls calls = sound;
+    calls.sample = sample_broken;
+    for (size_t i = 0; _i == 1 && i < ROWS * DIM; i++)
+        x[i] += 50;
+    const nf_diagnose_report report = diagnose(&calls, flow, ROWS, x, NULL, &mutation_config);
+    must_fail("a sample that fails", &report, &report.two_sample);
+    must_fail("a sample that fails", &report, &report.calibration);
+    must_fail("a sample that fails", &report, &report.sampler);
+    ck_assert(report.two_sample.value == 0 && report.calibration.value == 0 && report.sampler.value == 0);
+    free(x);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* Fixed steps that are too few: the maps do not undo each other, and the density is not that of the equation. */
 START_TEST(a_coarse_solver_is_caught) {
     nf_flow *flow;
@@ -632,6 +656,7 @@ int main(void) {
     tcase_add_test(fail, few_samples_do_not_fail_a_sound_flow);
     tcase_add_test(fail, wrong_data_are_caught);
     tcase_add_test(fail, a_context_that_is_ignored_is_caught);
+    tcase_add_loop_test(fail, a_sample_that_fails_fails_the_tests, 0, 2);
     tcase_add_test(fail, a_coarse_solver_is_caught);
     tcase_add_test(call, same_seed_same_report);
     tcase_add_test(call, rows_that_are_not_numbers_are_left_out);

@@ -311,8 +311,8 @@ static int compare_projected(const void *a, const void *b) {
     return s->at != t->at ? (s->at > t->at) - (s->at < t->at) : (s->point > t->point) - (s->point < t->point);
 }
 
-/* Pairs of data and sample, with their context, in units of the pooled standard deviations. */
-static void fill_pairs(const nf_diagnosis *d, const double *samples, double *pairs) {
+/* Pairs of data and sample, with their context, in units of the pooled standard deviations. False when one of those is no number, as with a sample that is NaN. */
+static bool fill_pairs(const nf_diagnosis *d, const double *samples, double *pairs) {
     const size_t width = d->dim + d->context_dim, n = d->rows;
     for (size_t p = 0; p < 2 * n; p++) {
         memcpy(pairs + p * width, (p % 2 ? samples : d->x) + p / 2 * d->dim, d->dim * sizeof *pairs);
@@ -325,9 +325,12 @@ static void fill_pairs(const nf_diagnosis *d, const double *samples, double *pai
             mean += pairs[p * width + i] / (double)(2 * n);
         for (size_t p = 0; p < 2 * n; p++)
             square += (pairs[p * width + i] - mean) * (pairs[p * width + i] - mean) / (double)(2 * n);
+        if (!isfinite(square))
+            return false;
         for (size_t p = 0; p < 2 * n; p++)
             pairs[p * width + i] = square > 0 ? (pairs[p * width + i] - mean) / sqrt(square) : 0;
     }
+    return true;
 }
 
 /* The order of all points along the axes of x, then along random slices of x and context. */
@@ -364,30 +367,38 @@ static double distance(const size_t *orders, size_t slices, size_t points, const
     return largest;
 }
 
+/* The p-value of the order of the pairs against that after random changes of place. */
+static double permutation_p(nf_diagnosis *d, const size_t *orders, size_t slices, signed char *sign) {
+    const size_t n = d->rows;
+    size_t at_least = 1;
+    memset(sign, 1, n);
+    const double own = distance(orders, slices, 2 * n, sign);
+    for (size_t k = 0; k < d->config.permutations; k++) {
+        for (size_t i = 0; i < n; i++)
+            sign[i] = nf_sequence_bits(&d->random) >> 63 ? 1 : -1;
+        at_least += distance(orders, slices, 2 * n, sign) >= own;
+    }
+    return (double)at_least / (double)(d->config.permutations + 1);
+}
+
 static void check_two_sample(nf_diagnosis *d) {
     const size_t n = d->rows, axes = d->dim, slices = axes + SLICES, mark = d->block_count;
-    double *samples = nf_diagnosis_numbers(d, n * d->dim), *pairs = nf_diagnosis_numbers(d, 2 * n * (d->dim + d->context_dim));
+    double *samples = nf_diagnosis_numbers(d, n * d->dim), *pairs = nf_diagnosis_numbers(d, 2 * n * (d->dim + d->context_dim)), p = 0;
     projected *scratch = nf_diagnosis_take(d, 2 * n, sizeof *scratch);
-    size_t *orders = nf_diagnosis_take(d, 2 * n * slices, sizeof *orders), at_least = 1;
+    size_t *orders = nf_diagnosis_take(d, 2 * n * slices, sizeof *orders);
     signed char *sign = nf_diagnosis_take(d, n, 1);
-    if (d->status == NF_OK && nf_diagnosis_did(d, d->calls->sample(d->flow, d->workspace, &d->rng, n, d->context, samples, NULL))) {
-        fill_pairs(d, samples, pairs);
+    if (d->status == NF_OK && nf_diagnosis_did(d, d->calls->sample(d->flow, d->workspace, &d->rng, n, d->context, samples, NULL)) &&
+        fill_pairs(d, samples, pairs)) {
         sort_slices(d, pairs, slices, scratch, orders);
+        if (d->status == NF_OK)
+            p = permutation_p(d, orders, slices, sign);
     }
-    if (d->status == NF_OK) {
-        memset(sign, 1, n);
-        const double own = distance(orders, slices, 2 * n, sign);
-        for (size_t k = 0; k < d->config.permutations; k++) {
-            for (size_t i = 0; i < n; i++)
-                sign[i] = nf_sequence_bits(&d->random) >> 63 ? 1 : -1;
-            at_least += distance(orders, slices, 2 * n, sign) >= own;
-        }
-        d->report.two_sample = nf_finding_of_score((double)at_least / (double)(d->config.permutations + 1), d->config.significance);
-    }
+    if (d->status == NF_OK)
+        d->report.two_sample = nf_finding_of_score(p, d->config.significance);
     nf_diagnosis_drop(d, mark);
 }
 
-/* How many of each row's own samples lie below it, coordinate by coordinate, made continuous by a uniform number. */
+/* How many of each row's own samples lie below it, coordinate by coordinate, made continuous by a uniform number. NaN where one of them is. */
 static void rank_rows(nf_diagnosis *d, double *ranks) {
     const size_t n = d->rows, dim = d->dim, mark = d->block_count;
     double *x = nf_diagnosis_numbers(d, RANKED * dim), *context = d->context_dim ? nf_diagnosis_numbers(d, RANKED * d->context_dim) : NULL;
@@ -399,7 +410,7 @@ static void rank_rows(nf_diagnosis *d, double *ranks) {
         for (size_t i = 0; i < dim; i++) {
             double below = nf_sequence_uniform(&d->random);
             for (size_t k = 0; k < RANKED; k++)
-                below += x[k * dim + i] < d->x[r * dim + i];
+                below += isnan(x[k * dim + i]) ? NAN : x[k * dim + i] < d->x[r * dim + i];
             ranks[i * n + r] = below / (RANKED + 1);
         }
     }
