@@ -740,7 +740,8 @@ typedef struct nf_diagnose_config {
     size_t rows;         /* most rows of data that the tests of the distribution look at; default 1000 */
     size_t exact_rows;   /* most rows that the checks of the maps look at; default 32 */
     size_t samples;      /* that are drawn for the sampler, the weights and the normalisation; default 4096 */
-    size_t permutations; /* of the two-sample test; default 1999 */
+    size_t permutations; /* of the two-sample test; default 1999. While none of them is as far apart as data and samples, there are more, until the p-value is
+                            below `significance`; the check is skipped when a hundred thousand are too few for that */
     size_t threads;      /* default 1 */
     uint64_t seed;
     double significance; /* a test of the distribution fails below this p-value, as it does for a sound flow with this probability; default 1e-3 */

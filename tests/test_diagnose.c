@@ -434,6 +434,26 @@ START_TEST(wrong_data_are_caught) {
 }
 END_TEST
 
+/* Few permutations have no small p-value: there are as many as the significance needs, and what a hundred thousand cannot decide is left open. */
+START_TEST(few_permutations_are_made_enough) {
+    nf_flow *flow = trained_like(NF_DOUBLE);
+    double *x = drawn_rows(flow, 30);
+    nf_diagnose_config config = {.struct_size = sizeof config, .exact_rows = 1, .samples = 64, .permutations = 5, .seed = 2};
+    nf_diagnose_report report = diagnose(&sound, flow, 30, x, NULL, &config);
+    ck_assert_int_eq(report.two_sample.verdict, NF_PASSED);
+    for (size_t i = 0; i < 30 * DIM; i++)
+        x[i] += 50;
+    report = diagnose(&sound, flow, 30, x, NULL, &config);
+    must_fail("other data, with five permutations", &report, &report.two_sample);
+    ck_assert(report.two_sample.value < 1e-3 && report.two_sample.value > 0.9e-3);
+    config.significance = 1e-9;
+    report = diagnose(&sound, flow, 30, x, NULL, &config);
+    ck_assert_int_eq(report.two_sample.verdict, NF_SKIPPED);
+    free(x);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* Samples that do not listen to the context: the marginals are right, the ranks are not. */
 START_TEST(a_context_that_is_ignored_is_caught) {
     nf_flow *flow = make_realnvp(DIM, 1, NF_DOUBLE, NULL);
@@ -655,6 +675,7 @@ int main(void) {
     tcase_add_test(fail, normalization_by_sampling);
     tcase_add_test(fail, few_samples_do_not_fail_a_sound_flow);
     tcase_add_test(fail, wrong_data_are_caught);
+    tcase_add_test(fail, few_permutations_are_made_enough);
     tcase_add_test(fail, a_context_that_is_ignored_is_caught);
     tcase_add_loop_test(fail, a_sample_that_fails_fails_the_tests, 0, 2);
     tcase_add_test(fail, a_coarse_solver_is_caught);

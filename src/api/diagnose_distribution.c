@@ -9,8 +9,8 @@
 
 #include "api/diagnose.h"
 
-/* Ranks are among this many samples a row of data; slices beside the axes; centres of the mixture for importance sampling. */
-enum { RANKED = 63, SLICES = 32, CENTRES = 256 };
+/* Ranks are among this many samples a row of data; slices beside the axes; centres of the mixture for importance sampling; permutations at the most. */
+enum { RANKED = 63, SLICES = 32, CENTRES = 256, MOST_PERMUTATIONS = 100000 };
 #define GRID_DIM ((size_t)3)
 
 static int compare(const void *a, const void *b) {
@@ -367,18 +367,23 @@ static double distance(const size_t *orders, size_t slices, size_t points, const
     return largest;
 }
 
-/* The p-value of the order of the pairs against that after random changes of place. */
+/*
+ * The p-value of the order of the pairs against that after random changes of place; NaN when it cannot be told from one that fails. The least that n of them
+ * can give is 1 / (n + 1): while none has come as far and that would still pass, there are more of them than were asked for.
+ */
 static double permutation_p(nf_diagnosis *d, const size_t *orders, size_t slices, signed char *sign) {
     const size_t n = d->rows;
-    size_t at_least = 1;
+    const double significance = d->config.significance;
+    size_t at_least = 1, k = 0;
     memset(sign, 1, n);
     const double own = distance(orders, slices, 2 * n, sign);
-    for (size_t k = 0; k < d->config.permutations; k++) {
+    for (; k < d->config.permutations || (at_least == 1 && k < MOST_PERMUTATIONS && significance * (double)(k + 1) <= 1); k++) {
         for (size_t i = 0; i < n; i++)
             sign[i] = nf_sequence_bits(&d->random) >> 63 ? 1 : -1;
         at_least += distance(orders, slices, 2 * n, sign) >= own;
     }
-    return (double)at_least / (double)(d->config.permutations + 1);
+    const double p = (double)at_least / (double)(k + 1);
+    return at_least == 1 && p >= significance ? NAN : p;
 }
 
 static void check_two_sample(nf_diagnosis *d) {
@@ -393,7 +398,7 @@ static void check_two_sample(nf_diagnosis *d) {
         if (d->status == NF_OK)
             p = permutation_p(d, orders, slices, sign);
     }
-    if (d->status == NF_OK)
+    if (d->status == NF_OK && !isnan(p))
         d->report.two_sample = nf_finding_of_score(p, d->config.significance);
     nf_diagnosis_drop(d, mark);
 }
