@@ -57,6 +57,36 @@ START_TEST(round_trips_follow_the_tolerance) {
 }
 END_TEST
 
+/* log_det starts at 0, where a relative tolerance alone gives no scale. */
+START_TEST(the_absolute_tolerance_may_be_zero) {
+    enum { ROWS = 40 };
+    const nf_ode_gradient gradients[] = {NF_ODE_DISCRETE, NF_ODE_ADJOINT};
+    const nf_precision precision = (nf_precision)(_i % 2);
+    const double rtol = precision == NF_SINGLE ? 1e-4 : 1e-6;
+    random_source random = random_begin(61);
+    double *x = new_normals(&random, ROWS * DIM, 1.2), usual[ROWS], got[ROWS];
+    for (int shared = 0; shared < 2; shared++)
+        for (int k = 0; k < 4; k++) {
+            const double atol = k < 2 ? -1 : 1e-25;
+            const nf_dynamics dynamics = (nf_dynamics)(_i / 2);
+            nf_flow *flow = MAKE(.dynamics = dynamics, .precision = precision, .rtol = rtol, .atol = atol, .gradient = gradients[k % 2], .shared_step = shared);
+            nf_flow *plain = MAKE(.dynamics = dynamics, .precision = precision, .rtol = rtol, .atol = rtol);
+            nf_gradient *gradient;
+            double loss;
+            must(nf_log_prob(plain, NULL, ROWS, x, NULL, usual));
+            must(nf_log_prob(flow, NULL, ROWS, x, NULL, got));
+            for (size_t r = 0; r < ROWS; r++)
+                ck_assert_msg(fabs(got[r] - usual[r]) < 300 * rtol, "row %zu: %g, expected %g", r, got[r], usual[r]);
+            must(nf_gradient_create(flow, &gradient));
+            must(nf_grad_nll(flow, NULL, ROWS, x, NULL, NULL, gradient, &loss));
+            nf_gradient_free(gradient);
+            nf_flow_free(plain);
+            nf_flow_free(flow);
+        }
+    free(x);
+}
+END_TEST
+
 /* ---- rows */
 
 static void shuffle(random_source *random, size_t count, size_t *order) {
@@ -605,6 +635,7 @@ int main(void) {
     TCase *c = tcase_create("cnf");
     tcase_set_timeout(c, 120);
     tcase_add_loop_test(c, round_trips_follow_the_tolerance, 0, 8);
+    tcase_add_loop_test(c, the_absolute_tolerance_may_be_zero, 0, 4);
     tcase_add_loop_test(c, densities_do_not_depend_on_the_batch, 0, 4);
     tcase_add_loop_test(c, a_shared_step_is_an_option, 0, 2);
     tcase_add_loop_test(c, the_adjoint_agrees_with_the_discrete_gradient, 0, 4);

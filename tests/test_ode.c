@@ -103,6 +103,46 @@ START_TEST(the_tolerance_is_kept_and_the_default_is_tight) {
 }
 END_TEST
 
+/* Without an absolute tolerance, or with next to none, a component that starts at 0 has no scale: the first step must be found all the same. */
+START_TEST(the_absolute_tolerance_may_be_zero) {
+    static const double atol[] = {-1, 1e-300, 1e-100, 1e-30, 1e-21, 1e-18};
+    for (int i = 0; i < 4; i++)
+        for (size_t k = 0; k < sizeof atol / sizeof *atol; k++)
+            for (int backward = 0; backward < 2; backward++) {
+                const double t1 = backward ? -1 : 1;
+                double y[ROWS * SIZE];
+                counter c = {0};
+                nf_stats stats = {.struct_size = sizeof stats};
+                start_all(y);
+                ck_assert(y[1] == 0);
+                must(nf_ode_solve(NF_CONFIG(nf_ode_config, .method = methods[i], .rtol = 1e-6, .atol = atol[k]), ROWS, SIZE, turn, &c, 0, t1, y, 0, NULL, NULL,
+                                  &stats));
+                ck_assert_msg(worst(y, 0, t1) < 1e-4, "method %d, atol %g: error %g", i, atol[k], worst(y, 0, t1));
+                ck_assert_uint_lt(stats.steps_accepted, ROWS * 600);
+            }
+}
+END_TEST
+
+static nf_status decay(void *user, size_t count, const size_t *row, const double *t, const double *y, double *dydt) {
+    (void)row;
+    (void)t;
+    for (size_t i = 0; i < count; i++)
+        dydt[i] = -0.85 * y[i] / *(const double *)user;
+    return NF_OK;
+}
+
+/* The unit of time is the caller's. */
+START_TEST(spans_may_be_long_or_short) {
+    static const double spans[] = {1e-300, 1e-20, 1e15, 1e16, 1e20, 1e100, 1e300};
+    for (int i = 0; i < 4; i++)
+        for (size_t k = 0; k < sizeof spans / sizeof *spans; k++) {
+            double y = 1.385, span = spans[k];
+            must(nf_ode_solve(NF_CONFIG(nf_ode_config, .method = methods[i]), 1, 1, decay, &span, 0, span, &y, 0, NULL, NULL, NULL));
+            ck_assert_msg(fabs(y - 1.385 * exp(-0.85)) < 1e-5, "method %d, span %g: %g", i, span, y);
+        }
+}
+END_TEST
+
 START_TEST(dense_output_follows) {
     enum { TIMES = 5 };
     const double t[TIMES] = {1.2, 1.0, 0.33, 0.1, -0.4};
@@ -261,6 +301,8 @@ int main(void) {
     tcase_set_timeout(c, 60);
     tcase_add_loop_test(c, fixed_steps_have_their_order, 0, METHODS);
     tcase_add_test(c, the_tolerance_is_kept_and_the_default_is_tight);
+    tcase_add_test(c, the_absolute_tolerance_may_be_zero);
+    tcase_add_test(c, spans_may_be_long_or_short);
     tcase_add_test(c, dense_output_follows);
     tcase_add_test(c, rows_are_independent);
     tcase_add_test(c, failures_stay_in_their_row);

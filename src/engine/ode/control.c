@@ -23,9 +23,13 @@ void R(ode_lane_start)(const ode_problem *p, ode_lane *lane) {
     *lane = (ode_lane){.t = p->t0, .proposal = fabs(span(p)), .old_error = 1.0};
 }
 
+/* A step must be longer than this to be taken at an instant. */
+static double least_step(const ode_problem *p, double t) { return 16.0 * DBL_EPSILON * (fabs(t) > fabs(span(p)) ? fabs(t) : fabs(span(p))); }
+
+/* A first step that is far too small grows by itself, so long as it can be taken: there is room below it for the grid and for rejections. */
 void R(ode_lane_propose)(const ode_problem *p, ode_lane *lane, double size) {
-    const double whole = fabs(span(p));
-    lane->proposal = size < whole ? size : whole;
+    const double whole = fabs(span(p)), least = 64.0 * least_step(p, p->t0), longer = size > least ? size : least;
+    lane->proposal = longer < whole ? longer : whole;
     lane->level = 0;
     while (lane->level < 60 && ldexp(whole, -lane->level) > lane->proposal)
         lane->level++;
@@ -48,8 +52,7 @@ bool R(ode_lane_attempt)(const ode_problem *p, const ode_lane *lane, double *h, 
         *end = size == left ? p->t1 : lane->t + direction * size;
         *h = *end - lane->t;
     }
-    const double reach = fabs(lane->t) > fabs(span(p)) ? fabs(lane->t) : fabs(span(p));
-    return fabs(*h) > 16.0 * DBL_EPSILON * reach;
+    return fabs(*h) > least_step(p, lane->t);
 }
 
 static double factor_of(const ode_problem *p, const ode_lane *lane, double error, bool accepted) {

@@ -16,7 +16,7 @@ typedef struct ode_lane {
 } ode_lane;
 
 void R(ode_lane_start)(const ode_problem *problem, ode_lane *lane);
-/* The first step of adaptive methods, rounded down to the grid where there is one. */
+/* The first step of adaptive methods, rounded down to the grid where there is one, but not so small that it could not be taken. */
 void R(ode_lane_propose)(const ode_problem *problem, ode_lane *lane, double size);
 /* The next attempt; false when its step is too small to be taken. */
 bool R(ode_lane_attempt)(const ode_problem *problem, const ode_lane *lane, double *h, double *end);

@@ -172,8 +172,11 @@ static double first_guess(double whole, double d0, double d1) {
     return h < whole ? h : whole;
 }
 
+/* An infinite norm, as of a component that starts at 0 with no absolute tolerance, says nothing of the step. */
 static double second_guess(const ode_problem *p, double whole, double h0, double d1, double change) {
     const double steepest = fmax(d1, change / h0);
+    if (!isfinite(steepest))
+        return h0;
     const double h1 = steepest <= 1e-15 / whole ? fmax(1e-6 * whole, 1e-3 * h0) : pow(0.01 / steepest, 1.0 / (double)p->tableau->error_order);
     return isfinite(h1) ? fmin(100.0 * h0, h1) : h0;
 }
