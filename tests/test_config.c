@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/handles.h"
 #include "support.h"
 
 START_TEST(realnvp_configs) {
@@ -198,6 +199,69 @@ START_TEST(larger_structs_are_filled_as_far_as_known) {
 }
 END_TEST
 
+/* A program of the first version, whose struct ends there, gets so much and no more; one byte less is no version. */
+START_TEST(structs_of_the_first_version_are_filled) {
+    nf_workspace *ws;
+    some_flow = make_realnvp(DIM, 0, NF_DOUBLE, NULL);
+    must(nf_workspace_create(some_flow, 1, &ws));
+    enum { FIT, KL, DIAGNOSE, STATS, TENSOR, STRUCTS };
+    static const size_t first[STRUCTS] = {[FIT] = NF_SIZE_THROUGH(nf_fit_report, bad_rows),
+                                          [KL] = NF_SIZE_THROUGH(nf_reverse_kl_report, reserved),
+                                          [DIAGNOSE] = NF_SIZE_THROUGH(nf_diagnose_report, calibration_column),
+                                          [STATS] = NF_SIZE_THROUGH(nf_stats, root_iterations),
+                                          [TENSOR] = NF_SIZE_THROUGH(nf_tensor, offset)};
+    for (int i = 0; i < STRUCTS; i++)
+        for (size_t less = 0; less < 2; less++) {
+            union {
+                size_t struct_size;
+                nf_fit_report fit;
+                nf_reverse_kl_report kl;
+                nf_diagnose_report diagnose;
+                nf_stats stats;
+                nf_tensor tensor;
+                unsigned char bytes[1024];
+            } to;
+            nf_status status = NF_OK;
+            memset(&to, 0xAA, sizeof to);
+            to.struct_size = first[i] - less;
+            if (i == FIT)
+                status = nf_fit(some_flow, ROWS, some_x, NULL, NF_CONFIG(nf_fit_config, .epochs = 1), &to.fit);
+            if (i == KL)
+                status = nf_fit_reverse_kl(some_flow, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .steps = 1, .samples = 2), &to.kl);
+            if (i == DIAGNOSE)
+                status = nf_diagnose(some_flow, 0, NULL, NULL, NF_CONFIG(nf_diagnose_config, .samples = 2, .exact_rows = 1), &to.diagnose);
+            if (i == STATS)
+                status = nf_workspace_stats(ws, &to.stats);
+            if (i == TENSOR)
+                status = nf_tensor_info(some_flow, 0, &to.tensor);
+            ck_assert_int_eq(status, less ? NF_ERR_ARGUMENT : NF_OK);
+            if (less)
+                ck_assert_ptr_nonnull(strstr(nf_last_error(), "->struct_size is"));
+            ck_assert_uint_eq(to.struct_size, first[i] - less);
+            for (size_t k = less ? sizeof(size_t) : first[i]; k < sizeof to; k++)
+                ck_assert_msg(to.bytes[k] == 0xAA, "struct %d: byte %zu of %zu is written", i, k, first[i]);
+            if (!less && i == DIAGNOSE)
+                ck_assert_uint_gt(nf_diagnose_text(&to.diagnose, NULL, 0), 0);
+        }
+    nf_workspace_free(ws);
+    nf_flow_free(some_flow);
+}
+END_TEST
+
+/* As it will be when a member has been appended: the older struct ends before it. */
+START_TEST(a_struct_that_has_grown_is_cut) {
+    struct grown {
+        size_t struct_size, old, later;
+    } from = {sizeof from, 11, 12}, to = {offsetof(struct grown, later), 1, 2};
+    must(nf_check_room("f", "to", &to, offsetof(struct grown, later)));
+    nf_write_struct(&to, &from, sizeof from);
+    ck_assert(to.struct_size == offsetof(struct grown, later) && to.old == 11 && to.later == 2);
+    to.struct_size--;
+    must_be(NF_ERR_ARGUMENT, nf_check_room("f", "to", &to, offsetof(struct grown, later)));
+    must_say("f", "to->struct_size is");
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("configs");
     TCase *all = tcase_create("all");
@@ -205,6 +269,8 @@ int main(void) {
     tcase_add_test(all, planar_and_radial_configs);
     tcase_add_test(all, struct_sizes);
     tcase_add_test(all, larger_structs_are_filled_as_far_as_known);
+    tcase_add_test(all, structs_of_the_first_version_are_filled);
+    tcase_add_test(all, a_struct_that_has_grown_is_cut);
     suite_add_tcase(suite, all);
     return run_suite(suite);
 }

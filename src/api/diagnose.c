@@ -156,6 +156,7 @@ static const struct {
     {"calibration, p", offsetof(nf_diagnose_report, calibration), true},
 };
 enum { CHECKS = sizeof checks / sizeof checks[0] };
+#define FIRST_REPORT NF_SIZE_THROUGH(nf_diagnose_report, calibration_column)
 
 static nf_finding *finding(nf_diagnose_report *report, size_t i) { return (nf_finding *)(void *)((unsigned char *)report + checks[i].offset); }
 
@@ -199,12 +200,15 @@ size_t nf_diagnose_text(const nf_diagnose_report *report, char *text, size_t siz
     nf_clear_error();
     if (text && size)
         *text = '\0';
-    if (!report || report->struct_size < sizeof *report)
+    if (!report || report->struct_size < FIRST_REPORT)
         return 0;
+    nf_diagnose_report known = {.struct_size = sizeof known}; /* a smaller one says nothing of later checks */
+    skip_all(&known);
+    memcpy(&known, report, report->struct_size < sizeof known ? report->struct_size : sizeof known);
     for (size_t i = 0; i < CHECKS; i++) {
-        const nf_finding f = read_finding(report, i);
+        const nf_finding f = read_finding(&known, i);
         char row[256], more[128];
-        describe(report, i, more, sizeof more);
+        describe(&known, i, more, sizeof more);
         if (f.verdict == NF_PASSED || f.verdict == NF_FAILED)
             snprintf(row, sizeof row, "%s  %-22s %-10.3g %s %-8.2g%s\n", verdicts[f.verdict], checks[i].name, f.value, checks[i].score ? "at least" : "at most ",
                      f.threshold, more);
@@ -253,8 +257,9 @@ nf_status nf_diagnose_with(const nf_diagnose_calls *calls, const nf_flow *flow, 
                             offsetof(nf_diagnose_config, allocator) + sizeof d.config.allocator);
     if (status != NF_OK)
         return status;
-    if (report->struct_size < sizeof *report)
-        return nf_fail(NF_ERR_ARGUMENT, function, "report->struct_size is %zu, which is too small", report->struct_size);
+    status = nf_check_room(function, "report", report, FIRST_REPORT);
+    if (status != NF_OK)
+        return status;
     if ((d.context_dim != 0 && rows != 0) != (context != NULL) || (d.context_dim && !rows))
         return nf_fail(NF_ERR_ARGUMENT, function, "context does not go with %zu rows and a flow of context_dim %zu", rows, d.context_dim);
     if (x && !rows)
@@ -272,8 +277,7 @@ nf_status nf_diagnose_with(const nf_diagnose_calls *calls, const nf_flow *flow, 
     nf_floating_leave(d.caller);
     if (d.status != NF_OK)
         return nf_fail(d.status, function, "%s", d.line);
-    d.report.struct_size = report->struct_size;
-    memcpy(report, &d.report, sizeof d.report);
+    nf_write_struct(report, &d.report, sizeof d.report);
     nf_clear_error();
     return NF_OK;
 }

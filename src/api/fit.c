@@ -572,13 +572,6 @@ static nf_status run(fit *f) {
     return status;
 }
 
-/* What the caller's struct has room for. */
-static void write_report(const fit *f, nf_fit_report *report) {
-    const size_t size = report->struct_size;
-    memcpy(report, &f->report, size < sizeof *report ? size : sizeof *report);
-    report->struct_size = size;
-}
-
 /* The data of all ranks, and the settings that follow from them. */
 static nf_status settle(fit *f, const nf_fit_report *report) {
     nf_status status = nf_ranks_agree(&f->ranks, nf_fit_check_arguments(f, report));
@@ -641,7 +634,7 @@ nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *cont
     f.report.best_loss = f.report.best_epoch ? f.best_loss : NAN;
     f.report.seconds = now() - f.seconds_begun;
     if (report)
-        write_report(&f, report);
+        nf_write_struct(report, &f.report, sizeof f.report);
     if (status == NF_OK && f.report.bad_rows)
         status = nf_fail(NF_ERR_ROWS, __func__, "%zu of %zu rows are not finite and were left out", f.report.bad_rows, f.data.total);
     release(&f);

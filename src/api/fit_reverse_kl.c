@@ -455,8 +455,8 @@ static nf_status check_arguments(const kl_fit *f, const nf_reverse_kl_report *re
     nf_status status = nf_check_pointer(f->function, "flow", f->flow);
     if (status == NF_OK && !f->target)
         status = nf_fail(NF_ERR_ARGUMENT, f->function, "target is NULL");
-    if (status == NF_OK && report && report->struct_size < sizeof *report)
-        status = nf_fail(NF_ERR_ARGUMENT, f->function, "report->struct_size is %zu, which is too small", report->struct_size);
+    if (status == NF_OK && report)
+        status = nf_check_room(f->function, "report", report, NF_SIZE_THROUGH(nf_reverse_kl_report, reserved));
     return status == NF_OK ? check(f) : status;
 }
 
@@ -488,10 +488,7 @@ nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *user, cons
     status = run(&f);
     release(&f);
     f.report.seconds = now() - f.begun;
-    if (report) {
-        const size_t size = report->struct_size;
-        *report = f.report;
-        report->struct_size = size;
-    }
+    if (report)
+        nf_write_struct(report, &f.report, sizeof f.report);
     return status;
 }

@@ -74,8 +74,8 @@ static nf_status check_settings(const fit *f) {
 
 nf_status nf_fit_check_arguments(const fit *f, const nf_fit_report *report) {
     nf_status status = nf_check_pointer(f->function, "flow", f->flow);
-    if (status == NF_OK && report && report->struct_size < offsetof(nf_fit_report, bad_rows) + sizeof report->bad_rows)
-        status = nf_fail(NF_ERR_ARGUMENT, f->function, "report->struct_size is %zu, which is too small", report->struct_size);
+    if (status == NF_OK && report)
+        status = nf_check_room(f->function, "report", report, NF_SIZE_THROUGH(nf_fit_report, bad_rows));
     if (status == NF_OK)
         status = check_data(f);
     return status == NF_OK ? check_settings(f) : status;

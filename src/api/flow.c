@@ -39,6 +39,21 @@ nf_status nf_read_config(const char *function, const void *config, void *out, si
     return NF_OK;
 }
 
+nf_status nf_check_room(const char *function, const char *name, const void *to, size_t first_size) {
+    size_t given;
+    memcpy(&given, to, sizeof given);
+    if (given < first_size)
+        return nf_fail(NF_ERR_ARGUMENT, function, "%s->struct_size is %zu, must be at least %zu", name, given, first_size);
+    return NF_OK;
+}
+
+void nf_write_struct(void *to, const void *from, size_t size) {
+    size_t given;
+    memcpy(&given, to, sizeof given);
+    memcpy(to, from, given < size ? given : size);
+    memcpy(to, &given, sizeof given);
+}
+
 static nf_status check_precision(const char *function, nf_precision precision) {
     if (precision == NF_DOUBLE || precision == NF_SINGLE)
         return NF_OK;
@@ -368,17 +383,14 @@ nf_status nf_tensor_info(const nf_flow *flow, size_t index, nf_tensor *info) {
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "info", info);
+    if (status == NF_OK)
+        status = nf_check_room(__func__, "info", info, NF_SIZE_THROUGH(nf_tensor, offset));
     if (status != NF_OK)
         return status;
-    if (info->struct_size < sizeof *info)
-        return nf_fail(NF_ERR_ARGUMENT, __func__, "info->struct_size is %zu, must be at least %zu", info->struct_size, sizeof *info);
     if (index >= flow->tensor_count)
         return nf_fail(NF_ERR_ARGUMENT, __func__, "index is %zu in a flow of %zu tensors", index, flow->tensor_count);
     const nf_model_tensor *t = &flow->tensors[index];
-    info->name = t->name;
-    info->rank = t->rank;
-    info->shape[0] = t->shape[0];
-    info->shape[1] = t->shape[1];
-    info->offset = t->offset;
+    const nf_tensor known = {.name = t->name, .rank = t->rank, .shape = {t->shape[0], t->shape[1]}, .offset = t->offset};
+    nf_write_struct(info, &known, sizeof known);
     return NF_OK;
 }

@@ -82,6 +82,13 @@ nf_status nf_check_instants(const char *function, double start, double end, size
  */
 nf_status nf_read_config(const char *function, const void *config, void *out, size_t size, size_t first_size);
 
+/* The size of a struct that ends with a member: of its first version, with the last one of that. */
+#define NF_SIZE_THROUGH(type, member) (offsetof(type, member) + sizeof(((type *)0)->member))
+/* Whether a struct of the caller's, which begins with struct_size, has room for the first version. */
+nf_status nf_check_room(const char *function, const char *name, const void *to, size_t first_size);
+/* As much of the library's struct of `size` bytes as it has room for; its struct_size stays. */
+void nf_write_struct(void *to, const void *from, size_t size);
+
 /* A flow of one part, made by the constructors: takes the layers' drafts in order. */
 nf_status nf_flow_begin(const char *function, const nf_allocator *allocator, size_t dim, size_t context_dim, nf_precision precision,
                         nf_flow **flow);

@@ -85,13 +85,12 @@ static nf_status conclude(const char *function, const ode_task *task, nf_stats *
             first = r;
         }
     if (stats) {
-        const size_t given = stats->struct_size;
-        *stats = (nf_stats){.struct_size = given,
-                            .bad_rows = bad,
-                            .first_bad_row = first,
-                            .rhs_evaluations = task->evaluations,
-                            .steps_accepted = task->accepted,
-                            .steps_rejected = task->rejected};
+        const nf_stats known = {.bad_rows = bad,
+                                .first_bad_row = first,
+                                .rhs_evaluations = task->evaluations,
+                                .steps_accepted = task->accepted,
+                                .steps_rejected = task->rejected};
+        nf_write_struct(stats, &known, sizeof known);
     }
     if (bad == 0)
         return NF_OK;
@@ -131,8 +130,8 @@ nf_status nf_ode_solve(const nf_ode_config *config, size_t rows, size_t size, nf
                                       offsetof(nf_ode_config, allocator) + sizeof c.allocator);
     if (status == NF_OK)
         status = check_settings(__func__, &c);
-    if (status == NF_OK && stats && stats->struct_size < sizeof *stats)
-        status = nf_fail(NF_ERR_ARGUMENT, __func__, "stats->struct_size is %zu, must be at least %zu", stats->struct_size, sizeof *stats);
+    if (status == NF_OK && stats)
+        status = nf_check_room(__func__, "stats", stats, NF_SIZE_THROUGH(nf_stats, root_iterations));
     caller back = {.f = f, .user = user, .status = NF_OK};
     ode_task task = {.t0 = t0,
                      .t1 = t1,

@@ -131,12 +131,9 @@ nf_status nf_workspace_stats(const nf_workspace *workspace, nf_stats *stats) {
     nf_status status = nf_check_pointer(__func__, "workspace", workspace);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "stats", stats);
-    if (status != NF_OK)
-        return status;
-    const size_t given = stats->struct_size;
-    if (given < sizeof *stats)
-        return nf_fail(NF_ERR_ARGUMENT, __func__, "stats->struct_size is %zu, must be at least %zu", given, sizeof *stats);
-    *stats = workspace->stats;
-    stats->struct_size = given;
-    return NF_OK;
+    if (status == NF_OK)
+        status = nf_check_room(__func__, "stats", stats, NF_SIZE_THROUGH(nf_stats, root_iterations));
+    if (status == NF_OK)
+        nf_write_struct(stats, &workspace->stats, sizeof workspace->stats);
+    return status;
 }
