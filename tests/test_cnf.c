@@ -553,6 +553,31 @@ START_TEST(the_default_net_is_deep_where_its_trace_is_cheap) {
 }
 END_TEST
 
+/* What the header says that zeros mean, against a flow with all of it written out: the same file, byte by byte. */
+START_TEST(defaults_are_those_of_the_header) {
+    for (int i = 0; i < 2; i++) {
+        const nf_dynamics dynamics = (nf_dynamics)i;
+        const nf_trace trace = i ? NF_TRACE_EXACT : NF_TRACE_HUTCHINSON;
+        nf_cnf *flows[2];
+        void *bytes[2];
+        size_t size[2];
+        must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .dynamics = dynamics, .trace = trace, .seed = 3), &flows[0]));
+        must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .dynamics = dynamics, .trace = trace, .seed = 3, .activation = NF_TANH, .method = NF_DOPRI5,
+                                     .units = i ? 64 : 0, .t0 = 0, .t1 = 1, .rtol = 1e-7, .atol = 1e-9, .steps = 32, .max_steps = 10000, .probes = 1,
+                                     .gradient = NF_ODE_DISCRETE),
+                           &flows[1]));
+        for (int k = 0; k < 2; k++)
+            must(nf_flow_save_memory(flows[k], &bytes[k], &size[k]));
+        ck_assert_uint_eq(size[0], size[1]);
+        ck_assert_mem_eq(bytes[0], bytes[1], size[0]);
+        for (int k = 0; k < 2; k++) {
+            nf_free(bytes[k]);
+            nf_flow_free(flows[k]);
+        }
+    }
+}
+END_TEST
+
 START_TEST(configs_are_checked) {
     nf_cnf *flow;
 #define REFUSED(status, text, ...)                                                                                                        \
@@ -646,6 +671,7 @@ int main(void) {
     if (!is_brief()) /* a mean of many */
         tcase_add_loop_test(c, estimated_log_det_is_unbiased_about_the_exact, 0, 2);
     tcase_add_test(c, the_default_net_is_deep_where_its_trace_is_cheap);
+    tcase_add_test(c, defaults_are_those_of_the_header);
     tcase_add_test(c, configs_are_checked);
     tcase_add_test(c, solver_settings_are_checked_as_the_configs_are);
     tcase_add_test(c, probes_are_no_more_than_can_be_counted);
