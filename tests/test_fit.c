@@ -336,6 +336,30 @@ START_TEST(held_out_rows_that_do_not_count_are_none) {
 }
 END_TEST
 
+static int keep_progress(void *user, const nf_fit_progress *p) {
+    *(nf_fit_progress *)user = *p;
+    return 0;
+}
+
+/* A flow that cannot map the held-out rows has no loss there, and none is the best. */
+START_TEST(where_there_is_no_loss_none_is_told) {
+    double *x = gaussian_rows(1, ROWS), held_out[DIM] = {1e300, 1.0};
+    nf_flow *flow = make_flow(NF_DOUBLE);
+    nf_fit_progress told;
+    nf_fit_report report = {.struct_size = sizeof report};
+    nf_fit_config config = plain(2);
+    config.validation_x = held_out;
+    config.validation_rows = 1;
+    config.progress = keep_progress;
+    config.progress_user = &told;
+    must(nf_fit(flow, ROWS, x, NULL, &config, &report));
+    ck_assert(isnan(told.validation_loss) && isnan(told.best_loss) && isfinite(told.train_loss) && told.epoch == 2);
+    ck_assert(isnan(report.validation_loss) && isnan(report.best_loss));
+    free(x);
+    nf_flow_free(flow);
+}
+END_TEST
+
 START_TEST(the_callback_stops) {
     double *x = gaussian_rows(1, ROWS);
     nf_flow *flow = make_flow(NF_DOUBLE);
@@ -823,6 +847,7 @@ int main(void) {
     tcase_add_test(stopping, patience_ends_and_the_best_is_restored);
     tcase_add_test(stopping, without_held_out_rows_the_last_is_given);
     tcase_add_loop_test(stopping, held_out_rows_that_do_not_count_are_none, 0, 4);
+    tcase_add_test(stopping, where_there_is_no_loss_none_is_told);
     tcase_add_test(stopping, the_callback_stops);
     tcase_add_test(settings, schedules_are_what_they_say);
     tcase_add_test(settings, weights_are_repetitions);

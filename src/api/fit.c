@@ -382,7 +382,7 @@ static bool progress_stops(fit *f, size_t epoch, double seconds) {
                                .steps = f->report.steps,
                                .train_loss = f->report.train_loss,
                                .validation_loss = f->report.validation_loss,
-                               .best_loss = f->validates ? f->best_loss : f->report.train_loss,
+                               .best_loss = !f->validates ? f->report.train_loss : f->report.best_epoch ? f->best_loss : NAN,
                                .learning_rate = f->optimizer->update.rate,
                                .gradient_norm = f->last_norm,
                                .seconds = seconds,
