@@ -212,7 +212,7 @@ END_TEST
 typedef struct diary {
     const nf_flow *flow;
     size_t calls, stop_after;
-    double *best, best_loss;
+    double *best, best_loss, told_best; /* told_best: what progress should say */
     double rates[64], losses[64], validation[64];
 } diary;
 
@@ -220,7 +220,11 @@ static int write_diary(void *user, const nf_fit_progress *p) {
     diary *d = user;
     ck_assert_uint_eq(p->struct_size, sizeof *p);
     ck_assert_uint_eq(p->epoch, d->calls + 1);
-    ck_assert(p->seconds >= 0 && p->seconds_left >= 0);
+    const double left = p->seconds / (double)p->epoch * (double)(p->epochs - p->epoch);
+    ck_assert_msg(p->seconds > 0 && fabs(p->seconds_left - left) <= 1e-9 * left, "%g s left of %g after %zu", p->seconds_left, left, p->epoch);
+    ck_assert(isfinite(p->gradient_norm) && p->gradient_norm > 0);
+    d->told_best = isnan(p->validation_loss) ? p->train_loss : fmin(d->told_best, p->validation_loss);
+    same_bits("best loss", &p->best_loss, &d->told_best, 1);
     ck_assert_uint_lt(d->calls, 64);
     d->rates[d->calls] = p->learning_rate;
     d->losses[d->calls] = p->train_loss;
@@ -235,7 +239,7 @@ static int write_diary(void *user, const nf_fit_progress *p) {
 
 static diary begin_diary(const nf_flow *flow, nf_fit_config *config) {
     (void)config;
-    return (diary){.flow = flow, .best = new_numbers(nf_parameter_count(flow)), .best_loss = INFINITY};
+    return (diary){.flow = flow, .best = new_numbers(nf_parameter_count(flow)), .best_loss = INFINITY, .told_best = INFINITY};
 }
 
 START_TEST(patience_ends_and_the_best_is_restored) {
@@ -340,6 +344,32 @@ static int keep_progress(void *user, const nf_fit_progress *p) {
     *(nf_fit_progress *)user = *p;
     return 0;
 }
+
+/* The norm is that of the last gradient, before clipping: with steepest descent and one step, how far the parameters went. */
+START_TEST(the_gradient_norm_is_of_the_last_step) {
+    double *x = gaussian_rows(1, ROWS);
+    nf_flow *flow = make_flow(NF_DOUBLE);
+    const nf_optimizer_config descent = {.struct_size = sizeof descent, .kind = NF_SGD, .learning_rate = 1e-5};
+    nf_fit_progress told;
+    nf_fit_config config = plain(1);
+    config.optimizer = &descent;
+    config.batch_size = ROWS;
+    config.validation_fraction = -1;
+    config.standardize = -1;
+    config.progress = keep_progress;
+    config.progress_user = &told;
+    double *before = new_parameters(flow), square = 0;
+    must(nf_fit(flow, ROWS, x, NULL, &config, NULL));
+    double *after = new_parameters(flow);
+    for (size_t i = 0; i < nf_parameter_count(flow); i++)
+        square += (after[i] - before[i]) * (after[i] - before[i]);
+    ck_assert_msg(fabs(told.gradient_norm * 1e-5 / sqrt(square) - 1) < 1e-6, "norm %g, a step of %g", told.gradient_norm, sqrt(square));
+    free(before);
+    free(after);
+    free(x);
+    nf_flow_free(flow);
+}
+END_TEST
 
 /* A flow that cannot map the held-out rows has no loss there, and none is the best. */
 START_TEST(where_there_is_no_loss_none_is_told) {
@@ -664,6 +694,102 @@ START_TEST(units_of_the_columns_do_not_decide) {
 }
 END_TEST
 
+static nf_flow *make_cnf(void) {
+    nf_flow *flow;
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .hidden_layers = 1, .hidden_width = 8, .seed = 5, .rtol = 1e-6, .atol = 1e-7), &flow));
+    return flow;
+}
+
+/* A continuous flow is trained loosely, and judged and given back with its own tolerances. */
+START_TEST(tolerances_are_looser_in_training_alone) {
+    enum { SOME = 128 };
+    double *x = gaussian_rows(1, SOME), *held_out = gaussian_rows(2, SOME), log_prob[2][SOME];
+    nf_flow *flow = make_cnf(), *untouched = make_cnf(), *tight = make_cnf();
+    nf_fit_report report = {.struct_size = sizeof report}, other = report;
+    nf_fit_config config = plain(2);
+    config.validation_x = held_out;
+    config.validation_rows = SOME;
+    must(nf_fit(flow, SOME, x, NULL, &config, &report));
+    double *theta = new_parameters(flow);
+    must(nf_set_parameters(untouched, theta));
+    must(nf_log_prob(flow, NULL, SOME, held_out, NULL, log_prob[0]));
+    must(nf_log_prob(untouched, NULL, SOME, held_out, NULL, log_prob[1]));
+    same_bits("log_prob", log_prob[0], log_prob[1], SOME);
+    const double loss = mean_nll(untouched, held_out, NULL, SOME);
+    must_agree("best loss", whole_error(&report.best_loss, &loss, 1), 1e-13);
+    config.training_tolerance = -1;
+    must(nf_fit(tight, SOME, x, NULL, &config, &other));
+    ck_assert_msg(report.rhs_evaluations > 0 && report.rhs_evaluations < 0.8 * other.rhs_evaluations, "%g evaluations a row, with the flow's own tolerance %g",
+                  report.rhs_evaluations, other.rhs_evaluations);
+    config.training_tolerance = 1e-12; /* tighter than the flow's own is not what it says */
+    nf_flow *as_tight = make_cnf();
+    must(nf_fit(as_tight, SOME, x, NULL, &config, &other));
+    same_parameters(tight, as_tight);
+    free(theta);
+    free(x);
+    free(held_out);
+    nf_flow_free(flow);
+    nf_flow_free(untouched);
+    nf_flow_free(tight);
+    nf_flow_free(as_tight);
+}
+END_TEST
+
+static nf_flow *make_planar_flow(void) {
+    nf_flow *flow;
+    must(nf_planar_create(NF_CONFIG(nf_planar_config, .dim = DIM, .layers = 2, .seed = 5), &flow));
+    return flow;
+}
+
+/* What the header says that zeros mean, written out: the same bits. */
+START_TEST(defaults_are_those_of_the_header) {
+    enum { COUPLINGS, CONTINUOUS, NEITHER, MATCHING, KINDS, SOME = 150 };
+    static const struct {
+        double rate, weight_decay, noise, contamination, validation_fraction;
+    } said[KINDS] = {[COUPLINGS] = {5e-3, 0.1, 0.25, 0.02, 0.1},
+                     [CONTINUOUS] = {1e-2, 0.02, 0.2, -1, 0.1},
+                     [NEITHER] = {2e-2, 0, 0.25, -1, 0.1},
+                     [MATCHING] = {5e-3, 0, -1, -1, -1}};
+    const nf_optimizer_config optimizer = {.struct_size = sizeof optimizer,
+                                           .kind = NF_ADAMW,
+                                           .learning_rate = said[_i].rate,
+                                           .weight_decay = said[_i].weight_decay,
+                                           .beta1 = 0.9,
+                                           .beta2 = 0.999,
+                                           .epsilon = 1e-8,
+                                           .clip_norm = 1};
+    const nf_objective objective = _i == MATCHING ? NF_OBJECTIVE_FLOW_MATCHING : NF_OBJECTIVE_LIKELIHOOD;
+    const nf_fit_config zeros = {.struct_size = sizeof zeros, .epochs = 4, .seed = 3, .objective = objective};
+    const nf_fit_config written = {.struct_size = sizeof written,
+                                   .epochs = 4,
+                                   .seed = 3,
+                                   .objective = objective,
+                                   .optimizer = &optimizer,
+                                   .batch_size = 64,
+                                   .schedule = NF_SCHEDULE_COSINE,
+                                   .threads = 1,
+                                   .ema_decay = 0.998,
+                                   .noise = said[_i].noise,
+                                   .contamination = said[_i].contamination,
+                                   .validation_fraction = said[_i].validation_fraction,
+                                   .training_tolerance = 1e-3,
+                                   .checkpoint_every = 1};
+    double *x = gaussian_rows(1, SOME);
+    nf_flow *flows[2];
+    nf_fit_report reports[2] = {{.struct_size = sizeof reports[0]}, {.struct_size = sizeof reports[1]}};
+    for (int k = 0; k < 2; k++) {
+        flows[k] = _i == COUPLINGS ? make_flow(NF_DOUBLE) : _i == NEITHER ? make_planar_flow() : make_cnf();
+        must(nf_fit(flows[k], SOME, x, NULL, k ? &written : &zeros, &reports[k]));
+    }
+    same_parameters(flows[0], flows[1]);
+    same_bits("train loss", &reports[0].train_loss, &reports[1].train_loss, 1);
+    same_bits("evaluations", &reports[0].rhs_evaluations, &reports[1].rhs_evaluations, 1);
+    free(x);
+    nf_flow_free(flows[0]);
+    nf_flow_free(flows[1]);
+}
+END_TEST
+
 /* ---- what goes wrong ---- */
 
 static void all_finite(const nf_flow *flow) {
@@ -847,6 +973,7 @@ int main(void) {
     tcase_add_test(stopping, patience_ends_and_the_best_is_restored);
     tcase_add_test(stopping, without_held_out_rows_the_last_is_given);
     tcase_add_loop_test(stopping, held_out_rows_that_do_not_count_are_none, 0, 4);
+    tcase_add_test(stopping, the_gradient_norm_is_of_the_last_step);
     tcase_add_test(stopping, where_there_is_no_loss_none_is_told);
     tcase_add_test(stopping, the_callback_stops);
     tcase_add_test(settings, schedules_are_what_they_say);
@@ -857,6 +984,8 @@ int main(void) {
     tcase_add_loop_test(settings, far_rows_keep_some_density, 0, is_brief() ? 1 : 4);
     tcase_add_test(settings, standardizing_is_for_untouched_affine_layers);
     tcase_add_test(settings, units_of_the_columns_do_not_decide);
+    tcase_add_test(settings, tolerances_are_looser_in_training_alone);
+    tcase_add_loop_test(settings, defaults_are_those_of_the_header, 0, 4);
     tcase_add_loop_test(wrong, what_is_not_finite_never_reaches_the_parameters, 0, 2);
     tcase_add_loop_test(wrong, what_diverges_is_not_kept, 0, 2);
     tcase_add_test(wrong, rows_without_weight_do_not_make_a_fit_diverge);

@@ -238,6 +238,8 @@ START_TEST(results_do_not_depend_on_the_floating_point_mode) {
     call_all(&s, s.ws, &usual);
     sums nearest = new_sums(&s, s.ws, &usual);
     ck_assert_int_eq(fesetround(FE_UPWARD), 0);
+    nf_workspace *ws; /* whose threads start in this mode */
+    must(nf_workspace_create(s.flow, 2, &ws));
     feclearexcept(FE_ALL_EXCEPT);
     feraiseexcept(FE_DIVBYZERO);
     call_all(&s, s.ws, &odd);
@@ -248,6 +250,12 @@ START_TEST(results_do_not_depend_on_the_floating_point_mode) {
     ck_assert_int_eq(fesetround(FE_TONEAREST), 0);
     same_rows(&s, &odd, &usual, 0);
     same_sums(&s, &upward, &nearest, usual.rows);
+    call_all(&s, ws, &odd);
+    sums later = new_sums(&s, ws, &usual);
+    same_rows(&s, &odd, &usual, 0);
+    same_sums(&s, &later, &nearest, usual.rows);
+    free_sums(&later);
+    nf_workspace_free(ws);
     free_sums(&nearest);
     free_sums(&upward);
     free_batch(&usual);
