@@ -148,8 +148,6 @@ nf_status nf_run_end(const char *function, const nf_workspace *ws, const engine_
                            bad->value, more);
         return nf_fail(NF_ERR_ROWS, function, "%s[%zu][%zu] is %s%s", name, bad->first, bad->column, say_number(bad->value), more);
     }
-    case ROW_ROOT:
-        return nf_fail(NF_ERR_ROWS, function, "row %zu: a layer cannot be inverted there%s", bad->first, more);
     case ROW_ODE_STEP:
         return nf_fail(NF_ERR_ROWS, function, "row %zu: the step of the ODE solver underflowed%s", bad->first, more);
     case ROW_ODE_BUDGET:

@@ -70,7 +70,7 @@ typedef void (*nf_tensor_sink)(void *user, const char *name, size_t rank, size_t
 /* How a member of nf_layer is written in the JSON of a model file. */
 typedef enum nf_field_form {
     NF_FIELD_LIST,   /* nf_size_list: array of counts or indices */
-    NF_FIELD_HIDDEN, /* nf_size_list: an array, or one number n for {n, n} where `hidden_pair` says so */
+    NF_FIELD_HIDDEN, /* nf_size_list: an array, or one number n for {n, n} of a hypernetwork */
     NF_FIELD_SIZE,   /* size_t */
     NF_FIELD_SEED,   /* uint64_t, as a decimal string */
     NF_FIELD_REAL,   /* double */

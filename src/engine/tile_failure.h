@@ -6,7 +6,6 @@ enum row_failure {
     ROW_GOOD = 0,
     ROW_INPUT,      /* the input is not finite */
     ROW_CONTEXT,    /* the context is not finite */
-    ROW_ROOT,       /* a root was not found */
     ROW_ODE_STEP,   /* the step of an ODE underflowed */
     ROW_ODE_BUDGET, /* max_steps were not enough */
     ROW_RANGE,      /* the result is not finite */

@@ -1,6 +1,6 @@
 /*
- * The structure of a flow as JSON text, and back. What a layer's JSON holds is told by the fields of its type in core/layer_types.c, so this file
- * knows no layer by name.
+ * The structure of a flow as JSON text, and back. What a layer's JSON holds is told by the fields of its type in core/layer_types.c; layers by name are
+ * known here for two defaults alone, that of context_dim and the pair of hidden layers of a hypernetwork.
  */
 #ifndef NF_IO_SCHEMA_H
 #define NF_IO_SCHEMA_H

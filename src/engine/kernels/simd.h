@@ -44,9 +44,6 @@ static inline void vec_store(real *x, vec a) { *(vec_aligned *)(void *)x = a; }
 static inline void vec_storeu(real *x, vec a) { *(vec_unaligned *)(void *)x = a; }
 
 static inline vec vec_zero(void) { return (vec){0}; }
-static inline vec vec_add(vec a, vec b) { return a + b; }
-static inline vec vec_sub(vec a, vec b) { return a - b; }
-static inline vec vec_mul(vec a, vec b) { return a * b; }
 
 /* An initialiser and not vec_zero() + a, which would cost an addition and turn -0 into +0. */
 static inline vec vec_set1(real a) {

@@ -14,6 +14,10 @@
 #include "engine/nets/field_mlp.h"
 #include "engine/ode/reverse.h"
 
+/* The fields know nothing of the solver, and the solver nothing of tiles; what they must agree upon is told here. */
+_Static_assert(HYPER_STAGES == ODE_STEP_STAGES && HYPER_NO_STAGE == ODE_NO_STAGE, "stages of the field are not those of the solver");
+_Static_assert(ODE_MOST_LANES >= TILE_ROWS, "a tile does not fit into a group with a shared step");
+
 /* The right-hand side, for the solver's callbacks. */
 typedef struct dynamics {
     const nf_layer *layer;

@@ -70,8 +70,6 @@ static size_t map(field_mlp *f, const field_mlp_shape *shape, real *base) {
         room = max_size(room, R(dense_weights_scratch)(m, n, 1));
         if (f->by_tangents)
             room = max_size(room, R(dense_weights_scratch)(m, n, p));
-        if (j > 0 && j < depth)
-            room = max_size(room, R(dense_weights_scratch)(m, n, 1));
         room = max_size(room, R(dense_weights_scratch)(1, m, 1));
     }
     f->room = piece(base, &used, room);
