@@ -14,7 +14,7 @@
 #include <string.h>
 
 #include "api/fit.h"
-#include "api/floating.h"
+#include "core/floating.h"
 #include "io/safetensors.h"
 #include "io/schema.h"
 
@@ -75,7 +75,7 @@ static nf_status mix_own(nf_fitting *f, const nf_rows *rows, enum column column,
         const size_t left = rows->own - first, count = left < at_once ? left : at_once;
         for (size_t i = 0; i < count; i++)
             f->wanted[i] = first + i;
-        const nf_status status = nf_rows_read(rows, &f->ranks, count, f->wanted, f->batch.x, f->batch.context, f->batch.weight);
+        const nf_status status = nf_rows_read(rows, count, f->wanted, f->batch.x, f->batch.context, f->batch.weight);
         if (status != NF_OK)
             return status;
         if (column == COLUMN_X)

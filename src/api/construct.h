@@ -7,8 +7,8 @@
 
 #include <stddef.h>
 
-#include "api/floating.h"
 #include "api/handles.h"
+#include "core/floating.h"
 #include "core/philox.h"
 
 typedef struct nf_construction {

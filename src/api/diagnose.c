@@ -244,6 +244,7 @@ static void run(nf_diagnosis *d, size_t rows, const double *x, const double *con
 
 nf_status nf_diagnose_with(const nf_diagnose_calls *calls, const nf_flow *flow, size_t rows, const double *x, const double *context,
                            const nf_diagnose_config *config, nf_diagnose_report *report) {
+    NF_CALL;
     const char *const function = "nf_diagnose";
     const nf_diagnose_config defaults = {.struct_size = sizeof defaults};
     nf_clear_error();
@@ -272,9 +273,7 @@ nf_status nf_diagnose_with(const nf_diagnose_calls *calls, const nf_flow *flow, 
     d.has_data = x != NULL;
     d.rng = (nf_rng){d.config.seed, STREAM_SAMPLES, 0};
     d.random = nf_sequence_begin(d.config.seed, STREAM_DIRECTIONS);
-    d.caller = nf_floating_enter();
     run(&d, rows ? rows : d.config.exact_rows, x, context);
-    nf_floating_leave(d.caller);
     if (d.status != NF_OK)
         return nf_fail(d.status, function, "%s", d.line);
     nf_write_struct(report, &d.report, sizeof d.report);

@@ -5,8 +5,8 @@
 #ifndef NF_API_DIAGNOSE_H
 #define NF_API_DIAGNOSE_H
 
-#include "api/floating.h"
 #include "api/handles.h"
+#include "core/floating.h"
 #include "core/philox.h"
 
 typedef struct nf_diagnose_calls {
@@ -33,7 +33,6 @@ typedef struct nf_diagnosis {
     nf_gradient *gradient; /* of the exact flow */
     size_t dim, context_dim, parameters;
     bool continuous, has_data;
-    nf_floating caller; /* the floating-point mode that the target is called in */
 
     size_t rows, exact_rows;        /* that are looked at: the first exact_rows of them by the checks of the maps */
     double *x, *context;            /* rows of them */

@@ -265,9 +265,9 @@ static void check_normalization(nf_diagnosis *d, const cloud *c) {
 
 /* In the caller's floating-point mode. */
 static nf_status call_target(nf_diagnosis *d, size_t rows, const double *x, double *log_p, double *gradient) {
-    nf_floating_leave(d->caller);
+    nf_call *lent = nf_call_lend();
     const nf_status status = d->config.target(d->config.target_user, rows, x, log_p, gradient);
-    d->caller = nf_floating_enter();
+    nf_call_take_back(lent);
     return status;
 }
 

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #include "api/construct.h"
-#include "api/floating.h"
+#include "core/floating.h"
 #include "core/moments.h"
 
 /* Real NVP */

@@ -42,6 +42,7 @@ static void default_shape(const nf_cnf_config *given, size_t *layers, size_t *wi
 }
 
 nf_status nf_cnf_create(const nf_cnf_config *config, nf_cnf **flow) {
+    NF_CALL;
     nf_cnf_config given;
     nf_status status = NF_CONSTRUCT_READ(nf_cnf_config, config, &given, flow);
     size_t items[NF_MOST_HIDDEN];
@@ -72,6 +73,7 @@ nf_status nf_cnf_create(const nf_cnf_config *config, nf_cnf **flow) {
 }
 
 nf_status nf_cnf_set_solver(nf_flow *flow, nf_ode_method method, double rtol, double atol, size_t steps, size_t max_steps) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status != NF_OK)

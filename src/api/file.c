@@ -10,8 +10,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "api/floating.h"
 #include "api/handles.h"
+#include "core/floating.h"
 #include "io/safetensors.h"
 #include "io/schema.h"
 

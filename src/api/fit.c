@@ -12,9 +12,9 @@
 #include <time.h>
 
 #include "api/fit.h"
-#include "api/floating.h"
 #include "api/handles.h"
 #include "api/schedule.h"
+#include "core/floating.h"
 #include "core/moments.h"
 #include "core/philox.h"
 #include "core/shuffle.h"
@@ -388,7 +388,10 @@ static bool progress_stops(fit *f, size_t epoch, double seconds) {
                                .seconds = seconds,
                                .seconds_left = seconds / (double)(epoch + 1 - f->first_epoch) * (double)(f->config.epochs - epoch - 1),
                                .rhs_evaluations = f->report.rhs_evaluations};
-    return f->config.progress(f->config.progress_user, &p) != 0;
+    nf_call *lent = nf_call_lend();
+    const bool stops = f->config.progress(f->config.progress_user, &p) != 0;
+    nf_call_take_back(lent);
+    return stops;
 }
 
 static nf_status run_epoch(fit *f, size_t epoch) {
@@ -492,7 +495,7 @@ static nf_status count_bad_rows(fit *f) {
         const size_t left = f->data.own - first, rows = left < VALIDATION_CHUNK ? left : VALIDATION_CHUNK;
         for (size_t i = 0; i < rows; i++)
             f->wanted[i] = first + i;
-        status = nf_rows_read(&f->data, &f->ranks, rows, f->wanted, f->batch.x, f->batch.context, NULL);
+        status = nf_rows_read(&f->data, rows, f->wanted, f->batch.x, f->batch.context, NULL);
         for (size_t r = 0; status == NF_OK && r < rows; r++)
             bad += !nf_fit_has_numbers(f, f->batch.x + r * dim, context_dim ? f->batch.context + r * context_dim : NULL);
     }
@@ -617,6 +620,7 @@ static nf_status read_arguments(fit *f, const nf_fit_config *config, size_t rows
 }
 
 nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *context, const nf_fit_config *config, nf_fit_report *report) {
+    NF_CALL;
     nf_clear_error();
     fit f = {.function = __func__, .flow = flow};
     f.seconds_begun = now();

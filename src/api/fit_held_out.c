@@ -2,8 +2,8 @@
 #include <math.h>
 
 #include "api/fit.h"
-#include "api/floating.h"
 #include "api/handles.h"
+#include "core/floating.h"
 #include "core/shuffle.h"
 
 typedef struct nf_fitting fit;

@@ -5,10 +5,10 @@
 #include <string.h>
 #include <time.h>
 
-#include "api/floating.h"
 #include "api/handles.h"
 #include "api/schedule.h"
 #include "api/shards.h"
+#include "core/floating.h"
 
 /* Streams of the generator. */
 enum { STREAM_STEPS = 11, STREAM_EVALUATION = 12 };
@@ -148,19 +148,10 @@ static void release(kl_fit *f) {
     nf_ranks_end(&f->ranks);
 }
 
-/* The user's target, in the caller's floating-point mode. */
-static nf_status call_target(const kl_fit *f, size_t rows, const double *x, double *log_density, double *grad_x) {
-    const nf_floating mode = nf_floating_enter();
-    nf_floating_leave(f->ranks.caller);
-    const nf_status status = f->target(f->user, rows, x, log_density, grad_x);
-    nf_floating_leave(mode);
-    return status;
-}
-
-/* The same at the inverse temperature of the step. */
+/* The user's target at the inverse temperature of the step; in the caller's mode, as every target. */
 static nf_status annealed(void *user, size_t rows, const double *x, double *log_density, double *grad_x) {
     const kl_fit *f = user;
-    const nf_status status = call_target(f, rows, x, log_density, grad_x);
+    const nf_status status = f->target(f->user, rows, x, log_density, grad_x);
     if (status != NF_OK || f->beta == 1.0)
         return status;
     const nf_floating saved = nf_floating_enter();
@@ -175,19 +166,15 @@ static nf_status annealed(void *user, size_t rows, const double *x, double *log_
 /* The temperature and the learning rate of a step. */
 static void set_step(kl_fit *f, size_t step) {
     const nf_reverse_kl_config *c = &f->config;
-    const nf_floating saved = nf_floating_enter();
     const double share = c->anneal_steps ? (double)step / (double)c->anneal_steps : 1.0;
     f->beta = share < 1.0 ? c->beta_start + (1.0 - c->beta_start) * share : 1.0;
     f->optimizer->update.rate = f->base_rate * nf_schedule_factor(c->schedule, c->schedule_factor, step / c->schedule_step, (double)step,
                                                                   (double)c->steps);
-    nf_floating_leave(saved);
 }
 
 static void follow_average(kl_fit *f, size_t step) {
     const double t = (double)step + 1.0;
-    const nf_floating saved = nf_floating_enter();
     f->flow->engine->average(f->average, f->flow->theta, fmin(f->config.ema_decay, (1.0 + t) / (10.0 + t)), f->flow->model.parameter_count);
-    nf_floating_leave(saved);
 }
 
 /* What a wave of a step draws from. */
@@ -216,9 +203,7 @@ static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
         return status;
     rng->position += c->samples;
     f->report.bad_rows += (size_t)sum.bad_rows;
-    const nf_floating saved = nf_floating_enter();
     *loss = sum.total.weight > 0.0 ? sum.total.loss / sum.total.weight : NAN;
-    nf_floating_leave(saved);
     if (!isfinite(*loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in step %zu", step + 1);
     status = nf_run_step(f->optimizer, f->flow, f->gradient);
@@ -241,7 +226,10 @@ static bool progress_stops(const kl_fit *f, size_t step, double loss) {
                                       .learning_rate = f->optimizer->update.rate,
                                       .seconds = seconds,
                                       .seconds_left = seconds / (double)(step + 1) * (double)(f->config.steps - step - 1)};
-    return f->config.progress(f->config.progress_user, &p) != 0;
+    nf_call *lent = nf_call_lend();
+    const bool stops = f->config.progress(f->config.progress_user, &p) != 0;
+    nf_call_take_back(lent);
+    return stops;
 }
 
 /* Whether progress stops the fit on any rank. */
@@ -271,14 +259,12 @@ static nf_status run_steps(kl_fit *f) {
             return status;
         }
         f->report.steps = step + 1;
-        const nf_floating saved = nf_floating_enter();
         since += loss;
         counted++;
         if (step >= tail) {
             sum += loss;
             f->report.loss = sum / (double)++summed;
         }
-        nf_floating_leave(saved);
         if ((step + 1) % c->progress_every != 0 && step + 1 != c->steps)
             continue;
         bool stops;
@@ -336,11 +322,11 @@ static nf_status weigh_samples(kl_fit *f, size_t first, size_t rows, double *log
         for (size_t i = 0; !isfinite(log_q[r]) && i < dim; i++)
             x[r * dim + i] = 0.0; /* the target is shown numbers only */
     nf_clear_error();
-    status = call_target(f, rows, x, log_p, slope);
-    const nf_floating saved = nf_floating_enter();
+    nf_call *lent = nf_call_lend();
+    status = f->target(f->user, rows, x, log_p, slope);
+    nf_call_take_back(lent);
     for (size_t r = 0; status == NF_OK && r < rows; r++)
         log_weight[r] = isfinite(log_q[r]) && log_p[r] < INFINITY ? log_p[r] - log_q[r] : NAN;
-    nf_floating_leave(saved);
     return status;
 }
 
@@ -358,12 +344,10 @@ static nf_status weigh_round(kl_fit *f, size_t first, size_t chunk, weights *w) 
     for (size_t q = 0; q < f->ranks.size; q++)
         if (f->all_outcomes[q * (1 + chunk)] != 0.0)
             return nf_ranks_agree(&f->ranks, own);
-    const nf_floating saved = nf_floating_enter();
     for (size_t q = 0; q < f->ranks.size; q++)
         for (size_t i = 0; i < chunk; i++)
             if (!isnan(f->all_outcomes[q * (1 + chunk) + 1 + i]))
                 add_weight(w, f->all_outcomes[q * (1 + chunk) + 1 + i]);
-    nf_floating_leave(saved);
     return NF_OK;
 }
 
@@ -376,13 +360,11 @@ static nf_status evaluate(kl_fit *f) {
     for (size_t first = 0; status == NF_OK && first < total; first += f->ranks.size * chunk)
         status = weigh_round(f, first, chunk, &w);
     if (status == NF_OK && w.count > 0) {
-        const nf_floating saved = nf_floating_enter();
         const double n = (double)w.count;
         f->report.elbo = w.zeros ? -INFINITY : w.mean;
         f->report.elbo_error = w.zeros ? NAN : sqrt(w.spread / n / n);
         f->report.log_evidence = w.shift + log(w.sum / n);
         f->report.effective_sample_size = w.zeros < w.count ? w.sum * w.sum / w.square / n : 0.0;
-        nf_floating_leave(saved);
     }
     return status;
 }
@@ -462,6 +444,7 @@ static nf_status check_arguments(const kl_fit *f, const nf_reverse_kl_report *re
 
 nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *user, const nf_reverse_kl_config *config,
                             nf_reverse_kl_report *report) {
+    NF_CALL;
     nf_clear_error();
     const nf_reverse_kl_config defaults = {.struct_size = sizeof defaults};
     kl_fit f = {.function = __func__, .flow = flow, .target = target, .user = user, .begun = now()};

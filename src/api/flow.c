@@ -3,8 +3,8 @@
 #include <stdatomic.h>
 #include <string.h>
 
-#include "api/floating.h"
 #include "api/handles.h"
+#include "core/floating.h"
 
 uint64_t nf_unique(void) {
     static _Atomic uint64_t last;
@@ -254,6 +254,7 @@ nf_status nf_flow_invert(nf_flow *flow) {
 }
 
 nf_status nf_flow_set_base_normal(nf_flow *flow, const double *mean, const double *sd) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status != NF_OK)
@@ -362,6 +363,7 @@ nf_status nf_check_parameters(const char *function, const nf_engine *engine, siz
 }
 
 nf_status nf_set_parameters(nf_flow *flow, const double *in) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status == NF_OK)
@@ -370,9 +372,7 @@ nf_status nf_set_parameters(nf_flow *flow, const double *in) {
         status = nf_check_parameters(__func__, flow->engine, flow->model.parameter_count, in);
     if (status != NF_OK)
         return status;
-    const nf_floating saved = nf_floating_enter();
     nf_flow_put(flow, in);
-    nf_floating_leave(saved);
     return NF_OK;
 }
 

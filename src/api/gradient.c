@@ -3,9 +3,9 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "api/floating.h"
 #include "api/run.h"
 #include "api/shards.h"
+#include "core/floating.h"
 #include "core/philox.h"
 #include "engine/tile_failure.h"
 
@@ -177,7 +177,6 @@ static void commit_blocks(void *user, size_t thread) {
 }
 
 static void commit_slots(nf_gradient *g, nf_workspace *ws, size_t slots, double weight) {
-    const nf_floating saved = nf_floating_enter();
     commit c = {.g = g, .slots = slots, .threads = 1, .scale = 1.0 / weight};
     if (ws->pool && slots > 1 && g->count > COMMIT_ALONE / slots)
         c.threads = ws->thread_count;
@@ -185,15 +184,11 @@ static void commit_slots(nf_gradient *g, nf_workspace *ws, size_t slots, double 
         nf_pool_run(ws->pool, c.threads, commit_blocks, &c);
     else
         commit_blocks(&c, 0);
-    nf_floating_leave(saved);
 }
 
 /* The loss; NaN when no row counts. */
 static double mean_of(const engine_sum *total, double weight) {
-    const nf_floating saved = nf_floating_enter();
-    const double mean = weight > 0.0 ? total->loss / weight : NAN;
-    nf_floating_leave(saved);
-    return mean;
+    return weight > 0.0 ? total->loss / weight : NAN;
 }
 
 static size_t tiles_of(const nf_flow *flow, size_t rows) {
@@ -237,13 +232,11 @@ static nf_status differentiate(const char *function, const nf_flow *flow, nf_wor
     const size_t lanes = nf_gradient_slots(tiles_of(flow, job->rows));
     const nf_status status = differentiate_lanes(function, ws, job, action, lanes, g);
     memset(total, 0, sizeof *total);
-    const nf_floating saved = nf_floating_enter();
     for (size_t i = 0; status == NF_OK && i < lanes; i++) {
         total->loss += ws->sums[i].loss;
         total->weight += ws->sums[i].weight;
         total->good += ws->sums[i].good;
     }
-    nf_floating_leave(saved);
     return status;
 }
 
@@ -280,6 +273,7 @@ static engine_job nll_job(const nf_flow *flow, size_t rows, const double *x, con
 
 nf_status nf_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
                       const double *weight, nf_gradient *gradient, double *loss) {
+    NF_CALL;
     double scale;
     nf_status status = check(__func__, flow, ws, rows, context);
     if (status == NF_OK)
@@ -328,6 +322,7 @@ static nf_status check_vjp(const char *function, const nf_flow *flow, const nf_w
 
 nf_status nf_forward_vjp(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *z, const double *context,
                          const double *grad_x, const double *grad_log_det, double *grad_z, double *grad_context, nf_gradient *gradient) {
+    NF_CALL;
     nf_status status = check_vjp(__func__, flow, ws, rows, "z", z, context, gradient);
     if (status != NF_OK)
         return status;
@@ -341,6 +336,7 @@ nf_status nf_forward_vjp(const nf_flow *flow, nf_workspace *ws, size_t rows, con
 
 nf_status nf_inverse_vjp(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context,
                          const double *grad_z, const double *grad_log_det, double *grad_x, double *grad_context, nf_gradient *gradient) {
+    NF_CALL;
     nf_status status = check_vjp(__func__, flow, ws, rows, "x", x, context, gradient);
     if (status != NF_OK)
         return status;
@@ -376,16 +372,13 @@ static void cover_bad_rows(double *x, const double *log_q, size_t rows, size_t d
 /* Rows that the target spoils. */
 static void reject_spoilt(const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk) {
     const size_t dim = flow->model.dim, tile_rows = flow->engine->tile_rows;
-    const nf_floating saved = nf_floating_enter();
     for (size_t r = 0; r < chunk->rows; r++)
         if (!isfinite(ws->target_log_p[r]) || !nf_finite_row(ws->target_gradient + r * dim, dim, flow->engine))
             flow->engine->reject(&ws->threads[r / tile_rows % ws->thread_count], r, ROW_TARGET);
-    nf_floating_leave(saved);
 }
 
 /* After the pull, which has made log q NaN in all rows that are bad. */
 static void sum_losses(const nf_flow *flow, const nf_workspace *ws, const kl_chunk *chunk) {
-    const nf_floating saved = nf_floating_enter();
     for (size_t r = 0; r < chunk->rows; r++) {
         if (!isfinite(ws->target_log_q[r]))
             continue;
@@ -393,7 +386,6 @@ static void sum_losses(const nf_flow *flow, const nf_workspace *ws, const kl_chu
         sum->loss += ws->target_log_q[r] - ws->target_log_p[r];
         sum->good += 1.0;
     }
-    nf_floating_leave(saved);
 }
 
 static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk, engine_job *job,
@@ -404,7 +396,9 @@ static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace
     if (status != NF_OK)
         return nf_fail_in(status, function);
     cover_bad_rows(ws->target_x, ws->target_log_q, chunk->rows, flow->model.dim);
+    nf_call *lent = nf_call_lend();
     status = target(user, chunk->rows, ws->target_x, ws->target_log_p, ws->target_gradient);
+    nf_call_take_back(lent);
     if (status != NF_OK)
         return status;
     reject_spoilt(flow, ws, chunk);
@@ -453,6 +447,7 @@ nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_worksp
 
 nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *rng, size_t rows, const double *context,
                              nf_target_fn target, void *user, nf_gradient *gradient, double *loss) {
+    NF_CALL;
     nf_status status = check(__func__, flow, given, rows, context);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "rng", rng);
@@ -475,12 +470,10 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
     status = nf_run_reverse_kl(__func__, flow, ws, &all, rng, context, target, user, gradient, sums);
     if (status == NF_OK) {
         engine_sum total = {0, 0, 0};
-        const nf_floating saved = nf_floating_enter();
         for (size_t i = 0; i < slots; i++) {
             total.loss += sums[i].loss;
             total.weight += sums[i].good;
         }
-        nf_floating_leave(saved);
         if (total.weight > 0.0)
             commit_slots(gradient, ws, slots, total.weight);
         if (loss)
@@ -565,6 +558,7 @@ nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *ws, const nf_data_
 
 nf_status nf_grad_flow_matching(const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t rows, const double *x, const double *context,
                                 const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss) {
+    NF_CALL;
     engine_job job;
     double scale;
     nf_status status = check(__func__, flow, ws, rows, context);

@@ -5,8 +5,8 @@
 #include <string.h>
 
 #include "api/construct.h"
-#include "api/floating.h"
 #include "api/run.h"
+#include "core/floating.h"
 
 struct nf_mlp {
     nf_allocator allocator;
@@ -109,6 +109,7 @@ nf_status nf_mlp_get_parameters(const nf_mlp *mlp, double *out) {
 }
 
 nf_status nf_mlp_set_parameters(nf_mlp *mlp, const double *in) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "mlp", mlp);
     if (status == NF_OK)
@@ -117,9 +118,7 @@ nf_status nf_mlp_set_parameters(nf_mlp *mlp, const double *in) {
         status = nf_check_parameters(__func__, mlp->engine, mlp->count, in);
     if (status != NF_OK)
         return status;
-    const nf_floating saved = nf_floating_enter();
     mlp->engine->from_double(mlp->theta, in, mlp->count);
-    nf_floating_leave(saved);
     return NF_OK;
 }
 

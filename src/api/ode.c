@@ -4,23 +4,20 @@
 #include <stdint.h>
 
 #include "api/construct.h"
-#include "api/floating.h"
+#include "core/floating.h"
 
-/* What the callback needs: it runs in the caller's floating-point mode, and its status ends the solve. */
+/* What the callback needs; its status ends the solve. */
 typedef struct caller {
     nf_ode_fn f;
     void *user;
-    nf_floating floating;
     nf_status status;
 } caller;
 
 static bool call_back(void *user, size_t count, const size_t *row, const double *t, const double *y, double *dydt) {
     caller *c = user;
-    const nf_floating ours = nf_floating_enter();
-    nf_floating_leave(c->floating);
+    nf_call *lent = nf_call_lend();
     c->status = c->f(c->user, count, row, t, y, dydt);
-    c->floating = nf_floating_enter(); /* the flags that the callback raised are the caller's */
-    nf_floating_leave(ours);
+    nf_call_take_back(lent);
     return c->status == NF_OK;
 }
 
@@ -111,9 +108,7 @@ static nf_status solve(const char *function, const nf_allocator *allocator, ode_
     if (!memory || !task->outcome) {
         status = nf_fail(NF_ERR_MEMORY, function, "no memory for %zu systems of %zu components", task->rows, task->size);
     } else {
-        c->floating = nf_floating_enter();
         const bool through = engine->ode_solve(task, memory);
-        nf_floating_leave(c->floating);
         status = through ? conclude(function, task, stats) : c->status;
     }
     nf_release(allocator, task->outcome);
@@ -123,6 +118,7 @@ static nf_status solve(const char *function, const nf_allocator *allocator, ode_
 
 nf_status nf_ode_solve(const nf_ode_config *config, size_t rows, size_t size, nf_ode_fn f, void *user, double t0, double t1, double *y,
                        size_t times, const double *t, double *path, nf_stats *stats) {
+    NF_CALL;
     nf_clear_error();
     const nf_ode_config defaults = {.struct_size = sizeof defaults};
     nf_ode_config c;

@@ -4,8 +4,8 @@
 #include <stddef.h>
 #include <string.h>
 
-#include "api/floating.h"
 #include "api/handles.h"
+#include "core/floating.h"
 
 /* Zero means the default, a negative number zero. */
 static double or_default(double value, double fallback) { return value == 0.0 ? fallback : value < 0.0 ? 0.0 : value; }

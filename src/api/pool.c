@@ -7,7 +7,7 @@
 #include <stdint.h>
 #include <unistd.h>
 
-#include "api/floating.h"
+#include "core/floating.h"
 #include "core/memory.h"
 #include "core/status.h"
 

@@ -37,8 +37,6 @@ nf_status nf_ranks_begin(nf_ranks *r, const char *function, const nf_comm *comm,
     r->allocator = *allocator;
     r->size = 1;
     r->shards = SHARDS;
-    r->caller = nf_floating_enter();
-    nf_floating_leave(r->caller);
     if (!comm)
         return NF_OK;
     const nf_status status = read_table(r, comm);
@@ -79,10 +77,9 @@ nf_status nf_ranks_gather(nf_ranks *r, const double *send, double *receive, size
     }
     if (r->broken)
         return broken(r);
-    const nf_floating mode = nf_floating_enter();
-    nf_floating_leave(r->caller);
+    nf_call *lent = nf_call_lend();
     const int code = r->comm.allgather(r->comm.user, send, receive, count);
-    nf_floating_leave(mode);
+    nf_call_take_back(lent);
     return outcome(r, "allgather", code);
 }
 
@@ -91,10 +88,9 @@ nf_status nf_ranks_broadcast(nf_ranks *r, void *bytes, size_t size, size_t root)
         return NF_OK;
     if (r->broken)
         return broken(r);
-    const nf_floating mode = nf_floating_enter();
-    nf_floating_leave(r->caller);
+    nf_call *lent = nf_call_lend();
     const int code = r->comm.broadcast(r->comm.user, bytes, size, (int)root);
-    nf_floating_leave(mode);
+    nf_call_take_back(lent);
     return outcome(r, "broadcast", code);
 }
 
@@ -103,10 +99,9 @@ nf_status nf_ranks_sum(nf_ranks *r, double *values, size_t count) {
         return NF_OK;
     if (r->broken)
         return broken(r);
-    const nf_floating mode = nf_floating_enter();
-    nf_floating_leave(r->caller);
+    nf_call *lent = nf_call_lend();
     const int code = r->comm.allreduce(r->comm.user, values, count);
-    nf_floating_leave(mode);
+    nf_call_take_back(lent);
     return outcome(r, "allreduce", code);
 }
 
@@ -170,10 +165,9 @@ nf_status nf_ranks_exchange(nf_ranks *r, const double *send, const size_t *send_
         return broken(r);
     if (!r->comm.exchange)
         return exchange_by_gather(r, send, send_counts, receive, receive_counts);
-    const nf_floating mode = nf_floating_enter();
-    nf_floating_leave(r->caller);
+    nf_call *lent = nf_call_lend();
     const int code = r->comm.exchange(r->comm.user, send, send_counts, receive, receive_counts);
-    nf_floating_leave(mode);
+    nf_call_take_back(lent);
     return outcome(r, "exchange", code);
 }
 

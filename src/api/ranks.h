@@ -8,7 +8,7 @@
 #ifndef NF_API_RANKS_H
 #define NF_API_RANKS_H
 
-#include "api/floating.h"
+#include "core/floating.h"
 #include "core/memory.h"
 #include "core/status.h"
 
@@ -16,7 +16,6 @@ typedef struct nf_ranks {
     const char *function;
     nf_comm comm;
     nf_allocator allocator;
-    nf_floating caller; /* the mode in which callbacks run */
     size_t rank, size, shards;
     bool fast;
     bool broken; /* a callback has failed: nobody is there any more */

@@ -82,29 +82,26 @@ void nf_row_buffer_free(nf_row_buffer *b, const nf_allocator *allocator) {
     memset(b, 0, sizeof *b);
 }
 
-static nf_status call_reader(const nf_rows *rows, const nf_ranks *ranks, size_t count, const size_t *row, double *x, double *context) {
-    const nf_floating mode = nf_floating_enter();
-    nf_floating_leave(ranks->caller);
+static nf_status call_reader(const nf_rows *rows, size_t count, const size_t *row, double *x, double *context) {
+    nf_call *lent = nf_call_lend();
     const nf_status status = rows->read(rows->user, count, row, x, rows->context_dim ? context : NULL);
-    nf_floating_leave(mode);
+    nf_call_take_back(lent);
     return status;
 }
 
 static void read_weights(const nf_rows *rows, size_t count, const size_t *row, double *weight) {
-    const nf_floating saved = nf_floating_enter();
     for (size_t i = 0; i < count; i++) {
         const double scaled = rows->weight ? rows->weight[row[i]] * rows->weight_scale : 1.0;
         weight[i] = scaled < rows->least_weight ? 0.0 : scaled;
     }
-    nf_floating_leave(saved);
 }
 
-nf_status nf_rows_read(const nf_rows *rows, const nf_ranks *ranks, size_t count, const size_t *row, double *x, double *context, double *weight) {
+nf_status nf_rows_read(const nf_rows *rows, size_t count, const size_t *row, double *x, double *context, double *weight) {
     const size_t dim = rows->dim, context_dim = rows->context_dim;
     if (weight)
         read_weights(rows, count, row, weight);
     if (rows->read)
-        return count ? call_reader(rows, ranks, count, row, x, context) : NF_OK;
+        return count ? call_reader(rows, count, row, x, context) : NF_OK;
     for (size_t i = 0; i < count; i++) {
         memcpy(x + i * dim, rows->x + row[i] * dim, dim * sizeof *x);
         if (context_dim)
@@ -180,11 +177,11 @@ static nf_status count_served(nf_ranks *ranks, nf_row_exchange *e) {
 }
 
 /* The rows that were asked for, x, context and weight of each one behind the other. A failure is told by the agreement that follows. */
-static nf_status serve(const nf_rows *rows, const nf_ranks *ranks, nf_row_exchange *e, size_t count) {
+static nf_status serve(const nf_rows *rows, nf_row_exchange *e, size_t count) {
     const size_t dim = rows->dim, context_dim = rows->context_dim, columns = dim + context_dim + 1;
     for (size_t i = 0; i < count; i++)
         e->wanted[i] = (size_t)e->received[i];
-    const nf_status status = nf_rows_read(rows, ranks, count, e->wanted, e->served.x, e->served.context, e->served.weight);
+    const nf_status status = nf_rows_read(rows, count, e->wanted, e->served.x, e->served.context, e->served.weight);
     for (size_t i = 0; i < count; i++) {
         double *to = e->sent + i * columns;
         memcpy(to, e->served.x + i * dim, dim * sizeof *to);
@@ -238,12 +235,12 @@ static nf_status answer(const nf_rows *rows, const nf_ranks *ranks, nf_row_excha
     if (!nf_size_multiply(served, rows->dim + rows->context_dim + 1, &out))
         return no_memory(ranks, served);
     e->sent = grow(ranks, e->sent, &e->sent_size, out);
-    return e->sent ? serve(rows, ranks, e, served) : no_memory(ranks, served);
+    return e->sent ? serve(rows, e, served) : no_memory(ranks, served);
 }
 
 nf_status nf_rows_fetch(const nf_rows *rows, nf_ranks *ranks, nf_row_exchange *e, size_t count, const size_t *row, nf_row_buffer *out) {
     if (ranks->size == 1)
-        return nf_rows_read(rows, ranks, count, row, out->x, out->context, out->weight);
+        return nf_rows_read(rows, count, row, out->x, out->context, out->weight);
     const size_t size = ranks->size, columns = rows->dim + rows->context_dim + 1;
     nf_status status = nf_ranks_agree(ranks, make_room(ranks, e, count));
     if (status != NF_OK)

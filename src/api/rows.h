@@ -41,7 +41,7 @@ nf_status nf_row_buffer_make(nf_row_buffer *buffer, const nf_ranks *ranks, const
 void nf_row_buffer_free(nf_row_buffer *buffer, const nf_allocator *allocator);
 
 /* `count` rows by their numbers into a buffer that has room. Own rows are numbered from 0 here. */
-nf_status nf_rows_read(const nf_rows *rows, const nf_ranks *ranks, size_t count, const size_t *row, double *x, double *context, double *weight);
+nf_status nf_rows_read(const nf_rows *rows, size_t count, const size_t *row, double *x, double *context, double *weight);
 
 /* Collective: every rank gets the rows that it asks for, wherever they are. With one rank it reads. */
 nf_status nf_rows_fetch(const nf_rows *rows, nf_ranks *ranks, nf_row_exchange *exchange, size_t count, const size_t *row, nf_row_buffer *out);

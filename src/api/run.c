@@ -1,10 +1,11 @@
 #include "api/run.h"
 
+#include <math.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "api/floating.h"
+#include "core/floating.h"
 #include "engine/tile_failure.h"
 
 size_t nf_gradient_slots(size_t tiles) { return tiles < GRADIENT_SLOTS ? tiles : GRADIENT_SLOTS; }
@@ -136,6 +137,7 @@ nf_status nf_run_end(const char *function, const nf_workspace *ws, const engine_
     const engine_bad *bad = &ws->bad;
     if (bad->count == 0)
         return NF_OK;
+    NF_CALL; /* the row's number may be anything */
     char more[48] = "";
     if (bad->count > 1)
         snprintf(more, sizeof more, " (%zu bad rows in all)", bad->count);
@@ -143,7 +145,7 @@ nf_status nf_run_end(const char *function, const nf_workspace *ws, const engine_
     case ROW_INPUT:
     case ROW_CONTEXT: {
         const char *name = bad->reason == ROW_INPUT ? input : "context";
-        if (bad->value - bad->value == 0)
+        if (isfinite(bad->value))
             return nf_fail(NF_ERR_ROWS, function, "%s[%zu][%zu] is %g, beyond the flow's precision%s", name, bad->first, bad->column,
                            bad->value, more);
         return nf_fail(NF_ERR_ROWS, function, "%s[%zu][%zu] is %s%s", name, bad->first, bad->column, say_number(bad->value), more);

@@ -2,6 +2,7 @@
 #include <math.h>
 
 #include "api/run.h"
+#include "core/floating.h"
 
 nf_status nf_check_instants(const char *function, double start, double end, size_t times, const double *t, bool *backward) {
     const double low = fmin(start, end), high = fmax(start, end);
@@ -37,6 +38,7 @@ static nf_status check(const char *function, const nf_cnf *cnf, const nf_workspa
 
 nf_status nf_cnf_trajectory(const nf_cnf *cnf, nf_workspace *given, size_t rows, const double *z, const double *context, size_t times,
                             const double *t, double *path) {
+    NF_CALL;
     bool backward = false;
     nf_status status = check(__func__, cnf, given, rows, z, context, times, t, path);
     if (status == NF_OK) {

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "core/floating.h"
+
 #define ALIGNMENT ((size_t)64)
 
 static void *from_malloc(void *user, size_t size) {
@@ -25,7 +27,9 @@ void *nf_allocate(const nf_allocator *allocator, size_t size) {
     size_t total;
     if (!nf_size_add(size, ALIGNMENT + sizeof(void *), &total))
         return NULL;
+    nf_call *lent = allocator->alloc == from_malloc ? NULL : nf_call_lend();
     unsigned char *raw = allocator->alloc(allocator->user, total);
+    nf_call_take_back(lent);
     if (!raw)
         return NULL;
     const uintptr_t first = (uintptr_t)(raw + sizeof(void *));
@@ -46,7 +50,9 @@ void nf_release(const nf_allocator *allocator, void *pointer) {
         return;
     void *raw;
     memcpy(&raw, (unsigned char *)pointer - sizeof raw, sizeof raw);
+    nf_call *lent = allocator->release == to_free ? NULL : nf_call_lend();
     allocator->release(allocator->user, raw);
+    nf_call_take_back(lent);
 }
 
 void nf_free(void *pointer) { free(pointer); }

@@ -1,0 +1,53 @@
+/*
+ * The floating-point environment: a call computes in the default one (round to nearest, nothing trapped, denormals kept) and
+ * leaves the caller's as it was, flags included.
+ */
+#ifndef NF_CORE_FLOATING_H
+#define NF_CORE_FLOATING_H
+
+#include <stdbool.h>
+
+#if defined(__x86_64__)
+#include <xmmintrin.h>
+/* The library's arithmetic is all SSE and AVX: its control word is all that matters, and costs nanoseconds. */
+typedef unsigned int nf_floating;
+static inline nf_floating nf_floating_enter(void) {
+    const nf_floating saved = _mm_getcsr();
+    _mm_setcsr(0x1F80); /* all exceptions masked, to nearest, denormals kept */
+    return saved;
+}
+static inline void nf_floating_leave(nf_floating saved) { _mm_setcsr(saved); }
+#else
+#include <fenv.h>
+typedef fenv_t nf_floating;
+static inline nf_floating nf_floating_enter(void) {
+    fenv_t saved;
+    fegetenv(&saved);
+    fesetenv(FE_DFL_ENV);
+    return saved;
+}
+static inline void nf_floating_leave(nf_floating saved) { fesetenv(&saved); }
+#endif
+
+/*
+ * A call that computes with the caller's numbers before or between its loops, or calls back: from NF_CALL, its first line, to wherever it returns it is in
+ * the default environment, so that no check of an argument can trap or leave a flag, and the caller's errno waits too. Calls may stand within calls; the outermost one
+ * counts. Calls that only check pointers and counts, and then run rows, do with the pair above.
+ */
+typedef struct nf_call {
+    nf_floating mode;
+    int error; /* errno */
+    bool outermost;
+} nf_call;
+
+void nf_call_begin(nf_call *call);
+void nf_call_end(nf_call *call);
+#define NF_CALL                                                                                                                            \
+    nf_call call_in_progress __attribute__((cleanup(nf_call_end)));                                                                        \
+    nf_call_begin(&call_in_progress)
+
+/* Around whatever is the caller's own, allocators too: it has the caller's mode, flags and errno, and what it does to the last two stays. */
+nf_call *nf_call_lend(void);
+void nf_call_take_back(nf_call *call);
+
+#endif
