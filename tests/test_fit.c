@@ -861,6 +861,17 @@ START_TEST(rows_without_weight_do_not_make_a_fit_diverge) {
     must_be(NF_ERR_ROWS, nf_fit(flow, ROWS, x, NULL, &config, NULL));
     all_finite(flow);
     free(weight);
+}
+END_TEST
+
+/* A held-out row without weight that the flow cannot map says so to the fit, which takes no notice. */
+START_TEST(a_fit_that_succeeds_says_nothing) {
+    double *x = gaussian_rows(1, ROWS), held_out[] = {0.31, -0.77, 1e200, 1.9};
+    const double weight[] = {1, 0};
+    nf_flow *flow = make_flow(NF_DOUBLE);
+    must(nf_fit(flow, ROWS, x, NULL,
+                NF_CONFIG(nf_fit_config, .epochs = 2, .validation_rows = 2, .validation_x = held_out, .validation_weight = weight), NULL));
+    ck_assert_str_eq(nf_last_error(), "");
     free(x);
     nf_flow_free(flow);
 }
@@ -990,6 +1001,7 @@ int main(void) {
     tcase_add_loop_test(wrong, what_diverges_is_not_kept, 0, 2);
     tcase_add_test(wrong, rows_without_weight_do_not_make_a_fit_diverge);
     tcase_add_test(wrong, rows_that_are_left_out_do_not_standardise);
+    tcase_add_test(wrong, a_fit_that_succeeds_says_nothing);
     tcase_add_test(wrong, bad_rows_are_left_out);
     tcase_add_test(wrong, bad_contexts_are_bad_rows);
     tcase_add_test(wrong, one_row_is_enough);

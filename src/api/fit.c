@@ -639,6 +639,8 @@ nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *cont
     f.report.seconds = now() - f.seconds_begun;
     if (report)
         nf_write_struct(report, &f.report, sizeof f.report);
+    if (status == NF_OK || status == NF_STOPPED)
+        nf_clear_error(); /* what a call within said about held-out rows that do not count */
     if (status == NF_OK && f.report.bad_rows)
         status = nf_fail(NF_ERR_ROWS, __func__, "%zu of %zu rows are not finite and were left out", f.report.bad_rows, f.data.total);
     release(&f);

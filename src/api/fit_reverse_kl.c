@@ -421,7 +421,10 @@ static nf_status run_all(kl_fit *f) {
     if (f->cut || (status != NF_OK && status != NF_STOPPED))
         return status;
     const nf_status evaluated = evaluate(f);
-    return evaluated == NF_OK ? status : evaluated;
+    if (evaluated != NF_OK)
+        return evaluated;
+    nf_clear_error(); /* what a call within said about samples that are left out */
+    return status;
 }
 
 static nf_status run(kl_fit *f) {
