@@ -869,9 +869,11 @@ START_TEST(a_fit_that_succeeds_says_nothing) {
     double *x = gaussian_rows(1, ROWS), held_out[] = {0.31, -0.77, 1e200, 1.9};
     const double weight[] = {1, 0};
     nf_flow *flow = make_flow(NF_DOUBLE);
+    nf_fit_report report = {.struct_size = sizeof report};
     must(nf_fit(flow, ROWS, x, NULL,
-                NF_CONFIG(nf_fit_config, .epochs = 2, .validation_rows = 2, .validation_x = held_out, .validation_weight = weight), NULL));
+                NF_CONFIG(nf_fit_config, .epochs = 2, .validation_rows = 2, .validation_x = held_out, .validation_weight = weight), &report));
     ck_assert_str_eq(nf_last_error(), "");
+    ck_assert(isfinite(report.validation_loss) && report.best_epoch > 0);
     free(x);
     nf_flow_free(flow);
 }

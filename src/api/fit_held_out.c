@@ -97,7 +97,7 @@ static nf_status validation_round(fit *f, size_t first, size_t chunk, double *lo
         const double *all = f->all_outcomes + q * (1 + 2 * pairs);
         failed = failed || all[0] != 0.0;
         for (size_t i = 0; i < pairs; i++) {
-            if (all[2 + 2 * i] < 0.0)
+            if (!(all[2 + 2 * i] > 0.0)) /* a row without weight may have any value, also none */
                 continue;
             *loss_sum += all[2 + 2 * i] * all[1 + 2 * i];
             *weight_sum += all[2 + 2 * i];
