@@ -488,7 +488,7 @@ typedef struct nf_optimizer_config {
     double epsilon;       /* default 1e-8 */
     double weight_decay;  /* default 0 */
     double momentum;      /* default 0 */
-    double clip_norm;     /* the gradient is scaled down to this 2-norm; default 0: off */
+    double clip_norm;     /* the gradient is scaled by min(1, clip_norm / (its 2-norm + 1e-6)); default 0: off */
     const nf_allocator *allocator;
 } nf_optimizer_config;
 

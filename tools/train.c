@@ -224,7 +224,7 @@ int nflow_train(int count, char **words) {
         {"output", 'o', OPTION_TEXT, &o.output, "MODEL", "where to save the model: a .safetensors file"},
         {"flow", 'F', OPTION_CHOICE, &o.flow, TRAIN_FLOWS, "kind of flow; default realnvp"},
         {"layers", 'l', OPTION_COUNT, &o.layers, "N", "couplings (default 8), or planar or radial layers (default 32); not for cnf"},
-        {"hidden", 'H', OPTION_TEXT, &o.hidden, "WxN", "nets with N hidden layers of width W; default 64x2"},
+        {"hidden", 'H', OPTION_TEXT, &o.hidden, "WxN", "nets with N hidden layers of width W; default 64x2, for cnf of one or two columns 24x4"},
         {"columns", 0, OPTION_TEXT, &o.columns, "LIST", "columns to model, as names or numbers: a,b or 1,3-5; default: all others"},
         {"context-columns", 'c', OPTION_TEXT, &o.context_columns, "LIST",
          "columns to condition on: the flow models the others given these"},

@@ -415,7 +415,7 @@ static void rank_rows(nf_diagnosis *d, double *ranks) {
         for (size_t i = 0; i < dim; i++) {
             double below = nf_sequence_uniform(&d->random);
             for (size_t k = 0; k < RANKED; k++)
-                below += isnan(x[k * dim + i]) ? NAN : x[k * dim + i] < d->x[r * dim + i];
+                below += isnan(x[k * dim + i]) ? (double)NAN : (double)(x[k * dim + i] < d->x[r * dim + i]);
             ranks[i * n + r] = below / (RANKED + 1);
         }
     }

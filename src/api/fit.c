@@ -141,6 +141,10 @@ static nf_status measure_columns(fit *f) {
     nf_moments *columns = nf_allocate_zeroed(&f->allocator, dim * sizeof *columns);
     nf_status status = columns ? NF_OK : nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu columns", dim);
     status = nf_ranks_agree(&f->ranks, status);
+    if (status != NF_OK || !columns) {
+        nf_release(&f->allocator, columns);
+        return status;
+    }
     for (size_t first = 0; status == NF_OK && first < f->training_rows; first += step) {
         const size_t left = f->training_rows - first, most = left < step ? left : step, rows = f->ranks.rank == 0 ? most : 0;
         for (size_t i = 0; i < rows; i++)
@@ -284,9 +288,9 @@ static nf_status run_wave(void *user, const nf_wave *wave, nf_shard_sum *sums, n
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
     double good = 0;
+    weigh_rows(b, wave, sums);
     for (size_t i = 0; i < wave->count; i++)
         good += sums[i].weight;
-    weigh_rows(b, wave, sums);
     sum->bad_rows += (double)f->workspace->stats.bad_rows;
     sum->finite_rows += good > 0.0 || any_row_counts(b, wave);
     sum->evaluations += (double)f->workspace->stats.rhs_evaluations;
