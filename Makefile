@@ -175,7 +175,7 @@ check-now: check-once
 check-once: all tests examples $(FUZZ_FILES)
 	@sh scripts/run-tests.sh $(TEST_PROGRAMS)
 	@for t in $(FUZZ_ALL); do $(BUILD)/tests/fuzz/files_$$t tests/fuzz/seeds/$$t tests/fuzz/findings/$$t || exit 1; done
-	@sh scripts/run-examples.sh $(abspath $(BUILD))/examples
+	@sh scripts/run-examples.sh '$(abspath $(BUILD))/examples'
 	@$(MAKE) --no-print-directory check-nflow
 
 # ---- examples
@@ -324,6 +324,7 @@ install: all ## into PREFIX (DESTDIR is put before it)
 	$(INSTALL) -m 755 $(SHARED) $(DESTDIR)$(LIBDIR)/libnflow.so.$(VERSION)
 	ln -sf libnflow.so.$(VERSION) $(DESTDIR)$(LIBDIR)/libnflow.so.$(SOVERSION)
 	ln -sf libnflow.so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libnflow.so
+	@rm -f $(BUILD)/installed.pc # it may be root's
 	$(call pc,$(PREFIX),$(LIBDIR),$(INCLUDEDIR)) > $(BUILD)/installed.pc
 	$(INSTALL) -m 644 $(BUILD)/installed.pc $(DESTDIR)$(LIBDIR)/pkgconfig/libnflow.pc
 

@@ -17,6 +17,7 @@ install-bindings:
 	$(INSTALL) -d $(DESTDIR)$(INCLUDEDIR) $(DESTDIR)$(CMAKEDIR) $(DESTDIR)$(DATADIR)/nflow
 	$(INSTALL) -m 644 bindings/cpp/nflow.hpp $(DESTDIR)$(INCLUDEDIR)/nflow.hpp
 	$(INSTALL) -m 644 bindings/fortran/nflow.f90 bindings/python/nflow.py tools/import/export_torch.py $(DESTDIR)$(DATADIR)/nflow
+	@rm -f $(BUILD)/nflow-config.cmake $(BUILD)/nflow-config-version.cmake # which may be root's
 	$(call config,nflow-config.cmake) > $(BUILD)/nflow-config.cmake
 	$(call config,nflow-config-version.cmake) > $(BUILD)/nflow-config-version.cmake
 	$(INSTALL) -m 644 $(BUILD)/nflow-config.cmake $(BUILD)/nflow-config-version.cmake $(DESTDIR)$(CMAKEDIR)

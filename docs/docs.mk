@@ -14,12 +14,12 @@ docs: ## the reference of the headers, with Doxygen; a warning is an error
 	@echo "$(BUILD)/docs/html/index.html"
 
 check-house: all ## the drawing of the architecture against what src/ includes and links
-	@sh scripts/check-house.sh $(abspath $(BUILD))
+	@sh scripts/check-house.sh '$(abspath $(BUILD))'
 
 # About a minute once the library is built.
 check-docs: docs check-house ## run every code block of README and docs/, check links, targets, the drawn house, man pages and the reference
 	@CC='$(CC)' sh scripts/deps.sh demo
-	@CC='$(CC)' sh scripts/check-docs.sh $(abspath $(BUILD))
+	@CC='$(CC)' sh scripts/check-docs.sh '$(abspath $(BUILD))'
 
 $(BUILD)/docs/gallery: docs/gallery/gallery.c $(BUILD)/examples/toy.o $(BUILD)/examples/energies.o $(STATIC)
 	@mkdir -p $(@D)

@@ -464,7 +464,8 @@ NF_API nf_status nf_grad_flow_matching(const nf_flow *flow, nf_workspace *ws, nf
 
 /*
  * Vector-Jacobian products of the two maps: from cotangents of the output and of the log_det (NULL: zeros) to the cotangents of the input and the
- * context (overwritten; NULL: not wanted), and to the parameters (added to `gradient`; NULL: not wanted).
+ * context (overwritten; NULL: not wanted), and to the parameters (added to `gradient`; NULL: not wanted). A row of which a cotangent of input or context is beyond
+ * the numbers is found to be bad only when its part of the parameters' is there already.
  */
 NF_API nf_status nf_forward_vjp(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *z, const double *context,
                                 const double *grad_x, const double *grad_log_det, double *grad_z, double *grad_context,

@@ -81,17 +81,21 @@ status 1 train missing.csv -o m.safetensors :: missing.csv: No such file or dire
 status 1 train moons.csv -o missing/m.safetensors :: make the folder first
 mkdir folder locked
 status 1 train moons.csv -o folder :: 'folder: this is a folder'
-long=$(printf '%0250d' 0)
+long=$(printf '%0256d' 0)
 status 1 train moons.csv -o "$long" :: 'File name too long: the model could not be saved there'
+ln -s nowhere/m.safetensors astray
+status 1 train moons.csv -o astray :: 'No such file or directory: the model could not be saved there'
 : >locked/m.safetensors
 chmod 666 locked/m.safetensors
 chmod 555 locked
 chmod 755 .
 as=
 if [ "$(id -u)" -eq 0 ]; then as='setpriv --reuid 65534 --regid 65534 --clear-groups'; fi
-if $as test -x "$nflow" 2>/dev/null; then # and nothing may be made in the folder, whatever may be written in it
-    $as "$nflow" train moons.csv -o locked/m.safetensors >output 2>errors
-    if [ $? -eq 1 ] && grep -q 'locked/m.safetensors: Permission denied: the model could' errors; then pass; else fail "a folder without permission is not noticed"; fi
+if $as test -x "$nflow" 2>/dev/null; then # a file that can be written in a folder where none can be made, and a new one
+    $as "$nflow" train moons.csv -e 1 -q -o locked/m.safetensors >output 2>errors
+    if [ $? -eq 0 ] && [ -s locked/m.safetensors ]; then pass; else fail "a file in a locked folder is not written"; fi
+    $as "$nflow" train moons.csv -o locked/new.safetensors >output 2>errors
+    if [ $? -eq 1 ] && grep -q 'locked/new.safetensors: Permission denied: the model could' errors; then pass; else fail "a folder without permission is not noticed"; fi
 fi
 chmod 755 locked
 status 2 train moons.csv -o m.safetensors --flow glow :: one of realnvp
@@ -354,7 +358,7 @@ done
 status 0 sample realnvp.safetensors -n 7 -o keep.csv
 lines 8 keep.csv
 if [ "$(ls -l keep.csv | cut -c1-10)" = -rw-r----- ]; then pass; else fail "a table has another mode"; fi
-mkdir folder
+mkdir -p folder
 ln -s folder/real.csv link.csv
 for rows in 1 2; do # the link leads nowhere, and then to a file
     status 0 sample realnvp.safetensors -n $rows -o link.csv
@@ -368,6 +372,8 @@ if cmp -s realnvp.safetensors folder/real.safetensors; then fail "a model is not
 if [ -e /dev/stdout ] && [ -e /dev/fd/1 ]; then
     (echo first && "$nflow" sample realnvp.safetensors -n 2 -o /dev/stdout) >output 2>errors
     lines 4 output
+    status 0 train moons.csv -e 1 -q -o /dev/fd/3 3>open.safetensors
+    status 0 info open.safetensors
     "$nflow" sample realnvp.safetensors -n 2 -o /dev/fd/3 3>output 2>errors
     lines 3 output
     "$nflow" sample realnvp.safetensors -n 2 -o /dev/stdout 2>errors | cat >output

@@ -265,6 +265,36 @@ START_TEST(patience_is_part_of_the_state) {
 }
 END_TEST
 
+/* A held-out row that counts, and that the flow cannot map: no loss is known, and patience counts the epochs all the same. */
+START_TEST(no_held_out_loss_is_part_of_the_state) {
+    double *x = new_rows(1), far[] = {1e300, 1.0};
+    nf_fit_config config = config_of(0);
+    config.epochs = 12;
+    config.patience = 6;
+    config.validation_rows = 1;
+    config.validation_x = far;
+    outcome whole = run(0, &config, x);
+    ck_assert(isnan(whole.report.validation_loss) && whole.report.epochs_run == 6 && whole.report.best_epoch == 0);
+    for (size_t epoch = 3; epoch <= 6; epoch += 3) {
+        set_path();
+        config.checkpoint = path;
+        config.progress = stop_at;
+        config.progress_user = &epoch;
+        nf_flow *flow = flow_of(0);
+        must_be(NF_STOPPED, nf_fit(flow, ROWS, x, NULL, &config, NULL));
+        nf_flow_free(flow);
+        config.progress = NULL;
+        outcome resumed = run(0, &config, x);
+        same_outcome(&resumed, &whole);
+        free(resumed.parameters);
+        config.checkpoint = NULL;
+        drop_path();
+    }
+    free(whole.parameters);
+    free(x);
+}
+END_TEST
+
 /* The flow that resumes may have any parameters: those of the file hold. */
 START_TEST(parameters_come_from_the_file) {
     double *x = new_rows(1);
@@ -485,6 +515,7 @@ int main(void) {
     tcase_add_loop_test(same, a_killed_fit_resumes_to_the_same_bits, 0, KINDS);
     tcase_add_test(same, the_last_checkpoint_has_the_same_bytes);
     tcase_add_test(same, patience_is_part_of_the_state);
+    tcase_add_test(same, no_held_out_loss_is_part_of_the_state);
     tcase_add_test(same, parameters_come_from_the_file);
     tcase_add_test(other, refuses_the_checkpoint_of_another_fit);
     tcase_add_test(damage, damage_is_seen);

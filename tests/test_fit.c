@@ -861,6 +861,8 @@ START_TEST(rows_without_weight_do_not_make_a_fit_diverge) {
     must_be(NF_ERR_ROWS, nf_fit(flow, ROWS, x, NULL, &config, NULL));
     all_finite(flow);
     free(weight);
+    free(x);
+    nf_flow_free(flow);
 }
 END_TEST
 

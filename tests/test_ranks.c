@@ -76,7 +76,7 @@ typedef struct task {
     enum kind kind;
     enum spread spread;
     nf_fit_config config;
-    bool weighted, held_out, by_callback;
+    bool weighted, held_out, by_callback, first_alone_weighs;
     uint64_t seed[MOST_RANKS]; /* of the flow that rank brings; all 0: 3 */
     const nf_allocator *allocator[MOST_RANKS];
     nf_fit_config *own[MOST_RANKS]; /* in place of config */
@@ -117,7 +117,7 @@ static nf_status fit_on(void *user, const nf_comm *comm, char line[LINE]) {
     c.threads = 1 + (size_t)rank % 2;
     c.objective = t->kind == MATCHING || t->kind == PAIRED ? NF_OBJECTIVE_FLOW_MATCHING : NF_OBJECTIVE_LIKELIHOOD;
     c.pairing = t->kind == PAIRED ? NF_PAIRING_OPTIMAL : NF_PAIRING_INDEPENDENT;
-    if (t->weighted && !c.weight)
+    if (t->weighted && !c.weight && !(t->first_alone_weighs && rank > 0))
         c.weight = t->d->weight + first;
     if (t->held_out && held_rows) {
         c.validation_rows = held_rows;
@@ -210,6 +210,22 @@ START_TEST(bits_do_not_depend_on_ranks) {
     fit_alone(t);
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
         fit_on_ranks(t, &(rank_options){.size = sizes[i], .first_version = i % 2 == 0}, (enum spread)(i % SPREADS));
+    free(t);
+    free(d);
+}
+END_TEST
+
+/* A rank without weights has weights of 1, whatever the size of the others'. */
+START_TEST(a_rank_without_weights_weighs_1) {
+    data *d = new_data();
+    task *t = new_bytes(sizeof *t);
+    for (size_t i = 0; i < ROWS; i++)
+        d->weight[i] = i < ROWS / 2 ? ldexp(d->weight[i], 20) : 1.0;
+    *t = new_task(d, COUPLINGS);
+    t->weighted = true;
+    fit_alone(t);
+    t->first_alone_weighs = true;
+    fit_on_ranks(t, &(rank_options){.size = 2}, EVEN);
     free(t);
     free(d);
 }
@@ -818,6 +834,7 @@ int main(void) {
     tcase_add_checked_fixture(bits, NULL, drop_path);
     tcase_add_loop_test(bits, bits_do_not_depend_on_ranks, 0, KINDS);
     tcase_add_test(bits, bits_do_not_depend_on_who_has_the_rows);
+    tcase_add_test(bits, a_rank_without_weights_weighs_1);
     tcase_add_test(bits, a_callback_gives_the_bits_of_arrays);
     tcase_add_test(bits, many_shards);
     tcase_add_test(bits, fast_mode_is_close);

@@ -75,11 +75,11 @@ static bool match_left(const model *m, const table *t, const size_t *x, size_t x
     return *left == m->context_dim;
 }
 
-static _Noreturn void refuse_columns(const model *m, const table *t) {
+static _Noreturn void refuse_columns(const model *m, const table *t, bool choice) {
     if (m->context_dim > 0)
         die("%s: it has %zu columns, and %s takes %zu and %zu of context", t->path, t->data.columns, m->path, m->dim, m->context_dim);
-    die("%s: it has %zu column%s, and %s takes %zu; say which with --columns", t->path, t->data.columns, t->data.columns == 1 ? "" : "s",
-        m->path, m->dim);
+    die("%s: it has %zu column%s, and %s takes %zu%s", t->path, t->data.columns, t->data.columns == 1 ? "" : "s", m->path, m->dim,
+        choice ? "; say which with --columns" : "");
 }
 
 static void take_given(const model *m, const table *t, const char *option, const char *list, size_t wanted, size_t *index) {
@@ -99,25 +99,25 @@ static bool choose_x(const model *m, const table *t, const rows_options *o, size
         take_given(m, t, "--columns", o->columns, m->dim, index);
         return false;
     }
-    if (m->named && match_names(t, m->names, m->dim, "--columns", index))
+    if (m->named && match_names(t, m->names, m->dim, o->by_name_only ? NULL : "--columns", index))
         return false;
     if (m->named && t->data.names)
-        die("%s: there is no column \"%s\", which %s was trained on; say which columns to take with --columns", t->path,
-            m->names[index[0]], m->path);
+        die("%s: there is no column \"%s\", which %s was trained on%s", t->path, m->names[index[0]], m->path,
+            o->by_name_only ? "" : "; say which columns to take with --columns");
     if (!match_places(m, t, 0, m->dim, index))
-        refuse_columns(m, t);
+        refuse_columns(m, t, !o->by_name_only);
     return true;
 }
 
 /* As given, by name, by place where the data's columns are, and else what is left of the table. */
-static void choose_context(const model *m, const table *t, const char *given, bool by_place, const size_t *x, size_t x_columns,
+static void choose_context(const model *m, const table *t, const rows_options *o, bool by_place, const size_t *x, size_t x_columns,
                            size_t *context) {
     size_t left;
-    if (given) {
-        take_given(m, t, "--context-columns", given, m->context_dim, context);
+    if (o->context_columns) {
+        take_given(m, t, "--context-columns", o->context_columns, m->context_dim, context);
         return;
     }
-    const char *option = x_columns > 0 ? "--context-columns" : NULL; /* there is none for a table of contexts */
+    const char *option = x_columns > 0 && !o->by_name_only ? "--context-columns" : NULL; /* there is none for a table of contexts */
     if (m->context_named && match_names(t, m->context_names, m->context_dim, option, context))
         return;
     if (m->context_named && t->data.names)
@@ -128,9 +128,9 @@ static void choose_context(const model *m, const table *t, const char *given, bo
     if (match_left(m, t, x, x_columns, context, &left))
         return;
     if (x_columns == 0)
-        refuse_columns(m, t);
-    die("%s: %zu columns are left for the context, and %s takes %zu: say which with --context-columns", t->path, left, m->path,
-        m->context_dim);
+        refuse_columns(m, t, false);
+    die("%s: %zu columns are left for the context, and %s takes %zu%s", t->path, left, m->path, m->context_dim,
+        option ? ": say which with --context-columns" : "");
 }
 
 /* Columns by name where both sides have names, else by place: x first, then the context. */
@@ -141,7 +141,7 @@ static void choose_columns(const model *m, const table *t, const rows_options *o
         die_usage("--context-columns: %s takes no context", m->path);
     if (m->context_dim == 0)
         return;
-    choose_context(m, t, o->context_columns, by_place, index, x_columns, index + x_columns);
+    choose_context(m, t, o, by_place, index, x_columns, index + x_columns);
     char room[32];
     for (size_t i = x_columns; i < x_columns + m->context_dim; i++)
         if (holds(index, x_columns, index[i]))

@@ -59,6 +59,7 @@ typedef struct model_rows {
 typedef struct rows_options {
     const char *columns, *context_columns; /* --columns, --context-columns: over the names; NULL: not given */
     bool drop_missing;
+    bool by_name_only; /* neither option is the command's: messages do not speak of them */
 } rows_options;
 
 void model_read_rows(const model *m, const char *path, const rows_options *options, bool with_x, model_rows *rows);

@@ -1,6 +1,7 @@
 /* Writing beside, and renaming. */
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -54,7 +55,10 @@ static bool is_written_at_once(const char *path, bool exists, const struct stat 
     return exists ? !S_ISREG(s->st_mode) : lstat(path, &link) == 0;
 }
 
-static bool open_beside(output *o, const char *path, bool exists) {
+/* `in_place`: how a file is opened whose folder takes no new one. */
+static bool open_beside(output *o, const char *path, bool exists, const char *in_place) {
+    if (!exists && access(path, F_OK) != 0 && errno != ENOENT) /* such as too long a name, which the temporary one is not */
+        return false;
     o->place = exists ? realpath(path, NULL) : copy_text(path);
     if (!o->place || (exists && access(path, W_OK) != 0))
         return false;
@@ -75,7 +79,7 @@ static bool open_beside(output *o, const char *path, bool exists) {
     o->temporary = NULL;
     errno = error;
     /* A folder may take no new file and have one that can be written. */
-    return exists && (error == EACCES || error == EPERM) && (o->file = fopen(path, "wb")) != NULL;
+    return exists && (error == EACCES || error == EPERM) && (o->file = fopen(path, in_place)) != NULL;
 }
 
 bool output_open(output *o, const char *path) {
@@ -91,12 +95,47 @@ bool output_open(output *o, const char *path) {
         o->file = fopen(path, "wb");
         return o->file != NULL;
     }
-    if (open_beside(o, path, exists))
+    if (open_beside(o, path, exists, "wb"))
         return true;
     const int error = errno;
     free(o->place);
     errno = error;
     return false;
+}
+
+/* What a link leads to that leads nowhere: made, and removed. */
+static bool can_be_made(const char *path) {
+    const int file = open(path, O_WRONLY | O_CREAT, 0600);
+    if (file < 0)
+        return false;
+    close(file);
+    char *made = realpath(path, NULL);
+    if (made)
+        unlink(made);
+    free(made);
+    return true;
+}
+
+bool output_possible(const char *path) {
+    struct stat s;
+    output o = {.name = path};
+    const bool exists = stat(path, &s) == 0;
+    if (exists && is_standard_output(&s))
+        return true;
+    if (is_written_at_once(path, exists, &s))
+        return exists ? access(path, W_OK) == 0 : can_be_made(path);
+    const bool possible = open_beside(&o, path, exists, "r+b");
+    const int error = errno;
+    if (possible)
+        fclose(o.file);
+    if (o.temporary) {
+        unlink(o.temporary);
+        finish();
+    }
+    free(o.temporary);
+    free(o.place);
+    errno = error;
+    return possible;
 }
 
 /* With the mode of the old file, or that of a new one, and on the disk before it has its name. */

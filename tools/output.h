@@ -20,6 +20,9 @@ typedef struct output {
 /* NULL or "-": the standard output. False, and errno, when it cannot be written there. */
 bool output_open(output *o, const char *path);
 
+/* Whether output_open would succeed now; nothing is changed. False: and errno. */
+bool output_possible(const char *path);
+
 /* False, and errno, when not all could be written: then the old file, or none, is where it was. */
 bool output_close(output *o);
 

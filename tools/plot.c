@@ -353,6 +353,7 @@ int nflow_plot(int count, char **words) {
     if (o.kind == SCENE_CURVE) {
         gather_curve(&g);
     } else {
+        g.e.choice.by_name_only = true; /* --columns chooses what is drawn */
         if (data)
             evaluation_read(&g.e, data);
         gather_points(&g, &o);

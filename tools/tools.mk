@@ -31,7 +31,7 @@ $(BUILD)/tests/test_tool_%: $(BUILD)/tests/test_tool_%.o $(BUILD)/tests/support.
 	$(CC) $(EXTRA) $(LDFLAGS) $^ $(TEST_LIBS) -o $@
 
 check-nflow: $(NFLOW) ## the built command, used as a user would
-	@sh tests/check_nflow.sh $(abspath $(NFLOW))
+	@sh tests/check_nflow.sh '$(abspath $(NFLOW))'
 
 install: install-tools
 install-tools: $(NFLOW)

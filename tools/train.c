@@ -9,10 +9,12 @@
 #include <unistd.h>
 
 #include "evaluate.h"
+#include "output.h"
 #include "progress.h"
 #include "train.h"
 
-#define NOTICED 0.1 /* nats */
+#define NOTICED 0.1   /* nats */
+#define MOST_OFF 10.0 /* nats that one row may add to the average */
 
 static void add_number(json_t *object, const char *key, double value) {
     if (json_object_set_new(object, key, isfinite(value) ? json_real(value) : json_null()) != 0)
@@ -54,7 +56,7 @@ static json_t *training_record(const train_options *o, const train_data *d, cons
     return t;
 }
 
-/* A fit that cannot be saved should not begin: a file is made as model_save will make one, and removed. */
+/* A fit that cannot be saved should not begin. */
 static void check_output(const char *path) {
     struct stat place;
     if (strcmp(path, "-") == 0)
@@ -64,20 +66,10 @@ static void check_output(const char *path) {
     if (access(folder, F_OK) != 0)
         die("%s: %s: make the folder first", folder, strerror(errno));
     free(folder);
-    const bool there = stat(path, &place) == 0;
-    if (there && S_ISDIR(place.st_mode))
+    if (stat(path, &place) == 0 && S_ISDIR(place.st_mode))
         die("%s: this is a folder: give the model a name in it", path);
-    if (there && access(path, W_OK) != 0)
+    if (!output_possible(path))
         die("%s: %s: the model could not be saved there", path, strerror(errno));
-    if (there && !S_ISREG(place.st_mode)) /* a device or a pipe is written to */
-        return;
-    char *temporary = new_text("%s.XXXXXX", path);
-    const int file = mkstemp(temporary);
-    if (file < 0)
-        die("%s: %s: the model could not be saved there", path, strerror(errno));
-    close(file);
-    unlink(temporary);
-    free(temporary);
 }
 
 static const char *why_it_ended(const nf_fit_report *report) {
@@ -141,19 +133,26 @@ static nf_flow *finish(nf_flow *flow, const train_options *o, const train_data *
     if (o->precision != PRECISION_SINGLE)
         return train_finish(flow, o, d);
     double *fitted = train_fitted_log_prob(flow, d), nll = 0, off = 0, weights = 0;
+    size_t lost = 0;
     flow = train_finish(flow, o, d);
     double *saved = train_saved_log_prob(flow, d);
     for (size_t r = 0; r < d->sample.rows; r++) {
         const double weight = d->sample.weight ? d->sample.weight[r] : 1.0;
-        if (weight > 0.0) {
-            nll -= weight * saved[r];
-            off += weight * fabs(saved[r] - fitted[r]);
-            weights += weight;
+        if (!(weight > 0.0) || !isfinite(fitted[r])) /* the fit left it out, too */
+            continue;
+        if (!isfinite(saved[r])) {
+            lost++;
+            continue;
         }
+        nll -= weight * saved[r];
+        off += weight * fmin(fabs(saved[r] - fitted[r]), MOST_OFF);
+        weights += weight;
     }
-    if (d->held_out > 0 && !o->matching)
+    if (weights > 0.0 && d->held_out > 0 && !o->matching)
         report->best_loss = nll / weights;
-    if (!(off / weights < NOTICED))
+    if (lost > 0)
+        warn("%zu of %zu rows are out of the saved model's reach in single precision", lost, d->sample.rows);
+    if (weights > 0.0 && off / weights >= NOTICED)
         warn("in the saved model, in single precision, the log densities of rows are %.3g off on average: columns lie too far from 0 for "
              "their spread; shift them, or leave out --precision single",
              off / weights);

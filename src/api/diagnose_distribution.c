@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "api/diagnose.h"
+#include "core/moments.h"
 
 /* Ranks are among this many samples a row of data; slices beside the axes; centres of the mixture for importance sampling; permutations at the most. */
 enum { RANKED = 63, SLICES = 32, CENTRES = 256, MOST_PERMUTATIONS = 100000 };
@@ -325,10 +326,18 @@ static bool fill_pairs(const nf_diagnosis *d, const double *samples, double *pai
             mean += pairs[p * width + i] / (double)(2 * n);
         for (size_t p = 0; p < 2 * n; p++)
             square += (pairs[p * width + i] - mean) * (pairs[p * width + i] - mean) / (double)(2 * n);
-        if (!isfinite(square))
+        double sd = sqrt(square);
+        if (!isfinite(square)) { /* a column may be wide */
+            nf_moments m = {0, 0, 0, 0, 0};
+            for (size_t p = 0; p < 2 * n; p++)
+                nf_moments_add(&m, pairs[p * width + i]);
+            mean = m.mean;
+            sd = nf_moments_sd(&m);
+        }
+        if (!isfinite(mean) || !isfinite(sd))
             return false;
         for (size_t p = 0; p < 2 * n; p++)
-            pairs[p * width + i] = square > 0 ? (pairs[p * width + i] - mean) / sqrt(square) : 0;
+            pairs[p * width + i] = sd > 0 ? (pairs[p * width + i] - mean) / sd : 0;
     }
     return true;
 }

@@ -77,6 +77,7 @@ static nf_status write_bytes(const nf_flow *flow, const nf_allocator *allocator,
 }
 
 nf_status nf_flow_save_memory(const nf_flow *flow, void **bytes, size_t *size) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "bytes", bytes);
     if (status == NF_OK)
@@ -281,6 +282,7 @@ static nf_status read_bytes(const void *bytes, size_t size, const nf_allocator *
 }
 
 static nf_status load_memory(const char *function, const void *bytes, size_t size, nf_flow **flow, const nf_allocator *allocator) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(function, "flow", flow);
     if (status == NF_OK)
@@ -360,6 +362,7 @@ nf_status nf_read_file(const char *path, const nf_allocator *allocator, unsigned
 }
 
 static nf_status load_file(const char *function, const char *path, nf_flow **flow, const nf_allocator *given) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(function, "flow", flow);
     if (status == NF_OK)
@@ -479,6 +482,7 @@ nf_status nf_save_atomic(const char *path, const nf_allocator *allocator, const 
 }
 
 nf_status nf_flow_save(const nf_flow *flow, const char *path) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status == NF_OK)

@@ -563,7 +563,11 @@ static nf_status begin(fit *f) {
     memcpy(f->best, f->flow->theta, bytes);
     memcpy(f->average, f->best, bytes);
     f->best_loss = INFINITY;
-    return begin_checkpoints(f);
+    status = begin_checkpoints(f);
+    double loss;
+    if (status == NF_OK && f->first_epoch > 0 && isnan(f->report.validation_loss))
+        status = nf_fit_validate(f, &loss); /* whether any held-out row counts, which NaN does not tell */
+    return status;
 }
 
 static nf_status run(fit *f) {

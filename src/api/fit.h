@@ -43,7 +43,7 @@ typedef struct nf_fitting {
     nf_checkpoint *checkpoint;      /* NULL: none, or none on this rank */
     uint64_t data_sum;              /* of all data, where rank 0 has checkpoints */
 
-    bool validates; /* some held-out row counts: it is a number and has weight; known after an epoch */
+    bool validates; /* some held-out row counts: it is a number and has weight; known after an epoch, and where a checkpoint is taken up */
     nf_fit_report report;
     size_t first_epoch; /* of this call: 0, or where the checkpoint left off */
     double best_loss, last_norm, seconds_begun;

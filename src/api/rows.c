@@ -23,7 +23,7 @@ nf_status nf_rows_begin(nf_rows *rows, nf_ranks *ranks) {
     rows->total = rows->own;
     rows->given = given;
     rows->weighted = rows->weight != NULL;
-    double largest = rows->weight ? nf_largest_weight(rows->own, rows->weight) : 0.0;
+    double largest = rows->weight ? nf_largest_weight(rows->own, rows->weight) : rows->own > 0; /* 1 each, beside ranks that have weights */
     rows->weight_scale = nf_weight_scale(largest);
     if (ranks->size == 1)
         return NF_OK;
@@ -91,7 +91,7 @@ static nf_status call_reader(const nf_rows *rows, size_t count, const size_t *ro
 
 static void read_weights(const nf_rows *rows, size_t count, const size_t *row, double *weight) {
     for (size_t i = 0; i < count; i++) {
-        const double scaled = rows->weight ? rows->weight[row[i]] * rows->weight_scale : 1.0;
+        const double scaled = (rows->weight ? rows->weight[row[i]] : 1.0) * rows->weight_scale;
         weight[i] = scaled < rows->least_weight ? 0.0 : scaled;
     }
 }

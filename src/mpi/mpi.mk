@@ -39,6 +39,7 @@ install-mpi: install mpi ## libnflow and libnflow_mpi into PREFIX
 	    $(INSTALL) -m 755 $(call mpi_shared,$(m)) $(DESTDIR)$(LIBDIR); \
 	    ln -sf libnflow_mpi_$(m).so.$(VERSION) $(DESTDIR)$(LIBDIR)/libnflow_mpi_$(m).so.$(SOVERSION); \
 	    ln -sf libnflow_mpi_$(m).so.$(SOVERSION) $(DESTDIR)$(LIBDIR)/libnflow_mpi_$(m).so; \
+	    rm -f $(BUILD)/nflow-mpi-$(m).pc; \
 	    $(call mpi_pc,$(m),$(PREFIX),$(LIBDIR),$(INCLUDEDIR)) > $(BUILD)/nflow-mpi-$(m).pc; \
 	    $(INSTALL) -m 644 $(BUILD)/nflow-mpi-$(m).pc $(DESTDIR)$(LIBDIR)/pkgconfig;)
 
