@@ -486,7 +486,7 @@ typedef struct nf_optimizer_config {
     int reserved;
     double learning_rate; /* default 1e-3 */
     double beta1, beta2;  /* defaults .9 and .999; negative: 0 */
-    double epsilon;       /* default 1e-8 */
+    double epsilon;       /* default 1e-8; at least the smallest normal number, so that no gradient makes no step */
     double weight_decay;  /* default 0 */
     double momentum;      /* default 0 */
     double clip_norm;     /* the gradient is scaled by min(1, clip_norm / (its 2-norm + 1e-6)); default 0: off */

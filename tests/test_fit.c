@@ -802,7 +802,7 @@ static void all_finite(const nf_flow *flow) {
 /* A rate that throws the parameters far away: the fit says so, and the flow has those of its best epoch. */
 START_TEST(what_is_not_finite_never_reaches_the_parameters) {
     double *x = gaussian_rows(1, ROWS);
-    const double rates[] = {1e3, 1e8, 1e100, 1e300};
+    const double rates[] = {1e3, 1e8, _i ? 1e20 : 1e100, _i ? 1e38 : 1e300};
     for (size_t k = 0; k < 4; k++) {
         nf_flow *flow = make_flow(_i ? NF_SINGLE : NF_DOUBLE);
         const nf_optimizer_config wild = {.struct_size = sizeof wild, .kind = NF_SGD, .learning_rate = rates[k]};
@@ -842,6 +842,67 @@ START_TEST(what_diverges_is_not_kept) {
     free(after);
     free(x);
     nf_flow_free(flow);
+}
+END_TEST
+
+/* The last steps are shown by no batch: parameters that are none are not kept. */
+START_TEST(a_last_step_into_nothing_is_not_kept) {
+    double *x = gaussian_rows(1, ROWS);
+    nf_flow *flow = make_flow(NF_SINGLE);
+    const nf_optimizer_config wild = {.struct_size = sizeof wild, .kind = NF_SGD, .learning_rate = 3e38};
+    nf_fit_config config = plain(1);
+    config.optimizer = &wild;
+    config.validation_fraction = -1;
+    config.batch_size = ROWS;
+    config.standardize = -1;
+    config.ema_decay = -1;
+    double *before = new_parameters(flow), *after;
+    must_be(NF_ERR_DIVERGED, nf_fit(flow, ROWS, x, NULL, &config, NULL));
+    must_say("nf_fit", "not finite");
+    after = new_parameters(flow);
+    same_bits("parameters", after, before, nf_parameter_count(flow));
+    free(before);
+    free(after);
+    free(x);
+    nf_flow_free(flow);
+}
+END_TEST
+
+typedef struct failing_reader {
+    const double *x;
+    size_t calls, fails_at;
+    nf_status status;
+} failing_reader;
+
+static nf_status read_or_fail(void *user, size_t count, const size_t *row, double *x, double *context) {
+    failing_reader *r = user;
+    (void)context;
+    if (++r->calls == r->fails_at)
+        return r->status;
+    for (size_t i = 0; i < count; i++)
+        memcpy(x + i * DIM, r->x + row[i] * DIM, DIM * sizeof *x);
+    return NF_OK;
+}
+
+/* Whatever status a reader ends the beginning with, the parameters are those from before. */
+START_TEST(a_reader_that_fails_at_once_changes_nothing) {
+    const nf_status statuses[] = {NF_STOPPED, NF_ERR_DIVERGED, NF_ERR_IO};
+    double *x = gaussian_rows(1, ROWS);
+    for (size_t k = 0; k < 6; k++) {
+        nf_flow *flow = make_flow(NF_DOUBLE);
+        failing_reader reader = {x, 0, 1 + k % 2, statuses[k / 2]};
+        nf_fit_config config = plain(1);
+        config.read = read_or_fail;
+        config.read_user = &reader;
+        double *before = new_parameters(flow);
+        must_be(reader.status, nf_fit(flow, ROWS, NULL, NULL, &config, NULL));
+        double *after = new_parameters(flow);
+        same_bits("parameters", after, before, nf_parameter_count(flow));
+        free(before);
+        free(after);
+        nf_flow_free(flow);
+    }
+    free(x);
 }
 END_TEST
 
@@ -1003,6 +1064,8 @@ int main(void) {
     tcase_add_loop_test(settings, defaults_are_those_of_the_header, 0, 4);
     tcase_add_loop_test(wrong, what_is_not_finite_never_reaches_the_parameters, 0, 2);
     tcase_add_loop_test(wrong, what_diverges_is_not_kept, 0, 2);
+    tcase_add_test(wrong, a_last_step_into_nothing_is_not_kept);
+    tcase_add_test(wrong, a_reader_that_fails_at_once_changes_nothing);
     tcase_add_test(wrong, rows_without_weight_do_not_make_a_fit_diverge);
     tcase_add_test(wrong, rows_that_are_left_out_do_not_standardise);
     tcase_add_test(wrong, a_fit_that_succeeds_says_nothing);

@@ -244,6 +244,34 @@ START_TEST(a_gradient_whose_squares_overflow_changes_nothing) {
 }
 END_TEST
 
+/* A gradient that was always 0 makes no step, also where nothing is added to the root of its average square. */
+START_TEST(without_epsilon_no_gradient_is_no_step) {
+    const nf_optimizer_kind kinds[] = {NF_ADAM, NF_ADAMW, NF_RMSPROP};
+    for (int k = 0; k < 6; k++) {
+        double theta[COUNT], got[COUNT], g[COUNT] = {0};
+        nf_flow *flow = make_flow(k % 2 ? NF_SINGLE : NF_DOUBLE, theta);
+        nf_optimizer *optimizer;
+        nf_gradient *gradient;
+        g[1] = 0.785;
+        must(nf_get_parameters(flow, theta));
+        must(nf_optimizer_create(flow, NF_CONFIG(nf_optimizer_config, .kind = kinds[k / 2], .epsilon = -1), &optimizer));
+        must(nf_gradient_create(flow, &gradient));
+        must(nf_gradient_set(gradient, g));
+        must(nf_optimizer_step(optimizer, flow, gradient));
+        must(nf_get_parameters(flow, got));
+        for (size_t i = 0; i < COUNT; i++)
+            ck_assert_msg(i == 1 ? isfinite(got[i]) && got[i] != theta[i] : got[i] == theta[i], "kind %d: parameter %zu went from %g to %g", (int)kinds[k / 2], i,
+                          theta[i], got[i]);
+        must_be(k % 2 ? NF_ERR_ARGUMENT : NF_OK, nf_optimizer_set_learning_rate(optimizer, 1e39));
+        nf_gradient_free(gradient);
+        nf_optimizer_free(optimizer);
+        must_be(k % 2 ? NF_ERR_ARGUMENT : NF_OK, nf_optimizer_create(flow, NF_CONFIG(nf_optimizer_config, .learning_rate = 1e39), &optimizer));
+        nf_optimizer_free(optimizer);
+        nf_flow_free(flow);
+    }
+}
+END_TEST
+
 START_TEST(settings_that_are_not_allowed) {
     double theta[COUNT];
     nf_flow *flow = make_flow(NF_DOUBLE, theta);
@@ -279,6 +307,7 @@ int main(void) {
     tcase_add_loop_test(all, a_gradient_that_is_not_finite_changes_nothing, 0, count);
     tcase_add_test(all, a_gradient_of_any_size_is_clipped);
     tcase_add_test(all, a_gradient_whose_squares_overflow_changes_nothing);
+    tcase_add_test(all, without_epsilon_no_gradient_is_no_step);
     tcase_add_test(all, settings_that_are_not_allowed);
     suite_add_tcase(suite, all);
     return run_suite(suite);

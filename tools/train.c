@@ -134,6 +134,7 @@ static nf_flow *finish(nf_flow *flow, const train_options *o, const train_data *
         return train_finish(flow, o, d);
     double *fitted = train_fitted_log_prob(flow, d), nll = 0, off = 0, weights = 0;
     size_t lost = 0;
+    bool capped = false;
     flow = train_finish(flow, o, d);
     double *saved = train_saved_log_prob(flow, d);
     for (size_t r = 0; r < d->sample.rows; r++) {
@@ -145,6 +146,7 @@ static nf_flow *finish(nf_flow *flow, const train_options *o, const train_data *
             continue;
         }
         nll -= weight * saved[r];
+        capped = capped || fabs(saved[r] - fitted[r]) > MOST_OFF;
         off += weight * fmin(fabs(saved[r] - fitted[r]), MOST_OFF);
         weights += weight;
     }
@@ -153,9 +155,9 @@ static nf_flow *finish(nf_flow *flow, const train_options *o, const train_data *
     if (lost > 0)
         warn("%zu of %zu rows are out of the saved model's reach in single precision", lost, d->sample.rows);
     if (weights > 0.0 && off / weights >= NOTICED)
-        warn("in the saved model, in single precision, the log densities of rows are %.3g off on average: columns lie too far from 0 for "
+        warn("in the saved model, in single precision, the log densities of rows are %.3g%s off on average: columns lie too far from 0 for "
              "their spread; shift them, or leave out --precision single",
-             off / weights);
+             off / weights, capped ? " or more" : "");
     free(fitted);
     free(saved);
     return flow;

@@ -82,8 +82,10 @@ static nf_status allocate(fit *f) {
     f->best = nf_allocate(a, bytes);
     f->average = nf_allocate(a, bytes);
     f->initial = nf_allocate(a, bytes);
-    if (f->initial) /* at once: whatever fails from here on, the flow is given these back */
+    if (f->initial) /* at once: whatever fails from here on, the flow is given one of these back */
         memcpy(f->initial, f->flow->theta, bytes);
+    if (f->best)
+        memcpy(f->best, f->flow->theta, bytes);
     if (!f->wanted || !f->place || !f->log_prob || !f->outcomes || !f->all_outcomes || !f->column_mean || !f->column_sd || !units ||
         !f->own_tolerance || !f->best || !f->average || !f->initial)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for batches of %zu rows", rows);
@@ -459,8 +461,11 @@ static nf_status end_epoch(fit *f, size_t epoch) {
     f->report.epochs_run = epoch + 1;
     if (f->validates && f->report.validation_loss < f->best_loss)
         keep_best(f, epoch + 1, f->report.validation_loss);
-    if (!f->validates && f->report.steps > 0 && is_over(f))
+    if (!f->validates && f->report.steps > 0 && is_over(f)) {
+        if (!f->flow->engine->finite(f->flow->theta, f->flow->model.parameter_count)) /* after the last steps, which no batch has shown to be good */
+            return nf_fail(NF_ERR_DIVERGED, f->function, "the parameters are not finite after epoch %zu", epoch + 1);
         keep_best(f, epoch + 1, f->report.train_loss);
+    }
     const bool due = f->checkpoint && ((epoch + 1) % f->config.checkpoint_every == 0 || is_over(f));
     nf_status status = nf_ranks_agree(&f->ranks, due ? nf_checkpoint_write(f) : NF_OK);
     if (status != NF_OK)
@@ -482,10 +487,10 @@ static nf_status run_epochs(fit *f) {
     while (status == NF_OK && !is_over(f)) {
         const size_t epoch = f->report.epochs_run;
         status = run_epoch(f, epoch);
-        if (status == NF_ERR_DIVERGED)
-            f->report.stop_reason = NF_STOP_DIVERGED;
         if (status == NF_OK)
             status = end_epoch(f, epoch);
+        if (status == NF_ERR_DIVERGED)
+            f->report.stop_reason = NF_STOP_DIVERGED;
     }
     return status;
 }

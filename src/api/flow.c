@@ -18,7 +18,7 @@ nf_status nf_check_pointer(const char *function, const char *name, const void *p
 bool nf_finite_row(const double *row, size_t columns, const nf_engine *engine) {
     const double most = engine->precision == NF_SINGLE ? (double)__FLT_MAX__ : __DBL_MAX__;
     for (size_t i = 0; i < columns; i++)
-        if (!(fabs(row[i]) <= most))
+        if (!isfinite(row[i]) || fabs(row[i]) > most) /* a comparison with NaN would raise a flag */
             return false;
     return true;
 }

@@ -55,6 +55,10 @@ nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator,
     nf_status status = read_settings(function, config ? config : &defaults, &settings, &c);
     if (status != NF_OK)
         return status;
+    if (!nf_finite_row(&settings.update.rate, 1, engine))
+        return nf_fail(NF_ERR_ARGUMENT, function, "config->learning_rate is %g, must be finite in the flow's precision", settings.update.rate);
+    /* A gradient that was always 0 makes no step, also without epsilon: 0 / 0 would be none. */
+    settings.update.epsilon = fmax(settings.update.epsilon, engine->precision == NF_SINGLE ? (double)__FLT_MIN__ : __DBL_MIN__);
     settings.allocator = c.allocator ? *c.allocator : *allocator;
     settings.engine = engine;
     settings.structure = structure;
@@ -100,8 +104,8 @@ nf_status nf_optimizer_set_learning_rate(nf_optimizer *optimizer, double rate) {
     nf_status status = nf_check_pointer(__func__, "optimizer", optimizer);
     if (status != NF_OK)
         return status;
-    if (!isfinite(rate) || rate < 0.0)
-        return nf_fail(NF_ERR_ARGUMENT, __func__, "learning_rate is %g, must be finite and not negative", rate);
+    if (!nf_finite_row(&rate, 1, optimizer->engine) || rate < 0.0)
+        return nf_fail(NF_ERR_ARGUMENT, __func__, "learning_rate is %g, must be finite in the flow's precision and not negative", rate);
     optimizer->update.rate = rate;
     return NF_OK;
 }
