@@ -67,8 +67,9 @@ static size_t hidden_units(const nf_net *net) {
 /* At least as many numbers as the engine's memory for a tile holds. `tangents`: the vectors that the net of a cnf is differentiated along. */
 static size_t reach_of(const nf_layer *layer, size_t tangents) {
     const size_t dim = layer->dim, hidden = hidden_units(&layer->net), ends = plus(layer->net.inputs, layer->net.outputs);
-    /* Stages of an ODE solve are the most that there is of a sample's coordinates. */
-    size_t reach = times(NF_MOST_TILE, plus(times(64, dim), times(8, plus(layer->context_dim, plus(ends, hidden)))));
+    /* Stages of an ODE solve are the most that there is of a sample's coordinates; other layers record some of them. */
+    const size_t coordinates = times(layer->kind == NF_LAYER_CNF ? 64 : 16, dim);
+    size_t reach = times(NF_MOST_TILE, plus(coordinates, times(8, plus(layer->context_dim, plus(ends, hidden)))));
     if (layer->kind != NF_LAYER_CNF)
         return reach;
     if (layer->cnf.dynamics == NF_DYNAMICS_HYPER) {
