@@ -232,6 +232,16 @@ START_TEST(the_last_checkpoint_has_the_same_bytes) {
 END_TEST
 
 /* A patience that ends the fit is kept through a stop in the epoch before, in the very one, and after the end. */
+/* A fit of the first kind that leaves its checkpoint after an epoch. */
+static void stop_after(const nf_fit_config *config, const double *x, size_t *epoch) {
+    nf_fit_config stopping = *config;
+    nf_flow *flow = flow_of(0);
+    stopping.progress = stop_at;
+    stopping.progress_user = epoch;
+    must_be(NF_STOPPED, nf_fit(flow, ROWS, x, NULL, &stopping, NULL));
+    nf_flow_free(flow);
+}
+
 START_TEST(patience_is_part_of_the_state) {
     double *x = new_rows(1);
     /* A rate that spoils the held-out loss from the first epoch on. */
@@ -247,12 +257,7 @@ START_TEST(patience_is_part_of_the_state) {
     for (size_t epoch = last - 1; epoch <= last; epoch++) {
         set_path();
         config.checkpoint = path;
-        config.progress = stop_at;
-        config.progress_user = &epoch;
-        nf_flow *flow = flow_of(0);
-        must_be(NF_STOPPED, nf_fit(flow, ROWS, x, NULL, &config, NULL));
-        nf_flow_free(flow);
-        config.progress = NULL;
+        stop_after(&config, x, &epoch);
         for (int again = 0; again < 2; again++) {
             outcome resumed = run(0, &config, x);
             same_outcome(&resumed, &whole);
@@ -278,12 +283,7 @@ START_TEST(no_held_out_loss_is_part_of_the_state) {
     for (size_t epoch = 3; epoch <= 6; epoch += 3) {
         set_path();
         config.checkpoint = path;
-        config.progress = stop_at;
-        config.progress_user = &epoch;
-        nf_flow *flow = flow_of(0);
-        must_be(NF_STOPPED, nf_fit(flow, ROWS, x, NULL, &config, NULL));
-        nf_flow_free(flow);
-        config.progress = NULL;
+        stop_after(&config, x, &epoch);
         outcome resumed = run(0, &config, x);
         same_outcome(&resumed, &whole);
         free(resumed.parameters);

@@ -5,7 +5,6 @@
  *
  * A checksum in the metadata covers all of it. It is there against damage, not against malice: a forged file is safe to read, and trains another fit.
  */
-#include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
 #include <math.h>
@@ -14,7 +13,6 @@
 #include <string.h>
 
 #include "api/fit.h"
-#include "core/floating.h"
 #include "io/safetensors.h"
 #include "io/schema.h"
 
@@ -199,7 +197,6 @@ static void take_state(nf_fitting *f, const uint64_t counts[COUNTS], const doubl
     f->best_loss = reals[0];
     f->report.train_loss = reals[1];
     f->report.validation_loss = reals[2];
-    f->validates = !isnan(reals[2]);
     f->last_norm = reals[3];
     f->optimizer->update.rate = reals[4];
     f->report.rhs_evaluations = reals[5];
@@ -423,7 +420,7 @@ static nf_status resume(nf_fitting *f) {
     return status == NF_OK ? NF_OK : nf_fail_in(in_file(status, f), f->function);
 }
 
-static nf_status begin(nf_fitting *f) {
+nf_status nf_checkpoint_begin(nf_fitting *f) {
     nf_checkpoint *c = nf_allocate_zeroed(&f->allocator, sizeof *c);
     if (!c)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for a checkpoint");
@@ -435,15 +432,6 @@ static nf_status begin(nf_fitting *f) {
     if (c->failed)
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for the settings of a checkpoint");
     return resume(f);
-}
-
-nf_status nf_checkpoint_begin(nf_fitting *f) {
-    const int saved_errno = errno; /* jansson sets it when it reads numbers */
-    const nf_floating saved = nf_floating_enter(); /* digits are rounded as the mode says */
-    const nf_status status = begin(f);
-    nf_floating_leave(saved);
-    errno = saved_errno;
-    return status;
 }
 
 nf_status nf_checkpoint_share(nf_fitting *f) {

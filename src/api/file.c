@@ -59,9 +59,7 @@ static nf_status write_bytes(const nf_flow *flow, const nf_allocator *allocator,
     char *text = NULL;
     unsigned char *parameters = NULL;
     nf_st_tensor *table = NULL;
-    const nf_floating saved = nf_floating_enter(); /* digits are rounded as the mode says */
     nf_status status = nf_schema_write(&flow->model, flow->engine->precision, &flow->allocator, &text);
-    nf_floating_leave(saved);
     if (status == NF_OK)
         status = parameter_bytes(flow, &parameters);
     if (status == NF_OK)
@@ -244,11 +242,8 @@ static nf_status build_flow(nf_schema *schema, const nf_st_file *file, const nf_
         flow->tensors = NULL;
         status = nf_flow_finish(flow);
     }
-    if (status == NF_OK) {
-        const nf_floating saved = nf_floating_enter();
+    if (status == NF_OK)
         status = read_parameters(flow, file);
-        nf_floating_leave(saved);
-    }
     if (status != NF_OK) {
         nf_flow_free(flow);
         return status;
@@ -269,11 +264,8 @@ static nf_status read_bytes(const void *bytes, size_t size, const nf_allocator *
     memset(&schema, 0, sizeof schema);
     if (status == NF_OK)
         status = check_metadata(file, &text, &length);
-    if (status == NF_OK) {
-        const nf_floating saved = nf_floating_enter();
+    if (status == NF_OK)
         status = nf_schema_read(text, length, &allocator, &schema);
-        nf_floating_leave(saved);
-    }
     if (status == NF_OK)
         status = build_flow(&schema, file, &allocator, flow);
     nf_st_free(file);

@@ -172,11 +172,9 @@ static nf_status standardize(fit *f) {
     nf_status status = parameters ? NF_OK : nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu parameters", f->flow->model.parameter_count);
     status = nf_ranks_agree(&f->ranks, status);
     if (status == NF_OK && parameters) {
-        const nf_floating saved = nf_floating_enter();
         status = measure_columns(f);
         if (status == NF_OK)
             nf_units_set(&f->units, f->column_mean, f->column_sd, f->flow, parameters);
-        nf_floating_leave(saved);
     }
     nf_release(&f->allocator, parameters);
     return status;
@@ -293,7 +291,6 @@ static nf_status run_wave(void *user, const nf_wave *wave, nf_shard_sum *sums, n
     weigh_rows(b, wave, sums);
     for (size_t i = 0; i < wave->count; i++)
         good += sums[i].weight;
-    sum->bad_rows += (double)f->workspace->stats.bad_rows;
     sum->finite_rows += good > 0.0 || any_row_counts(b, wave);
     sum->evaluations += (double)f->workspace->stats.rhs_evaluations;
     return NF_OK;
@@ -406,19 +403,15 @@ static nf_status run_epoch(fit *f, size_t epoch) {
     f->evaluations = 0;
     f->fetched = 0;
     for (size_t first = 0; first < f->training_rows; first += f->config.batch_size) {
-        const nf_floating saved = nf_floating_enter();
         nf_status status = first == f->fetched ? fetch_steps(f, &order, first) : NF_OK;
         if (status == NF_OK)
             status = train_batch(f, epoch, first, &loss_sum, &weight_sum);
-        nf_floating_leave(saved);
         if (status != NF_OK)
             return status;
     }
     f->report.train_loss = nf_fit_mean(loss_sum, weight_sum);
     f->report.rhs_evaluations = (double)f->evaluations / (double)f->training_rows;
-    const nf_floating saved = nf_floating_enter();
     f->last_norm = f->flow->engine->norm2(f->gradient->sum, f->gradient->count);
-    nf_floating_leave(saved);
     return nf_fit_validate(f, &f->report.validation_loss);
 }
 
@@ -570,7 +563,8 @@ static nf_status begin(fit *f) {
     f->best_loss = INFINITY;
     status = begin_checkpoints(f);
     double loss;
-    if (status == NF_OK && f->first_epoch > 0 && isnan(f->report.validation_loss))
+    f->validates = f->first_epoch > 0 && !isnan(f->report.validation_loss);
+    if (status == NF_OK && f->first_epoch > 0 && !f->validates)
         status = nf_fit_validate(f, &loss); /* whether any held-out row counts, which NaN does not tell */
     return status;
 }
@@ -599,9 +593,7 @@ static nf_status settle(fit *f, const nf_fit_report *report) {
         status = nf_fit_check_all_data(f);
     if (status != NF_OK)
         return status;
-    const nf_floating saved = nf_floating_enter();
     nf_fit_fill_defaults(f);
-    nf_floating_leave(saved);
     return NF_OK;
 }
 

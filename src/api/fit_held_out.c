@@ -3,7 +3,6 @@
 
 #include "api/fit.h"
 #include "api/handles.h"
-#include "core/floating.h"
 #include "core/shuffle.h"
 
 typedef struct nf_fitting fit;
@@ -91,7 +90,6 @@ static nf_status validation_round(fit *f, size_t first, size_t chunk, double *lo
     const nf_status status = nf_ranks_gather(&f->ranks, f->outcomes, f->all_outcomes, 1 + 2 * pairs);
     if (status != NF_OK)
         return status;
-    const nf_floating saved = nf_floating_enter();
     bool failed = false;
     for (size_t q = 0; q < f->ranks.size; q++) {
         const double *all = f->all_outcomes + q * (1 + 2 * pairs);
@@ -103,14 +101,11 @@ static nf_status validation_round(fit *f, size_t first, size_t chunk, double *lo
             *weight_sum += all[2 + 2 * i];
         }
     }
-    nf_floating_leave(saved);
     return failed ? nf_ranks_agree(&f->ranks, found) : NF_OK;
 }
 
 double nf_fit_mean(double sum, double weight) {
-    const nf_floating saved = nf_floating_enter();
     const double mean = weight > 0.0 ? sum / weight : NAN;
-    nf_floating_leave(saved);
     return mean;
 }
 

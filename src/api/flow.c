@@ -355,9 +355,8 @@ nf_status nf_get_parameters(const nf_flow *flow, double *out) {
 }
 
 nf_status nf_check_parameters(const char *function, const nf_engine *engine, size_t count, const double *in) {
-    const double most = engine->precision == NF_SINGLE ? (double)__FLT_MAX__ : __DBL_MAX__;
     for (size_t i = 0; i < count; i++)
-        if (!(fabs(in[i]) <= most))
+        if (!nf_finite_row(&in[i], 1, engine))
             return nf_fail(NF_ERR_ARGUMENT, function, "in[%zu] is %g, must be finite in the precision of the parameters", i, in[i]);
     return NF_OK;
 }

@@ -342,13 +342,11 @@ nf_status nf_reduce(nf_reducer *r, const nf_plan *plan, nf_wave_fn run, void *us
               .sums = (nf_shard_sum *)(void *)(r->header + HEADER),
               .step = &step,
               .wave = {.first = plan->first}};
-    const nf_floating saved = nf_floating_enter();
     memset(p.sums, 0, (plan->last - plan->first) * sizeof *p.sums);
     for (size_t g = 0; g < group_count(plan->shards); g++)
         sum_own(&p, group_begin(plan->shards, g), group_begin(plan->shards, g + 1));
     memset(gradient->sum, 0, gradient->count * r->engine->real_size);
     const nf_status status = r->ranks->size == 1 ? reduce_alone(&p, gradient, sum) : r->ranks->fast ? reduce_fast(&p, gradient, sum)
                                                                                                     : reduce_fixed(&p, gradient, sum);
-    nf_floating_leave(saved);
     return status;
 }
