@@ -14,7 +14,8 @@
  *     NULL exactly when the flow's context_dim is 0. An output pointer may be NULL when the result is not wanted. An input and an output
  *     may be the same array; any other overlap is an error of the caller. Log densities are in nats.
  * Precision.  The boundary is double. Inside, a flow computes in NF_DOUBLE or NF_SINGLE; log_det and densities are summed in double in both.
- * Errors.  A function that can fail returns nf_status; nf_last_error() then gives one line that names the function, the argument and the value.
+ * Errors.  A function that can fail returns nf_status; nf_last_error() then gives one line that names the function, the argument and the value,
+ *     in UTF-8 (a control character, or a byte that is none of it, of a path or of a name in a file is a question mark).
  *     After any failure but NF_ERR_ROWS, NF_ERR_DIVERGED and NF_STOPPED, no handle is made (the pointer is NULL), and parameters, gradients,
  *     optimizers and generators are as before; output arrays are unspecified once the arguments were accepted.
  *     The library never prints, exits or aborts, and does not touch signal handlers, locale, or settings of a BLAS or OpenMP of its host.

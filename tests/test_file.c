@@ -350,6 +350,25 @@ START_TEST(loads_the_largest_counts) {
 }
 END_TEST
 
+/* What a file or a path holds may break no line, nor tell a terminal what to do: control characters and halves of characters become question marks. */
+START_TEST(an_error_is_one_plain_line) {
+    const double numbers[] = {0.25, 0.5};
+    static const char *const cases[][2] = {
+        {"two\nlines\tand \033[2J\x7f", "tensor two?lines?and ?[2J?: has 16"},
+        {"\xc2\x9b" "31m of old terminals", "tensor ??31m of old"},
+        {"caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x99\x82", "tensor caf\xc3\xa9 \xe2\x82\xac \xf0\x9f\x99\x82: has 16"},
+        {"seventy-nine letters, which is one less than there is room for before the end: \xc3\xa9", "before the end: ?: has 16"},
+    };
+    nf_flow *flow;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        ck_assert_int_eq(load_text(FLOW(""), cases[i][0], numbers, "U8", &flow), NF_ERR_FORMAT);
+        ck_assert_msg(strstr(nf_last_error(), cases[i][1]) != NULL, "%s", nf_last_error());
+    }
+    ck_assert_int_eq(nf_flow_load("/nonexistent\nfile \xe9", &flow), NF_ERR_IO);
+    ck_assert_str_eq(nf_last_error(), "nf_flow_load: cannot open /nonexistent?file ?: No such file or directory");
+}
+END_TEST
+
 START_TEST(refuses_other_formats_and_versions) {
     const nf_allocator a = nf_allocator_or_default(NULL);
     static const char *const cases[][3] = {{"pt", "1", "format is \"pt\""}, {"nflow", "2", "version is 2"}};
@@ -452,6 +471,7 @@ int main(void) {
     tcase_add_test(c, refuses_tensors_of_the_wrong_kind);
     tcase_add_test(c, refuses_parameters_that_are_not_finite);
     tcase_add_test(c, loads_the_largest_counts);
+    tcase_add_test(c, an_error_is_one_plain_line);
     tcase_add_test(c, refuses_other_formats_and_versions);
     tcase_add_loop_test(c, no_truncation_does_harm, 0, 3);
     tcase_add_loop_test(c, no_changed_byte_does_harm, 0, 3);

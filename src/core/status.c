@@ -20,6 +20,27 @@ static void end_at_character(size_t length) {
         line[start - 1] = '\0';
 }
 
+/* Bytes of the character that begins here; 0 for a byte that begins none, and for control characters. */
+static size_t character_length(const unsigned char *at) {
+    if (at[0] < 0x80)
+        return at[0] >= ' ' && at[0] != 0x7F;
+    const size_t length = at[0] > 0xF4 ? 0 : at[0] >= 0xF0 ? 4 : at[0] >= 0xE0 ? 3 : at[0] >= 0xC2 ? 2 : 0;
+    for (size_t i = 1; i < length; i++)
+        if ((at[i] & 0xC0) != 0x80)
+            return 0;
+    return at[0] == 0xC2 && at[1] < 0xA0 ? 0 : length;
+}
+
+/* Names come from files and callers: whatever they hold, the line stays one, and is nothing but text. */
+static void make_plain(void) {
+    for (unsigned char *at = (unsigned char *)line; *at;) {
+        const size_t length = character_length(at);
+        if (length == 0)
+            *at = '?';
+        at += length ? length : 1;
+    }
+}
+
 nf_status nf_fail(nf_status status, const char *function, const char *format, ...) {
     const int saved = errno;
     va_list arguments;
@@ -33,6 +54,7 @@ nf_status nf_fail(nf_status status, const char *function, const char *format, ..
         line[used] = '\0';
     else if ((size_t)used + (size_t)more >= sizeof line)
         end_at_character(sizeof line - 1);
+    make_plain();
     errno = saved;
     return status;
 }

@@ -9,7 +9,8 @@
 
 /*
  * Record one line about a failure in this thread and return `status`. The line is "<function>: <text>" when `function` is not
- * NULL. It never allocates and never changes errno. Longer lines are cut at NF_ERROR_LENGTH - 1 bytes, at a character's edge.
+ * NULL. It never allocates and never changes errno. Longer lines are cut at NF_ERROR_LENGTH - 1 bytes, at a character's edge;
+ * control characters, and bytes that are no UTF-8, become question marks.
  */
 #define NF_ERROR_LENGTH 512
 #if defined(__GNUC__)
