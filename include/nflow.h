@@ -849,8 +849,8 @@ NF_API nf_status nf_mlp_step(nf_optimizer *optimizer, nf_mlp *mlp, const nf_grad
  * Loading any bytes is safe: what is not a model file is NF_ERR_FORMAT, with a line that names the tensor or key.
  *
  * Saving is atomic: a temporary file in the same folder, fsync, rename, fsync of the folder. After NF_ERR_IO the old file is as it was, but for a failure
- * after the rename, which says that the new file is in place and perhaps not durable. The mode is the old file's, or 0666 less the umask. The bytes are
- * a function of the flow alone.
+ * after the rename, which says that the new file is in place and perhaps not durable. The mode is the old file's, or 0666 less the umask. A symbolic link
+ * at `path` is replaced, not followed; a device or pipe is NF_ERR_IO. The bytes are a function of the flow alone.
  */
 NF_API nf_status nf_flow_save(const nf_flow *flow, const char *path);
 NF_API nf_status nf_flow_load(const char *path, nf_flow **flow);

@@ -133,6 +133,29 @@ START_TEST(a_save_that_fails_leaves_the_old_file_and_nothing_else) {
 }
 END_TEST
 
+/* A device or pipe that a file took the place of would be gone: /dev/null, for one. */
+START_TEST(a_save_takes_the_place_of_nothing_but_a_file) {
+    nf_flow *flow = make_flow(NF_DOUBLE);
+    struct stat info;
+    char link[512];
+    ck_assert_int_eq(mkfifo(path_of("pipe"), 0600), 0);
+    snprintf(link, sizeof link, "%s", path_of("link"));
+    ck_assert_int_eq(symlink("pipe", link), 0);
+    const char *const names[] = {"pipe", "link"};
+    for (size_t i = 0; i < 2; i++) {
+        ck_assert_int_eq(nf_flow_save(flow, path_of(names[i])), NF_ERR_IO);
+        ck_assert_msg(strstr(nf_last_error(), "is not a file") != NULL, "%s", nf_last_error());
+        ck_assert_int_eq(stat(path_of(names[i]), &info), 0);
+        ck_assert(S_ISFIFO(info.st_mode));
+        ck_assert_uint_eq(files_in_scratch(), 2);
+    }
+    unlink(link);
+    unlink(path_of("pipe"));
+    leave_scratch();
+    nf_flow_free(flow);
+}
+END_TEST
+
 START_TEST(a_new_file_obeys_the_umask_and_an_old_one_keeps_its_mode) {
     nf_flow *flow = make_flow(NF_DOUBLE);
     struct stat info;
@@ -465,6 +488,7 @@ int main(void) {
     tcase_add_loop_test(c, saves_and_loads_in_both_precisions, 0, 2);
     tcase_add_test(c, keeps_the_precision_of_a_flow_without_parameters);
     tcase_add_test(c, a_save_that_fails_leaves_the_old_file_and_nothing_else);
+    tcase_add_test(c, a_save_takes_the_place_of_nothing_but_a_file);
     tcase_add_test(c, a_new_file_obeys_the_umask_and_an_old_one_keeps_its_mode);
     tcase_add_test(c, says_which_file_cannot_be_read);
     tcase_add_loop_test(c, refuses_a_lie_about_the_structure, 0, sizeof lies / sizeof lies[0]);

@@ -431,7 +431,10 @@ static nf_status write_temporary(int fd, const char *temporary, const char *path
     const bool is_old = status == NF_OK && stat(path, &old) == 0;
     if (status == NF_OK && !is_old && errno != ENOENT)
         status = io_failure("cannot look up the mode of", path);
-    if (is_old && fchmod(fd, old.st_mode & 07777) != 0)
+    /* A rename would put the file in the place of a device or a pipe, /dev/null too; it refuses a folder by itself. */
+    if (is_old && !S_ISREG(old.st_mode) && !S_ISDIR(old.st_mode))
+        status = nf_fail(NF_ERR_IO, NULL, "cannot replace %.200s: it is not a file", path);
+    else if (is_old && fchmod(fd, old.st_mode & 07777) != 0)
         status = io_failure("cannot set the mode of", temporary);
     if (status == NF_OK && fsync(fd) != 0)
         status = io_failure("cannot sync", temporary);
