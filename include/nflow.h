@@ -196,9 +196,9 @@ typedef struct nf_rng {
 } nf_rng;
 
 /*
- * Memory for a handle and all that is made from it; NULL means malloc and free. The struct is copied; alloc returns memory aligned as malloc's, or NULL; release is never
- * given NULL. Both are called from the thread that calls the library, never from one that it started. What the JSON library, threads and stdio
- * allocate is outside it.
+ * Memory for a handle and all that is made from it; NULL, or one that lacks a function, means malloc and free, or the flow's allocator where it says so. The
+ * struct is copied; alloc returns memory aligned as malloc's, or NULL; release is never given NULL. Both are called from the thread that calls the
+ * library, never from one that it started. What the JSON library, threads and stdio allocate is outside it.
  */
 typedef struct nf_allocator {
     void *(*alloc)(void *user, size_t size);

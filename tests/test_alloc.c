@@ -461,6 +461,25 @@ START_TEST(what_is_made_from_a_handle_has_its_allocator) {
 }
 END_TEST
 
+/* A struct of zeros is as none, as in every other place: these four take the flow's then. */
+START_TEST(an_allocator_without_functions_is_none) {
+    const nf_allocator none = {NULL, NULL, NULL};
+    nf_diagnose_report report = {.struct_size = sizeof report};
+    nf_optimizer *optimizer;
+    scene s;
+    set_scene(&s, NF_DOUBLE);
+    const size_t live = s.memory.live;
+    must(nf_optimizer_create(s.flow, NF_CONFIG(nf_optimizer_config, .allocator = &none), &optimizer));
+    ck_assert_uint_gt(s.memory.live, live);
+    nf_optimizer_free(optimizer);
+    must(nf_fit(s.flow, ROWS, s.x, NULL, NF_CONFIG(nf_fit_config, .epochs = 1, .allocator = &none), NULL));
+    must(nf_fit_reverse_kl(s.flow, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .steps = 1, .samples = 8, .evaluation_samples = 8, .allocator = &none), NULL));
+    must(nf_diagnose(s.flow, ROWS, s.x, NULL, NF_CONFIG(nf_diagnose_config, .exact_rows = 1, .samples = 8, .permutations = 3, .allocator = &none), &report));
+    ck_assert_uint_eq(s.memory.live, live);
+    clear_scene(&s, "calls with an allocator of zeros");
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("memory of every call");
     TCase *failing = tcase_create("failing"), *own = tcase_create("allocators"), *none = tcase_create("none");
@@ -468,6 +487,7 @@ int main(void) {
     tcase_add_test(own, fits_have_an_allocator_of_their_own);
     tcase_add_test(own, optimizers_have_an_allocator_of_their_own);
     tcase_add_test(own, what_is_made_from_a_handle_has_its_allocator);
+    tcase_add_test(own, an_allocator_without_functions_is_none);
     tcase_add_loop_test(none, calls_with_a_workspace_allocate_nothing, 0, 4);
     tcase_set_timeout(failing, 60);
     tcase_set_timeout(own, 60);

@@ -269,7 +269,7 @@ nf_status nf_diagnose_with(const nf_diagnose_calls *calls, const nf_flow *flow, 
     status = check_config(&d.config);
     if (status != NF_OK)
         return nf_fail_in(status, function);
-    d.allocator = d.config.allocator ? *d.config.allocator : flow->allocator;
+    d.allocator = nf_allocator_or(d.config.allocator, &flow->allocator);
     d.has_data = x != NULL;
     d.rng = (nf_rng){d.config.seed, STREAM_SAMPLES, 0};
     d.random = nf_sequence_begin(d.config.seed, STREAM_DIRECTIONS);

@@ -606,7 +606,7 @@ static nf_status read_arguments(fit *f, const nf_fit_config *config, size_t rows
     if (status != NF_OK)
         return status;
     const size_t dim = f->flow ? f->flow->model.dim : 0, context_dim = f->flow ? f->flow->model.context_dim : 0;
-    f->allocator = c->allocator ? *c->allocator : f->flow ? f->flow->allocator : nf_allocator_or_default(NULL);
+    f->allocator = nf_allocator_or(c->allocator, f->flow ? &f->flow->allocator : NULL);
     f->data = (nf_rows){.dim = dim,
                         .context_dim = context_dim,
                         .own = rows,

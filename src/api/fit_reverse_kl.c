@@ -455,7 +455,7 @@ nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *user, cons
                                       offsetof(nf_reverse_kl_config, allocator) + sizeof f.config.allocator);
     if (status != NF_OK)
         return status;
-    f.allocator = f.config.allocator ? *f.config.allocator : flow ? flow->allocator : nf_allocator_or_default(NULL);
+    f.allocator = nf_allocator_or(f.config.allocator, flow ? &flow->allocator : NULL);
     status = nf_ranks_begin(&f.ranks, __func__, f.config.comm, &f.allocator);
     if (status != NF_OK)
         return status;

@@ -59,7 +59,7 @@ nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator,
         return nf_fail(NF_ERR_ARGUMENT, function, "config->learning_rate is %g, must be finite in the flow's precision", settings.update.rate);
     /* A gradient that was always 0 makes no step, also without epsilon: 0 / 0 would be none. */
     settings.update.epsilon = fmax(settings.update.epsilon, engine->precision == NF_SINGLE ? (double)__FLT_MIN__ : __DBL_MIN__);
-    settings.allocator = c.allocator ? *c.allocator : *allocator;
+    settings.allocator = nf_allocator_or(c.allocator, allocator);
     settings.engine = engine;
     settings.structure = structure;
     settings.count = count;

@@ -17,9 +17,15 @@ static void to_free(void *user, void *pointer) {
     free(pointer);
 }
 
+static bool is_complete(const nf_allocator *allocator) { return allocator && allocator->alloc && allocator->release; }
+
 nf_allocator nf_allocator_or_default(const nf_allocator *allocator) {
     const nf_allocator standard = {from_malloc, to_free, NULL};
-    return allocator && allocator->alloc && allocator->release ? *allocator : standard;
+    return is_complete(allocator) ? *allocator : standard;
+}
+
+nf_allocator nf_allocator_or(const nf_allocator *allocator, const nf_allocator *other) {
+    return is_complete(allocator) ? *allocator : nf_allocator_or_default(other);
 }
 
 /* The allocator's own pointer stands right before the aligned block. */

@@ -8,8 +8,10 @@
 
 #include "nflow.h"
 
-/* A copy of *allocator, or malloc and free when it is NULL. */
+/* A copy of *allocator, or malloc and free when it is NULL or has no functions. */
 nf_allocator nf_allocator_or_default(const nf_allocator *allocator);
+/* The same with *other in the place of malloc and free, unless that is NULL too. */
+nf_allocator nf_allocator_or(const nf_allocator *allocator, const nf_allocator *other);
 
 /* `size` bytes aligned to 64, zeroed or not; NULL when there is no memory. `size` 0 gives a valid pointer. */
 void *nf_allocate(const nf_allocator *allocator, size_t size);
