@@ -45,6 +45,30 @@ START_TEST(realnvp_configs) {
 }
 END_TEST
 
+/* One over the least clamp is beyond the numbers; a net that says 0 was then scaled by what is no number. */
+START_TEST(the_least_clamp_is_one) {
+    const double x[] = {0.385, -1.25};
+    const nf_precision precision = _i % 2 ? NF_SINGLE : NF_DOUBLE;
+    const double clamp = precision == NF_SINGLE ? 1e-44 : 1e-320;
+    nf_flow *flow;
+    must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2, .precision = precision, .scale = _i < 2 ? NF_SCALE_TANH : NF_SCALE_SOFTCLIP, .scale_clamp = clamp), &flow));
+    const size_t count = nf_parameter_count(flow);
+    double *theta = calloc(count, sizeof *theta), log_prob, loss;
+    nf_gradient *gradient;
+    must(nf_set_parameters(flow, theta));
+    must(nf_log_prob(flow, NULL, 1, x, NULL, &log_prob));
+    ck_assert_double_eq_tol(log_prob, -log(2 * acos(-1)) - (x[0] * x[0] + x[1] * x[1]) / 2, 1e-6);
+    must(nf_gradient_create(flow, &gradient));
+    must(nf_grad_nll(flow, NULL, 1, x, NULL, NULL, gradient, &loss));
+    must(nf_gradient_get(gradient, theta));
+    for (size_t i = 0; i < count; i++)
+        ck_assert(isfinite(theta[i]));
+    free(theta);
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+}
+END_TEST
+
 START_TEST(planar_and_radial_configs) {
     const struct {
         const char *says;
@@ -266,6 +290,7 @@ int main(void) {
     Suite *suite = suite_create("configs");
     TCase *all = tcase_create("all");
     tcase_add_test(all, realnvp_configs);
+    tcase_add_loop_test(all, the_least_clamp_is_one, 0, 4);
     tcase_add_test(all, planar_and_radial_configs);
     tcase_add_test(all, struct_sizes);
     tcase_add_test(all, larger_structs_are_filled_as_far_as_known);

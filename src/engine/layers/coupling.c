@@ -102,7 +102,8 @@ static void log_sigmoid_exponents(real sign, size_t count, real *restrict s, rea
 }
 
 static void scale_exponents(const nf_layer *layer, size_t count, real *s, real *slope) {
-    const real clamp = (real)layer->clamp, unit = (real)(1.0 / layer->clamp), floor = (real)layer->floor;
+    /* The unit is a number for the least clamp too: an s of 0 is multiplied by it. */
+    const real clamp = (real)layer->clamp, unit = (real)fmin(1.0 / layer->clamp, REAL_MAX), floor = (real)layer->floor;
     switch (layer->scale) {
     case NF_SCALE_EXP:
         for (size_t i = 0; slope && i < count; i++)
