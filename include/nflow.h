@@ -331,7 +331,7 @@ NF_API nf_status nf_flow_set_base_normal(nf_flow *flow, const double *mean, cons
 /* A copy with the same structure and allocator: workspaces, gradients and optimizers of one serve the other. */
 NF_API nf_status nf_flow_clone(const nf_flow *flow, nf_flow **copy);
 
-/* A copy that computes in another precision: train in single, evaluate in double. NF_ERR_ARGUMENT: a parameter overflows. */
+/* A copy that computes in another precision: train in single, evaluate in double. NF_ERR_ARGUMENT: a parameter or setting overflows. */
 NF_API nf_status nf_flow_convert(const nf_flow *flow, nf_precision precision, nf_flow **copy);
 
 NF_API void nf_flow_free(nf_flow *flow); /* NULL is allowed */

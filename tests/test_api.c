@@ -319,6 +319,10 @@ START_TEST(parameters) {
     nf_flow *copy = wide;
     refused(NF_ERR_ARGUMENT, "nf_flow_convert", "not finite in the precision", nf_flow_convert(wide, NF_SINGLE, &copy));
     ck_assert_ptr_null(copy);
+    nf_flow *loose;
+    must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2, .scale_clamp = 1e300), &loose));
+    refused(NF_ERR_ARGUMENT, "nf_flow_convert", "clamp is 1e+300, beyond single", nf_flow_convert(loose, NF_SINGLE, &copy));
+    nf_flow_free(loose);
     theta[5] = kept;
     refused(NF_ERR_ARGUMENT, "nf_tensor_info", "flow is NULL", nf_tensor_info(NULL, 0, &info));
     refused(NF_ERR_ARGUMENT, "nf_tensor_info", "info is NULL", nf_tensor_info(w->flow, 0, NULL));

@@ -203,6 +203,7 @@ static nf_status load_text(const char *flow_text, const char *name, const double
 }
 
 #define FLOW(layers) "{\"dim\": 2, \"context\": 0, \"base\": {\"type\": \"normal\", \"scale\": 1.0}, \"layers\": [" layers "]}"
+#define SINGLE(layers) "{\"dim\": 2, \"context\": 0, \"precision\": \"single\", \"base\": {\"type\": \"normal\", \"scale\": 1.0}, \"layers\": [" layers "]}"
 #define BASE(base) "{\"dim\": 2, \"context\": 0, \"base\": " base ", \"layers\": []}"
 #define COUPLING(more) "{\"type\": \"coupling\", \"hidden\": [], \"activation\": \"tanh\", \"scale\": \"exp\", " more "}"
 #define SPLIT "\"identity\": [0], \"transformed\": [1]"
@@ -306,6 +307,8 @@ static const struct {
     {BASE("{\"type\": \"normal\", \"mean\": [0, \"0\"], \"sd\": [1, 1]}"), "base.mean is not a number"},
     {BASE("{\"type\": \"normal\", \"mean\": [0, 0], \"more\": 1}"), "base has neither"},
     {BASE("{\"type\": \"normal\", \"sd\": [1, 1], \"more\": 1}"), "base has neither"},
+    {SINGLE("{\"type\": \"coupling\", \"hidden\": [], \"activation\": \"tanh\", \"scale\": \"tanh\", \"clamp\": 1e300, " SPLIT "}"), "clamp is 1e+300, beyond single"},
+    {SINGLE("{\"type\": \"coupling\", \"hidden\": [], \"activation\": \"tanh\", \"scale\": \"sigmoid\", \"floor\": 1e39, " SPLIT "}"), "floor is 1e+39, beyond single"},
     {FLOW("{\"type\": \"actnorm\"}"), "tensor layers.0.log_scale is missing"},
     {FLOW(""), "tensor layers.0.w belongs to no layer"},
 };

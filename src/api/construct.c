@@ -1,6 +1,5 @@
 #include "api/construct.h"
 
-#include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -11,26 +10,12 @@ nf_construction nf_construct_begin(const char *function, const nf_allocator *all
     return c;
 }
 
-/* Settings are rounded to the flow's precision, and must be numbers there. */
-static nf_status check_reals(const nf_flow *flow, const nf_layer *layer) {
-    const nf_layer_type *type = nf_layer_type_of(layer->kind);
-    for (const nf_field *f = type->fields; flow->engine->precision == NF_SINGLE && f && f->key; f++) {
-        double value;
-        if (f->form != NF_FIELD_REAL || (f->applies && !f->applies(layer)))
-            continue;
-        memcpy(&value, (const char *)layer + f->offset, sizeof value);
-        if (fabs(value) > FLT_MAX)
-            return nf_fail(NF_ERR_ARGUMENT, NULL, "%s: %s is %g, beyond single precision", type->name, f->key, value);
-    }
-    return NF_OK;
-}
-
 void nf_construct_add(nf_construction *c, const nf_layer *draft) {
     if (c->status != NF_OK)
         return;
     c->status = nf_flow_add(c->flow, draft);
     if (c->status == NF_OK)
-        c->status = check_reals(c->flow, c->flow->model.layers[c->flow->model.layer_count - 1]);
+        c->status = nf_layer_check_reals(c->flow->model.layers[c->flow->model.layer_count - 1], c->flow->engine->precision);
     if (c->status != NF_OK)
         nf_fail_in(c->status, c->function);
 }

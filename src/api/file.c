@@ -229,6 +229,8 @@ static nf_status build_flow(nf_schema *schema, const nf_st_file *file, const nf_
             status = nf_fail(NF_ERR_UNSUPPORTED, NULL, "layers[%zu]: this library has no %s layers", i,
                              nf_layer_type_of(flow->model.layers[i]->kind)->name);
     if (status == NF_OK)
+        status = nf_schema_check_precision(schema, flow->engine->precision);
+    if (status == NF_OK)
         status = list_tensors(flow, file);
     if (status == NF_OK)
         status = check_tensors(flow, file);

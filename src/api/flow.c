@@ -316,7 +316,10 @@ nf_status nf_flow_convert(const nf_flow *flow, nf_precision precision, nf_flow *
     if (status != NF_OK)
         return status;
     nf_flow *made;
-    status = copy_flow(flow, precision, &made);
+    for (size_t i = 0; status == NF_OK && i < flow->model.layer_count; i++)
+        status = nf_layer_check_reals(flow->model.layers[i], precision);
+    if (status == NF_OK)
+        status = copy_flow(flow, precision, &made);
     if (status != NF_OK)
         return nf_fail_in(status, __func__);
     const size_t count = flow->model.parameter_count;

@@ -1,5 +1,6 @@
 #include "core/model.h"
 
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -126,6 +127,19 @@ nf_status nf_layer_create(const nf_allocator *allocator, const nf_layer *draft, 
     }
     made->parameter_count = sum.count;
     *layer = made;
+    return NF_OK;
+}
+
+nf_status nf_layer_check_reals(const nf_layer *layer, nf_precision precision) {
+    const nf_layer_type *type = nf_layer_type_of(layer->kind);
+    for (const nf_field *f = type->fields; precision == NF_SINGLE && f->key; f++) {
+        double value;
+        if (f->form != NF_FIELD_REAL || (f->applies && !f->applies(layer)))
+            continue;
+        memcpy(&value, (const char *)layer + f->offset, sizeof value);
+        if (fabs(value) > FLT_MAX)
+            return nf_fail(NF_ERR_ARGUMENT, NULL, "%s: %s is %g, beyond single precision", type->name, f->key, value);
+    }
     return NF_OK;
 }
 

@@ -110,6 +110,9 @@ nf_layer nf_layer_draft(nf_layer_kind kind, size_t dim, size_t context_dim);
 /* A finished copy of a draft (or of a layer) in one block: completes and checks it. */
 nf_status nf_layer_create(const nf_allocator *allocator, const nf_layer *draft, nf_layer **layer);
 
+/* Settings are rounded to the flow's precision, and must be numbers there: NF_ERR_ARGUMENT names the first that is not. */
+nf_status nf_layer_check_reals(const nf_layer *layer, nf_precision precision);
+
 /* Steps and probes beyond this are refused: a file could not tell them. */
 #define NF_MOST_COUNT (SIZE_MAX / 2)
 

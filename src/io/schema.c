@@ -327,6 +327,13 @@ static nf_status as_format(nf_status status, size_t layer) {
     return nf_fail(NF_ERR_FORMAT, NULL, "flow: layers[%zu]: %.400s", layer, line);
 }
 
+nf_status nf_schema_check_precision(const nf_schema *schema, nf_precision precision) {
+    nf_status status = NF_OK;
+    for (size_t i = 0; status == NF_OK && i < schema->model.layer_count; i++)
+        status = as_format(nf_layer_check_reals(schema->model.layers[i], precision), i);
+    return status;
+}
+
 static nf_status read_layer(json_t *object, size_t index, const nf_allocator *allocator, nf_model *model) {
     place at = {index, ""};
     nf_layer draft;

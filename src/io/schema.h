@@ -28,6 +28,9 @@ nf_status nf_schema_spread_scale(nf_schema *schema, const nf_allocator *allocato
 /* The text, to be released with `allocator`. Its bytes depend on the flow alone. */
 nf_status nf_schema_write(const nf_model *model, nf_precision precision, const nf_allocator *allocator, char **text);
 
+/* Whether the settings are numbers in this precision, which the text need not name. NF_ERR_FORMAT. */
+nf_status nf_schema_check_precision(const nf_schema *schema, nf_precision precision);
+
 /* NF_ERR_FORMAT when the text is not a flow; the model is to be cleared by the caller only after NF_OK. */
 nf_status nf_schema_read(const char *text, size_t size, const nf_allocator *allocator, nf_schema *schema);
 
