@@ -783,9 +783,9 @@ typedef struct nf_diagnose_report {
 
 /*
  * Look whether a flow is what it claims to be, and with data, whether it is what they are. x: rows x dim, NULL: samples of the flow stand in, and the tests against data are
- * skipped. context: rows x context_dim. Rows that are not finite are left out; when more than config allows are given, evenly spaced ones are taken. The
- * report says which checks fail; the status is about the call: NF_OK whatever they find, NF_ERR_ARGUMENT, NF_ERR_MEMORY, or what the target returned. `config` NULL:
- * the defaults. Same seed, same report.
+ * skipped. context: rows x context_dim. Rows that are not finite are left out; when more than config allows are given, one is drawn of each of so many
+ * even pieces. The report says which checks fail; the status is about the call: NF_OK whatever they find, NF_ERR_ARGUMENT, NF_ERR_MEMORY, or what the
+ * target returned. `config` NULL: the defaults. Same seed, same report.
  */
 NF_API nf_status nf_diagnose(const nf_flow *flow, size_t rows, const double *x, const double *context, const nf_diagnose_config *config,
                              nf_diagnose_report *report);

@@ -69,6 +69,29 @@ START_TEST(sound_flows_pass) {
 }
 END_TEST
 
+/* Rows that take turns, as classes in a table do: every other one of these would be positive. */
+START_TEST(an_order_with_a_period_does_no_harm) {
+    enum { MANY = 1200 };
+    nf_flow *flow;
+    double *x = new_numbers(MANY);
+    nf_rng rng = {77, 7, 0};
+    must(nf_flow_create(1, 0, NF_DOUBLE, &flow));
+    must(nf_sample(flow, NULL, &rng, MANY, NULL, x, NULL));
+    for (size_t r = 0; r < MANY; r++)
+        x[r] = r % 2 ? -fabs(x[r]) : fabs(x[r]);
+    const nf_diagnose_config config = {.struct_size = sizeof config, .rows = MANY / 2, .exact_rows = 2, .samples = 64, .significance = 1e-5, .seed = 5};
+    nf_diagnose_report report = diagnose(&sound, flow, MANY, x, NULL, &config);
+    must_pass("rows that take turns", &report);
+    /* Of each two rows the one that is finite is taken. */
+    for (size_t r = 0; r < MANY; r += 4)
+        x[r] = x[r + 3] = NAN;
+    report = diagnose(&sound, flow, MANY, x, NULL, &config);
+    must_pass("half of the rows", &report);
+    free(x);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* The flow that is compared with has a hundred times the steps; that product once wrapped, and all its rows were given up. */
 START_TEST(any_number_of_steps_passes) {
     nf_flow *flow;
@@ -665,6 +688,7 @@ int main(void) {
     tcase_set_timeout(call, 60);
     tcase_add_test(pass, columns_far_from_zero_pass);
     tcase_add_test(call, scales_beyond_all_numbers_are_no_failure_of_the_call);
+    tcase_add_test(pass, an_order_with_a_period_does_no_harm);
     tcase_add_test(pass, any_number_of_steps_passes);
     tcase_add_loop_test(pass, sound_flows_pass, 0, 2 * (int)fixture_count);
     if (!is_brief()) /* 200 diagnoses of a flow that others look at */

@@ -6,7 +6,7 @@
 #include <string.h>
 
 /* Streams of the seed: samples count on from SAMPLES. */
-enum { STREAM_SAMPLES = 1, STREAM_DIRECTIONS = 2 };
+enum { STREAM_SAMPLES = 1, STREAM_DIRECTIONS = 2, STREAM_ROWS = 3 };
 
 /* ---- memory and status ---- */
 
@@ -55,7 +55,7 @@ static bool is_usable(const nf_diagnosis *d, const double *x, const double *cont
     return (!x || nf_finite_row(x + row * d->dim, d->dim, engine)) && (!context || nf_finite_row(context + row * d->context_dim, d->context_dim, engine));
 }
 
-/* Evenly spaced rows, or the first ones after them that are finite. */
+/* One drawn row of each of so many even pieces, or the next in its piece that is finite: an order with a period, as classes in turn have it, does not show. */
 static void choose_rows(nf_diagnosis *d, size_t rows, const double *x, const double *context) {
     const size_t wanted = d->config.rows < rows ? d->config.rows : rows;
     d->x = nf_diagnosis_numbers(d, wanted * d->dim);
@@ -63,13 +63,15 @@ static void choose_rows(nf_diagnosis *d, size_t rows, const double *x, const dou
     d->row_of = nf_diagnosis_take(d, wanted, sizeof *d->row_of);
     if (d->status != NF_OK)
         return;
+    nf_sequence random = nf_sequence_begin(d->config.seed, STREAM_ROWS);
     for (size_t i = 0; i < wanted; i++) {
         const double space = (double)rows / (double)wanted;
-        const size_t end = i + 1 < wanted ? (size_t)((double)(i + 1) * space) : rows;
-        size_t row = (size_t)((double)i * space);
-        while (row < end && !is_usable(d, x, context, row))
-            row++;
-        if (row == end)
+        const size_t begin = (size_t)((double)i * space), end = i + 1 < wanted ? (size_t)((double)(i + 1) * space) : rows, count = end - begin;
+        const size_t drawn = (size_t)nf_sequence_below(&random, count);
+        size_t row = begin + drawn, tried = 0;
+        for (; tried < count && !is_usable(d, x, context, row); tried++)
+            row = begin + (drawn + tried + 1) % count;
+        if (tried == count)
             continue;
         if (x)
             memcpy(d->x + d->rows * d->dim, x + row * d->dim, d->dim * sizeof *x);
