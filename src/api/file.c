@@ -308,36 +308,74 @@ static nf_status io_failure(const char *what, const char *path) {
     return nf_fail(NF_ERR_IO, NULL, "%s %.200s: %s", what, path, said);
 }
 
-/* All bytes of an open file, whose size need not be known (a pipe). */
+/* What is read of a file whose size need not be known (a pipe). Only the last piece has room left. */
+typedef struct piece {
+    struct piece *before;
+    unsigned char *bytes;
+    size_t room, used;
+} piece;
+
+#define PIECE_BYTES ((size_t)1 << 20)
+
+static void drop_pieces(piece *last, const nf_allocator *allocator) {
+    while (last) {
+        piece *before = last->before;
+        nf_release(allocator, last->bytes);
+        nf_release(allocator, last);
+        last = before;
+    }
+}
+
+/* One more piece; NULL, and none at all any more, when there is no memory. */
+static piece *add_piece(piece *before, size_t room, const nf_allocator *allocator) {
+    piece *last = nf_allocate(allocator, sizeof *last);
+    if (last)
+        *last = (piece){before, nf_allocate(allocator, room), room, 0};
+    if (last && last->bytes)
+        return last;
+    drop_pieces(last ? last : before, allocator);
+    return NULL;
+}
+
+/* All pieces as one block, and none of them any more: the first one's own where it is the only one. */
+static unsigned char *join_pieces(piece *last, size_t size, const nf_allocator *allocator) {
+    unsigned char *bytes = last->bytes;
+    if (!last->before) {
+        nf_release(allocator, last);
+        return bytes;
+    }
+    bytes = nf_allocate(allocator, size);
+    for (const piece *p = last; bytes && p; p = p->before) {
+        size -= p->used;
+        memcpy(bytes + size, p->bytes, p->used);
+    }
+    drop_pieces(last, allocator);
+    return bytes;
+}
+
+/* All bytes of an open file. In memory are at most these and the pieces that they came in. */
 static nf_status read_all(int fd, const char *path, const nf_allocator *allocator, unsigned char **out, size_t *out_size) {
     struct stat info;
-    size_t room = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0 ? (size_t)info.st_size + 1 : 65536, used = 0;
-    unsigned char *bytes = nf_allocate(allocator, room);
-    while (bytes) {
-        const ssize_t got = read(fd, bytes + used, room - used);
+    const bool known = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0;
+    piece *last = add_piece(NULL, known ? (size_t)info.st_size + 1 : PIECE_BYTES, allocator);
+    size_t used = 0;
+    for (ssize_t got = 1; last && got != 0;) {
+        got = read(fd, last->bytes + last->used, last->room - last->used);
         if (got < 0 && errno == EINTR)
             continue;
         if (got < 0) {
             nf_status status = io_failure("cannot read", path);
-            nf_release(allocator, bytes);
+            drop_pieces(last, allocator);
             return status;
         }
-        if (got == 0) {
-            *out = bytes;
-            *out_size = used;
-            return NF_OK;
-        }
+        last->used += (size_t)got;
         used += (size_t)got;
-        if (used < room)
-            continue;
-        unsigned char *larger = room <= SIZE_MAX / 2 ? nf_allocate(allocator, 2 * room) : NULL;
-        if (larger)
-            memcpy(larger, bytes, used);
-        nf_release(allocator, bytes);
-        bytes = larger;
-        room *= 2;
+        if (last->used == last->room)
+            last = add_piece(last, PIECE_BYTES, allocator);
     }
-    return nf_fail(NF_ERR_MEMORY, NULL, "no memory for the %zu bytes of %.200s", room, path);
+    *out = last ? join_pieces(last, used, allocator) : NULL;
+    *out_size = used;
+    return *out ? NF_OK : nf_fail(NF_ERR_MEMORY, NULL, "no memory for the bytes of %.200s, of which %zu were read", path, used);
 }
 
 nf_status nf_read_file(const char *path, const nf_allocator *allocator, unsigned char **bytes, size_t *size, bool *absent) {
