@@ -373,6 +373,16 @@ START_TEST(loads_the_largest_counts) {
     nf_free(bytes);
     nf_flow_free(loaded);
     nf_flow_free(flow);
+    ck_assert_int_eq(nf_flow_create(SIZE_MAX / 2, SIZE_MAX / 2, NF_DOUBLE, &flow), NF_OK);
+    ck_assert_int_eq(nf_flow_save_memory(flow, &bytes, &size), NF_OK);
+    ck_assert_msg(nf_flow_load_memory(bytes, size, &loaded) == NF_OK, "%s", nf_last_error());
+    nf_free(bytes);
+    nf_flow_free(loaded);
+    nf_flow_free(flow);
+    ck_assert_int_eq(nf_flow_create(SIZE_MAX / 2 + 1, 0, NF_DOUBLE, &flow), NF_ERR_ARGUMENT);
+    ck_assert_msg(strstr(nf_last_error(), "nf_flow_create: dim is ") == nf_last_error(), "%s", nf_last_error());
+    ck_assert_int_eq(nf_flow_create(2, SIZE_MAX, NF_DOUBLE, &flow), NF_ERR_ARGUMENT);
+    ck_assert_msg(strstr(nf_last_error(), "nf_flow_create: context_dim is ") == nf_last_error(), "%s", nf_last_error());
 }
 END_TEST
 

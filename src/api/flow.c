@@ -128,6 +128,9 @@ static nf_status create_empty(const char *function, size_t dim, size_t context_d
     if (status != NF_OK)
         return status;
     *flow = NULL;
+    if (dim > NF_MOST_COUNT || context_dim > NF_MOST_COUNT)
+        return nf_fail(NF_ERR_ARGUMENT, function, "%s is %zu, must be at most %zu", dim > NF_MOST_COUNT ? "dim" : "context_dim",
+                       dim > NF_MOST_COUNT ? dim : context_dim, NF_MOST_COUNT);
     nf_flow *made;
     status = nf_flow_begin(function, allocator, dim, context_dim, precision, &made);
     if (status != NF_OK)

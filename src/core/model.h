@@ -113,7 +113,7 @@ nf_status nf_layer_create(const nf_allocator *allocator, const nf_layer *draft, 
 /* Settings are rounded to the flow's precision, and must be numbers there: NF_ERR_ARGUMENT names the first that is not. */
 nf_status nf_layer_check_reals(const nf_layer *layer, nf_precision precision);
 
-/* Steps and probes beyond this are refused: a file could not tell them. */
+/* Steps, probes and dimensions beyond this are refused: a file could not tell them. */
 #define NF_MOST_COUNT (SIZE_MAX / 2)
 
 /* That a cnf's solver can work with its settings. */
