@@ -603,6 +603,7 @@ START_TEST(configs_are_checked) {
     REFUSED(NF_ERR_ARGUMENT, "must be at most", .dim = 2, .probes = SIZE_MAX / 2 + 1);
     REFUSED(NF_ERR_ARGUMENT, "kinetic = nan", .dim = 2, .kinetic = NAN);
     REFUSED(NF_ERR_ARGUMENT, "jacobian = -1", .dim = 2, .jacobian = -1);
+    REFUSED(NF_ERR_ARGUMENT, "dim 2 and context ", .dim = 2, .context_dim = SIZE_MAX);
     REFUSED(NF_ERR_ARGUMENT, "kinetic is 1e+300, beyond single", .dim = 2, .kinetic = 1e300, .precision = NF_SINGLE);
     REFUSED(NF_ERR_ARGUMENT, "t1 is 1e+39, beyond single", .dim = 2, .t1 = 1e39, .precision = NF_SINGLE);
     REFUSED(NF_ERR_ARGUMENT, "shared_step is 2", .dim = 2, .shared_step = 2);

@@ -28,6 +28,7 @@ START_TEST(realnvp_configs) {
         {"reserved is 4", {.dim = 2, .reserved = 4}},
         {"nf_realnvp_create: ", {.dim = 2, .hidden_width = SIZE_MAX / 4}},
         {"nf_realnvp_create: ", {.dim = 2, .context_dim = SIZE_MAX}},
+        {" columns of context and 128 hidden units has more parameters", {.dim = 2, .context_dim = SIZE_MAX / 2}},
     };
     nf_flow *flow;
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {

@@ -42,7 +42,8 @@ static nf_status fill(const char *function, const nf_mlp_config *c, nf_mlp *mlp)
         return status;
     mlp->count = nf_net_parameter_count(&mlp->net);
     if (mlp->count > SIZE_MAX / 64 || mlp->engine->net_thread_size(&mlp->net) == SIZE_MAX)
-        return nf_fail(NF_ERR_ARGUMENT, function, "a net of this size has more parameters than can be addressed");
+        return nf_fail(NF_ERR_ARGUMENT, function, "a net of %zu inputs, %zu outputs and %zu hidden layers of %zu has more parameters than can be addressed",
+                       c->inputs, c->outputs, mlp->net.hidden.count, mlp->net.hidden.count ? mlp->hidden[0] : 0);
     double *drawn = nf_allocate(&mlp->allocator, mlp->count * sizeof *drawn);
     mlp->theta = nf_allocate(&mlp->allocator, mlp->count * mlp->engine->real_size);
     if (drawn && mlp->theta) {

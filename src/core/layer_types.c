@@ -274,7 +274,7 @@ static nf_status cnf_complete(nf_layer *layer) {
     } else {
         size_t inputs;
         if (!nf_size_add(layer->dim, layer->context_dim, &inputs) || !nf_size_add(inputs, 1, &inputs))
-            return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: dim %zu is too large", layer->dim);
+            return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: dim %zu and context %zu are too large", layer->dim, layer->context_dim);
         layer->net.inputs = inputs;
         layer->net.outputs = layer->dim;
         if (layer->net.activation == NF_RELU)

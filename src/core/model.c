@@ -65,6 +65,11 @@ static size_t hidden_units(const nf_net *net) {
     return units;
 }
 
+static nf_status too_large(const nf_layer *layer, const char *what) {
+    return nf_fail(NF_ERR_ARGUMENT, NULL, "a %s layer of %zu dimensions, %zu columns of context and %zu hidden units %s", nf_layer_type_of(layer->kind)->name,
+                   layer->dim, layer->context_dim, hidden_units(&layer->net), what);
+}
+
 /* At least as many numbers as the engine's memory for a tile holds. `tangents`: the vectors that the net of a cnf is differentiated along. */
 static size_t reach_of(const nf_layer *layer, size_t tangents) {
     const size_t dim = layer->dim, hidden = hidden_units(&layer->net), ends = plus(layer->net.inputs, layer->net.outputs);
@@ -89,8 +94,7 @@ static nf_status check_reach(const nf_layer *layer) {
         return NF_OK;
     if (probed && reach_of(layer, 1) <= most)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: probes is %zu in %zu dimensions, more than memory can hold", layer->cnf.probes, layer->dim);
-    return nf_fail(NF_ERR_ARGUMENT, NULL, "a %s layer of %zu dimensions, %zu columns of context and %zu hidden units is more than memory can hold",
-                   nf_layer_type_of(layer->kind)->name, layer->dim, layer->context_dim, hidden_units(&layer->net));
+    return too_large(layer, "is more than memory can hold");
 }
 
 nf_status nf_layer_create(const nf_allocator *allocator, const nf_layer *draft, nf_layer **layer) {
@@ -116,8 +120,7 @@ nf_status nf_layer_create(const nf_allocator *allocator, const nf_layer *draft, 
     if (status == NF_OK) {
         type->tensors(made, add_tensor, &sum);
         if (!sum.fits)
-            status = nf_fail(NF_ERR_ARGUMENT, NULL, "a %s layer of this size has more parameters than can be addressed",
-                             type->name);
+            status = too_large(made, "has more parameters than can be addressed");
     }
     if (status == NF_OK)
         status = check_reach(made);
