@@ -190,6 +190,20 @@ static size_t count_files(bool drop) {
     return count;
 }
 
+/* Where the old file is its owner's alone, so is all that has been written of the new one. */
+static void check_private(size_t at) {
+    DIR *open = opendir(folder);
+    ck_assert_ptr_nonnull(open);
+    for (struct dirent *entry; (entry = readdir(open));) {
+        char name[600];
+        struct stat info;
+        snprintf(name, sizeof name, "%s/%s", folder, entry->d_name);
+        ck_assert_int_eq(stat(name, &info), 0);
+        ck_assert_msg(!S_ISREG(info.st_mode) || info.st_size == 0 || (info.st_mode & 077) == 0, "killed at %zu, others may read what was written", at);
+    }
+    closedir(open);
+}
+
 static void drop_folder(void) {
     count_files(true);
     ck_assert_int_eq(rmdir(folder), 0);
@@ -255,6 +269,7 @@ static void old_model(scene *s) {
     (void)s;
     nf_flow *old = flow_of(99);
     must(nf_flow_save(old, path));
+    ck_assert_int_eq(chmod(path, 0600), 0);
     nf_flow_free(old);
 }
 
@@ -462,6 +477,8 @@ START_TEST(killed_at_each_operation) {
         ck_assert_int_eq(waitpid(child, &status, 0), child);
         if (c->act != fit) /* which has files in between */
             check_one_of(&before, &whole, at);
+        if (c->prepare == old_model)
+            check_private(at);
         must(c->act(&s));
         bytes now = file_bytes();
         ck_assert(same_bytes(&now, &whole));

@@ -467,15 +467,18 @@ static nf_status sync_folder(const char *folder, const char *path) {
 
 static nf_status write_temporary(int fd, const char *temporary, const char *path, const unsigned char *bytes, size_t size) {
     struct stat old;
-    nf_status status = write_all(fd, temporary, bytes, size);
-    const bool is_old = status == NF_OK && stat(path, &old) == 0;
-    if (status == NF_OK && !is_old && errno != ENOENT)
+    nf_status status = NF_OK;
+    /* The mode comes before the bytes, which a killed process may leave here: they are in no file that more may read than could the old one. */
+    const bool is_old = stat(path, &old) == 0;
+    if (!is_old && errno != ENOENT)
         status = io_failure("cannot look up the mode of", path);
     /* A rename would put the file in the place of a device or a pipe, /dev/null too; it refuses a folder by itself. */
     if (is_old && !S_ISREG(old.st_mode) && !S_ISDIR(old.st_mode))
         status = nf_fail(NF_ERR_IO, NULL, "cannot replace %.200s: it is not a file", path);
     else if (is_old && fchmod(fd, old.st_mode & 07777) != 0)
         status = io_failure("cannot set the mode of", temporary);
+    if (status == NF_OK)
+        status = write_all(fd, temporary, bytes, size);
     if (status == NF_OK && fsync(fd) != 0)
         status = io_failure("cannot sync", temporary);
     if (close(fd) != 0 && status == NF_OK)
