@@ -79,11 +79,26 @@ START_TEST(all_agree) {
 }
 END_TEST
 
+/* Workspaces of a flow serve its clone, and all that they hold is laid out for one instruction set. */
+START_TEST(a_clone_has_that_of_its_flow) {
+    const nf_precision precision = _i ? NF_SINGLE : NF_DOUBLE;
+    nf_flow *flow, *copy;
+    unsetenv("NFLOW_ISA");
+    must(nf_affine_create(2, precision, &flow));
+    setenv("NFLOW_ISA", "base", 1);
+    must(nf_flow_clone(flow, &copy));
+    ck_assert_str_eq(nf_flow_isa(copy), nf_flow_isa(flow));
+    nf_flow_free(copy);
+    nf_flow_free(flow);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("instruction sets");
     TCase *all = tcase_create("all");
     tcase_add_loop_test(all, the_environment_decides_within_what_there_is, 0, 2);
     tcase_add_loop_test(all, all_agree, 0, 2);
+    tcase_add_loop_test(all, a_clone_has_that_of_its_flow, 0, 2);
     suite_add_tcase(suite, all);
     return run_suite(suite);
 }
