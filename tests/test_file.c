@@ -133,6 +133,21 @@ START_TEST(a_save_that_fails_leaves_the_old_file_and_nothing_else) {
 }
 END_TEST
 
+START_TEST(a_name_may_be_as_long_as_the_file_system_allows) {
+    nf_flow *flow = make_flow(NF_DOUBLE), *loaded;
+    char name[256];
+    memset(name, 'm', sizeof name - 1);
+    name[sizeof name - 1] = '\0';
+    ck_assert_msg(nf_flow_save(flow, path_of(name)) == NF_OK, "%s", nf_last_error());
+    ck_assert_int_eq(nf_flow_load(path_of(name), &loaded), NF_OK);
+    ck_assert_uint_eq(files_in_scratch(), 1);
+    unlink(path_of(name));
+    leave_scratch();
+    nf_flow_free(loaded);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* A device or pipe that a file took the place of would be gone: /dev/null, for one. */
 START_TEST(a_save_takes_the_place_of_nothing_but_a_file) {
     nf_flow *flow = make_flow(NF_DOUBLE);
@@ -182,6 +197,9 @@ START_TEST(says_which_file_cannot_be_read) {
     ck_assert_int_eq(nf_flow_load("/", &flow), NF_ERR_IO);
     ck_assert_int_eq(nf_flow_load("/dev/null", &flow), NF_ERR_FORMAT);
     ck_assert_ptr_nonnull(strstr(nf_last_error(), "/dev/null: the file has 0 bytes"));
+    /* It never ends. */
+    ck_assert_int_eq(nf_flow_load("/dev/zero", &flow), NF_ERR_FORMAT);
+    ck_assert_ptr_nonnull(strstr(nf_last_error(), "/dev/zero: header"));
 }
 END_TEST
 
@@ -501,6 +519,7 @@ int main(void) {
     tcase_add_loop_test(c, saves_and_loads_in_both_precisions, 0, 2);
     tcase_add_test(c, keeps_the_precision_of_a_flow_without_parameters);
     tcase_add_test(c, a_save_that_fails_leaves_the_old_file_and_nothing_else);
+    tcase_add_test(c, a_name_may_be_as_long_as_the_file_system_allows);
     tcase_add_test(c, a_save_takes_the_place_of_nothing_but_a_file);
     tcase_add_test(c, a_new_file_obeys_the_umask_and_an_old_one_keeps_its_mode);
     tcase_add_test(c, says_which_file_cannot_be_read);

@@ -353,7 +353,10 @@ static unsigned char *join_pieces(piece *last, size_t size, const nf_allocator *
     return bytes;
 }
 
-/* All bytes of an open file. In memory are at most these and the pieces that they came in. */
+/*
+ * All bytes of an open file, or those after which it cannot be a model file any more: a stream without an end (/dev/zero) must not fill the memory. In
+ * memory are at most these and the pieces that they came in.
+ */
 static nf_status read_all(int fd, const char *path, const nf_allocator *allocator, unsigned char **out, size_t *out_size) {
     struct stat info;
     const bool known = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0;
@@ -370,8 +373,11 @@ static nf_status read_all(int fd, const char *path, const nf_allocator *allocato
         }
         last->used += (size_t)got;
         used += (size_t)got;
-        if (last->used == last->room)
-            last = add_piece(last, PIECE_BYTES, allocator);
+        if (last->used < last->room)
+            continue;
+        if (!last->before && !nf_st_may_begin(last->bytes, last->used))
+            break;
+        last = add_piece(last, PIECE_BYTES, allocator);
     }
     *out = last ? join_pieces(last, used, allocator) : NULL;
     *out_size = used;
@@ -486,11 +492,18 @@ static nf_status write_temporary(int fd, const char *temporary, const char *path
     return status;
 }
 
+/* Beside the path, with a name that fits into a folder where the path's own does. */
+static void name_temporary(const char *path, size_t folder_length, char *temporary, size_t room) {
+    enum { MOST_KEPT = 200 }; /* of the 255 bytes that file systems allow */
+    const size_t length = strlen(path), kept = length - folder_length < MOST_KEPT ? length : folder_length + MOST_KEPT;
+    snprintf(temporary, room, "%.*s.%ld-%" PRIu64 ".tmp", (int)kept, path, (long)getpid(), nf_unique());
+}
+
 static nf_status save_bytes(const char *path, const char *folder, char *temporary, size_t room, const unsigned char *bytes, size_t size) {
     int fd = -1;
     /* A name that nobody else has; a left-over of a killed process makes it take the next. */
     for (int attempt = 0; attempt < 100 && fd < 0; attempt++) {
-        snprintf(temporary, room, "%s.%ld-%" PRIu64 ".tmp", path, (long)getpid(), nf_unique());
+        name_temporary(path, strchr(path, '/') ? strlen(folder) : 0, temporary, room);
         fd = open(temporary, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
         if (fd < 0 && errno != EEXIST)
             break;

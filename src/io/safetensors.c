@@ -206,6 +206,10 @@ static nf_status parse_header(const char *text, size_t size, json_t **header) {
     return nf_fail(NF_ERR_FORMAT, NULL, "header: bad JSON at byte %d: %.160s", error.position, error.text);
 }
 
+bool nf_st_may_begin(const unsigned char *bytes, size_t size) {
+    return (size < LENGTH_BYTES || load_length(bytes) <= NF_ST_HEADER_LIMIT) && (size <= LENGTH_BYTES || bytes[LENGTH_BYTES] == '{');
+}
+
 nf_status nf_st_parse(const nf_allocator *allocator, const void *bytes, size_t size, nf_st_file **out) {
     const unsigned char *start = bytes;
     if (size < LENGTH_BYTES)

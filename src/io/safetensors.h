@@ -7,6 +7,7 @@
 #ifndef NF_IO_SAFETENSORS_H
 #define NF_IO_SAFETENSORS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,9 @@ typedef struct nf_st_tensor {
 } nf_st_tensor;
 
 typedef struct nf_st_file nf_st_file;
+
+/* Whether a file may begin so; if not, no bytes after these make it one. */
+bool nf_st_may_begin(const unsigned char *bytes, size_t size);
 
 /* The file refers to the caller's bytes, which must outlive it. NF_ERR_FORMAT, NF_ERR_MEMORY. */
 nf_status nf_st_parse(const nf_allocator *allocator, const void *bytes, size_t size, nf_st_file **file);
