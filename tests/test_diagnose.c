@@ -135,6 +135,18 @@ START_TEST(columns_far_from_zero_pass) {
 }
 END_TEST
 
+/* The base may lie there as well: what is left of a step after rounding is not the derivative's fault. */
+START_TEST(a_base_far_from_zero_passes) {
+    const double mean[DIM] = {1e6, -1e6}, sd[DIM] = {1e-2, 1e-2};
+    nf_flow *flow;
+    must(nf_flow_create(DIM, 0, NF_DOUBLE, &flow));
+    must(nf_flow_set_base_normal(flow, mean, sd));
+    const nf_diagnose_report report = diagnose(&sound, flow, 0, NULL, NULL, NULL);
+    must_pass("a flow with a base far from 0", &report);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* Wide or narrow beyond all numbers: the flow fails, the call does not. */
 START_TEST(scales_beyond_all_numbers_are_no_failure_of_the_call) {
     static const double log_scales[] = {400, 709, 710, 1e6, 1e200, -400, -800, -1e200};
@@ -687,6 +699,7 @@ int main(void) {
     tcase_set_timeout(fail, 120);
     tcase_set_timeout(call, 60);
     tcase_add_test(pass, columns_far_from_zero_pass);
+    tcase_add_test(pass, a_base_far_from_zero_passes);
     tcase_add_test(call, scales_beyond_all_numbers_are_no_failure_of_the_call);
     tcase_add_test(pass, an_order_with_a_period_does_no_harm);
     tcase_add_test(pass, any_number_of_steps_passes);

@@ -322,7 +322,18 @@ static double project(nf_diagnosis *d, const slope *s, bool inverse) {
     return dot(s->out, s->cotangent, n * d->dim) + dot(s->log_det, s->cotangent_log_det, n);
 }
 
-/* The vjp against differences of the map along one way through inputs, contexts and parameters. The relative error. */
+/* How far terms are off that each are rounded: the root of the sum of their squares, in units of the last place. */
+static double rounding_of(const double *a, const double *b, size_t count) {
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += a[i] * a[i] * b[i] * b[i];
+    return DBL_EPSILON * sqrt(sum);
+}
+
+/*
+ * The vjp against differences of the map along one way through inputs, contexts and parameters. The relative error, beyond what rounding makes of the
+ * differences where inputs or outputs are large beside what they move by.
+ */
 static double vjp_error(nf_diagnosis *d, slope *s, bool inverse, const double *norm) {
     const size_t n = d->exact_rows, size = n * d->dim, context = n * d->context_dim;
     const double h = step_of(d);
@@ -350,7 +361,9 @@ static double vjp_error(nf_diagnosis *d, slope *s, bool inverse, const double *n
     const double got = dot(s->grad_at, s->at_way, size) + dot(s->grad_context, s->context_way, context) + dot(s->grad_theta, s->way, d->parameters);
     const double scale = typical_slope(s->grad_at, s->at_way, size) + typical_slope(s->grad_context, s->context_way, context) +
                          typical_slope(s->grad_theta, s->way, d->parameters) + 1e-5;
-    return fabs(got - wanted) / scale;
+    const double rounding = 4 * (rounding_of(s->at, s->grad_at, size) + rounding_of(s->out, s->cotangent, size)) / h;
+    const double error = fabs(got - wanted);
+    return (isnan(error) ? error : fmax(error - rounding, 0)) / scale;
 }
 
 static nf_finding check_vjp(nf_diagnosis *d, const map_state *m, bool inverse) {
