@@ -845,12 +845,19 @@ START_TEST(what_diverges_is_not_kept) {
 }
 END_TEST
 
-/* The last steps are shown by no batch: parameters that are none are not kept. */
+static int stop_at_once(void *user, const nf_fit_progress *progress) {
+    (void)user;
+    (void)progress;
+    return 1;
+}
+
+/* The last steps are shown by no batch, whether the epochs or the caller end the fit: parameters that are none are not kept. */
 START_TEST(a_last_step_into_nothing_is_not_kept) {
     double *x = gaussian_rows(1, ROWS);
     nf_flow *flow = make_flow(NF_SINGLE);
     const nf_optimizer_config wild = {.struct_size = sizeof wild, .kind = NF_SGD, .learning_rate = 3e38};
-    nf_fit_config config = plain(1);
+    nf_fit_config config = plain(_i ? 10 : 1);
+    config.progress = _i ? stop_at_once : NULL;
     config.optimizer = &wild;
     config.validation_fraction = -1;
     config.batch_size = ROWS;
@@ -1064,7 +1071,7 @@ int main(void) {
     tcase_add_loop_test(settings, defaults_are_those_of_the_header, 0, 4);
     tcase_add_loop_test(wrong, what_is_not_finite_never_reaches_the_parameters, 0, 2);
     tcase_add_loop_test(wrong, what_diverges_is_not_kept, 0, 2);
-    tcase_add_test(wrong, a_last_step_into_nothing_is_not_kept);
+    tcase_add_loop_test(wrong, a_last_step_into_nothing_is_not_kept, 0, 2);
     tcase_add_test(wrong, a_reader_that_fails_at_once_changes_nothing);
     tcase_add_test(wrong, rows_without_weight_do_not_make_a_fit_diverge);
     tcase_add_test(wrong, rows_that_are_left_out_do_not_standardise);

@@ -335,13 +335,17 @@ static nf_status batch_gradient(batch *b, uint64_t position, double rate, nf_ste
 
 /*
  * With held-out rows those of the best epoch. Without them the last ones, and while the fit goes on those that the last epoch began with, which its
- * first batch has shown to be good: the steps since then may have gone astray.
+ * first batch has shown to be good: the steps since then may have gone astray. What is not finite is never best, whatever its loss: a scale that is clamped, or a
+ * last step that no batch has looked at, may hide it.
  */
-static void keep_best(fit *f, size_t epochs, double loss) {
+static nf_status keep_best(fit *f, size_t epochs, double loss) {
     const void *from = f->config.ema_decay > 0.0 ? f->average : f->flow->theta;
+    if (!f->flow->engine->finite(from, f->flow->model.parameter_count))
+        return nf_fail(NF_ERR_DIVERGED, f->function, "the parameters are not finite after epoch %zu", epochs);
     memcpy(f->best, from, f->flow->model.parameter_count * f->flow->engine->real_size);
     f->best_loss = loss;
     f->report.best_epoch = epochs;
+    return NF_OK;
 }
 
 /* One batch: gradient and step. Parameters change only when both are finite. */
@@ -360,7 +364,9 @@ static nf_status train_batch(fit *f, size_t epoch, size_t first, double *loss_su
     if (!isfinite(loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in epoch %zu", epoch + 1);
     if (!f->validates && epoch > 0 && *weight_sum == 0.0)
-        keep_best(f, epoch, f->report.train_loss);
+        status = keep_best(f, epoch, f->report.train_loss);
+    if (status != NF_OK)
+        return status;
     f->optimizer->update.rate = rate;
     status = nf_units_step(&f->units, f->optimizer, f->flow, f->gradient);
     if (status != NF_OK)
@@ -452,15 +458,15 @@ static nf_status hear_all(fit *f, bool stop, bool *stops) {
 /* What follows an epoch: the best parameters, the checkpoint, and word to the caller, who may kill the process in his callback. */
 static nf_status end_epoch(fit *f, size_t epoch) {
     f->report.epochs_run = epoch + 1;
+    nf_status status = NF_OK;
     if (f->validates && f->report.validation_loss < f->best_loss)
-        keep_best(f, epoch + 1, f->report.validation_loss);
-    if (!f->validates && f->report.steps > 0 && is_over(f)) {
-        if (!f->flow->engine->finite(f->flow->theta, f->flow->model.parameter_count)) /* after the last steps, which no batch has shown to be good */
-            return nf_fail(NF_ERR_DIVERGED, f->function, "the parameters are not finite after epoch %zu", epoch + 1);
-        keep_best(f, epoch + 1, f->report.train_loss);
-    }
+        status = keep_best(f, epoch + 1, f->report.validation_loss);
+    if (!f->validates && f->report.steps > 0 && is_over(f))
+        status = keep_best(f, epoch + 1, f->report.train_loss);
+    if (status != NF_OK)
+        return status;
     const bool due = f->checkpoint && ((epoch + 1) % f->config.checkpoint_every == 0 || is_over(f));
-    nf_status status = nf_ranks_agree(&f->ranks, due ? nf_checkpoint_write(f) : NF_OK);
+    status = nf_ranks_agree(&f->ranks, due ? nf_checkpoint_write(f) : NF_OK);
     if (status != NF_OK)
         return status;
     bool stops;
@@ -468,8 +474,8 @@ static nf_status end_epoch(fit *f, size_t epoch) {
     if (status != NF_OK || !stops)
         return status;
     status = nf_ranks_agree(&f->ranks, f->checkpoint && !due ? nf_checkpoint_write(f) : NF_OK);
-    if (!f->validates)
-        keep_best(f, epoch + 1, f->report.train_loss);
+    if (status == NF_OK && !f->validates)
+        status = keep_best(f, epoch + 1, f->report.train_loss);
     f->report.stop_reason = NF_STOP_CALLBACK;
     return status == NF_OK ? NF_STOPPED : status;
 }
