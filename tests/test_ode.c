@@ -218,6 +218,7 @@ START_TEST(the_callback_may_end_it) {
         counter c = {.fail_at = at};
         start_all(y);
         must_be(NF_ERR_IO, nf_ode_solve(NULL, ROWS, SIZE, turn, &c, 0, 1, y, 0, NULL, NULL, NULL));
+        must_say("nf_ode_solve", "f returned NF_ERR_IO");
         ck_assert_uint_eq(c.calls, at);
     }
 }

@@ -266,10 +266,11 @@ static void check_normalization(nf_diagnosis *d, const cloud *c) {
 
 /* In the caller's floating-point mode. */
 static nf_status call_target(nf_diagnosis *d, size_t rows, const double *x, double *log_p, double *gradient) {
+    nf_clear_error();
     nf_call *lent = nf_call_lend();
     const nf_status status = d->config.target(d->config.target_user, rows, x, log_p, gradient);
     nf_call_take_back(lent);
-    return status;
+    return nf_fail_of(status, NULL, "the target");
 }
 
 static void check_target(nf_diagnosis *d, const cloud *c) {
@@ -282,7 +283,7 @@ static void check_target(nf_diagnosis *d, const cloud *c) {
         return;
     const nf_status status = call_target(d, n, c->x, log_p, gradient);
     if (status != NF_OK) {
-        nf_diagnosis_end(d, nf_fail(status, NULL, "the target returned %s", nf_status_name(status)));
+        nf_diagnosis_end(d, status);
         return;
     }
     for (size_t r = 0; r < n; r++) {

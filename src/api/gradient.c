@@ -396,11 +396,12 @@ static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace
     if (status != NF_OK)
         return nf_fail_in(status, function);
     cover_bad_rows(ws->target_x, ws->target_log_q, chunk->rows, flow->model.dim);
+    nf_clear_error();
     nf_call *lent = nf_call_lend();
     status = target(user, chunk->rows, ws->target_x, ws->target_log_p, ws->target_gradient);
     nf_call_take_back(lent);
     if (status != NF_OK)
-        return status;
+        return nf_fail_of(status, function, "the target");
     reject_spoilt(flow, ws, chunk);
     run.action = RUN_PULL;
     run.first_slot = chunk->tile % chunk->slots;

@@ -15,6 +15,7 @@ typedef struct caller {
 
 static bool call_back(void *user, size_t count, const size_t *row, const double *t, const double *y, double *dydt) {
     caller *c = user;
+    nf_clear_error();
     nf_call *lent = nf_call_lend();
     c->status = c->f(c->user, count, row, t, y, dydt);
     nf_call_take_back(lent);
@@ -109,7 +110,7 @@ static nf_status solve(const char *function, const nf_allocator *allocator, ode_
         status = nf_fail(NF_ERR_MEMORY, function, "no memory for %zu systems of %zu components", task->rows, task->size);
     } else {
         const bool through = engine->ode_solve(task, memory);
-        status = through ? conclude(function, task, stats) : c->status;
+        status = through ? conclude(function, task, stats) : nf_fail_of(c->status, function, "f");
     }
     nf_release(allocator, task->outcome);
     nf_release(allocator, memory);

@@ -67,6 +67,10 @@ nf_status nf_fail_in(nf_status status, const char *function) {
     return nf_fail(status, function, "%s", said);
 }
 
+nf_status nf_fail_of(nf_status status, const char *function, const char *who) {
+    return status == NF_OK || line[0] != '\0' ? status : nf_fail(status, function, "%s returned %s", who, nf_status_name(status));
+}
+
 void nf_clear_error(void) { line[0] = '\0'; }
 
 const char *nf_last_error(void) { return line; }

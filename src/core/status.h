@@ -21,6 +21,12 @@ nf_status nf_fail(nf_status status, const char *function, const char *format, ..
 /* Put "<function>: " before a message that a lower part has left without one; used by the api where a lower part failed. */
 nf_status nf_fail_in(nf_status status, const char *function);
 
+/*
+ * What a callback of the caller's returned goes on as it is; when it left no line since nf_clear_error, the line says whose it is: "<function>: <who> returned
+ * NF_ERR_IO". NF_OK does nothing.
+ */
+nf_status nf_fail_of(nf_status status, const char *function, const char *who);
+
 /* Forget this thread's message: called on entry by every public function that can fail. */
 void nf_clear_error(void);
 
