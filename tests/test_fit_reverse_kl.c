@@ -482,6 +482,25 @@ START_TEST(a_fit_that_diverges_leaves_the_last_parameters) {
 }
 END_TEST
 
+/* A step beyond all numbers, with no loss after it that would tell. */
+START_TEST(a_step_into_nothing_ends_the_fit) {
+    const double first[2 * DIM] = {0.125, -0.25, 0.385, 0.5};
+    const nf_optimizer_config wild = {.struct_size = sizeof wild, .kind = NF_SGD, .learning_rate = 1e308, .clip_norm = 1e5};
+    density d = plain_density();
+    nf_flow *flow = affine_flow();
+    nf_reverse_kl_config config = plain(1);
+    config.optimizer = &wild;
+    config.ema_decay = _i ? 0 : -1;
+    must(nf_set_parameters(flow, first));
+    must_be(NF_ERR_DIVERGED, nf_fit_reverse_kl(flow, gaussian, &d, &config, NULL));
+    must_say("nf_fit_reverse_kl", "the parameters are not finite after step 1");
+    double theta[2 * DIM];
+    must(nf_get_parameters(flow, theta));
+    same_bits("parameters", theta, first, 2 * DIM);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* In a step or in the report: its status is returned, with no line of another call, and the target is not asked again. */
 START_TEST(a_target_that_fails_ends_the_fit) {
     const nf_status failure = (const nf_status[]){(nf_status)-77, NF_ERR_ROWS, NF_ERR_IO, NF_STOPPED, NF_ERR_DIVERGED}[_i];
@@ -514,6 +533,7 @@ START_TEST(a_target_that_fails_ends_the_fit) {
         d.failure = failure;
         must(nf_set_parameters(flow, first));
         must_be(failure, nf_fit_reverse_kl(flow, gaussian, &d, &config, &report));
+        must_say("nf_fit_reverse_kl", "the target returned");
         ck_assert_uint_eq(d.calls, call);
         const size_t done = call + evaluations <= whole.calls ? (call - 1) / each : steps;
         ck_assert_uint_eq(report.steps, done);
@@ -571,6 +591,7 @@ int main(void) {
     tcase_add_test(wrong, rows_that_the_target_spoils_are_left_out);
     tcase_add_test(wrong, samples_that_overflow_are_left_out);
     tcase_add_loop_test(wrong, a_fit_that_diverges_leaves_the_last_parameters, 0, 3);
+    tcase_add_loop_test(wrong, a_step_into_nothing_ends_the_fit, 0, 2);
     tcase_add_loop_test(wrong, a_target_that_fails_ends_the_fit, 0, 5);
     tcase_add_test(wrong, the_target_is_called_in_the_callers_mode);
     TCase *all[] = {learning, settings, wrong};

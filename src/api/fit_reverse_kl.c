@@ -192,12 +192,18 @@ static nf_status run_wave(void *user, const nf_wave *wave, nf_shard_sum *sums, n
     return status;
 }
 
+static void set_parameters(kl_fit *f, const void *theta) {
+    memcpy(f->flow->theta, theta, f->flow->model.parameter_count * f->flow->engine->real_size);
+    f->flow->epoch = nf_unique();
+}
+
+static bool are_finite(const kl_fit *f, const void *theta) { return f->flow->engine->finite(theta, f->flow->model.parameter_count); }
+
 static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
     const nf_reverse_kl_config *c = &f->config;
     kl_step task = {f, *rng};
     nf_step_sum sum;
     set_step(f, step);
-    nf_clear_error(); /* a target's status may come without a line */
     nf_status status = nf_reduce(&f->reducer, &f->plan, run_wave, &task, f->gradient, &sum);
     if (status != NF_OK)
         return status;
@@ -209,6 +215,10 @@ static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
     status = nf_run_step(f->optimizer, f->flow, f->gradient);
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
+    if (!are_finite(f, f->flow->theta)) {
+        set_parameters(f, c->ema_decay > 0.0 ? f->average : f->initial);
+        return nf_fail(NF_ERR_DIVERGED, f->function, "the parameters are not finite after step %zu", step + 1);
+    }
     if (c->ema_decay > 0.0)
         follow_average(f, step);
     return NF_OK;
@@ -327,7 +337,7 @@ static nf_status weigh_samples(kl_fit *f, size_t first, size_t rows, double *log
     nf_call_take_back(lent);
     for (size_t r = 0; status == NF_OK && r < rows; r++)
         log_weight[r] = isfinite(log_q[r]) && log_p[r] < INFINITY ? log_p[r] - log_q[r] : NAN;
-    return status;
+    return nf_fail_of(status, f->function, "the target");
 }
 
 /* A chunk on each rank, and all weights in order. */
@@ -391,11 +401,6 @@ static nf_status compare_settings(kl_fit *f) {
     return nf_ranks_compare(&f->ranks, settings, sizeof settings / sizeof *settings);
 }
 
-static void set_parameters(kl_fit *f, const void *theta) {
-    memcpy(f->flow->theta, theta, f->flow->model.parameter_count * f->flow->engine->real_size);
-    f->flow->epoch = nf_unique();
-}
-
 static nf_status begin(kl_fit *f) {
     const size_t bytes = f->flow->model.parameter_count * f->flow->engine->real_size;
     nf_status status = nf_ranks_agree(&f->ranks, allocate(f));
@@ -416,7 +421,7 @@ static nf_status run_all(kl_fit *f) {
     if (status != NF_OK)
         return status;
     status = run_steps(f);
-    if (f->config.ema_decay > 0.0 && (status == NF_OK || status == NF_STOPPED))
+    if (f->config.ema_decay > 0.0 && (status == NF_OK || status == NF_STOPPED) && are_finite(f, f->average))
         set_parameters(f, f->average);
     if (f->cut || (status != NF_OK && status != NF_STOPPED))
         return status;
