@@ -275,7 +275,7 @@ static void choose_way(nf_diagnosis *d, slope *s) {
         const size_t count = t.shape[0] * t.shape[1];
         const double *theta = s->theta + t.offset, size = fmax(sqrt(dot(theta, theta, count) / (double)count), 0.1);
         for (size_t k = 0; k < count; k++)
-            s->way[t.offset + k] *= fmin(is_shift(&t) ? exp(theta[k - count]) : size, 1e150);
+            s->way[t.offset + k] *= fmin(is_shift(&t) ? exp(s->theta[t.offset + k - count]) : size, 1e150);
     }
 }
 
