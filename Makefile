@@ -150,7 +150,7 @@ export NFLOW_LIBRARY = $(abspath $(SHARED))
 export NFLOW_PROGRAM = $(abspath $(BUILD))/nflow
 
 # Targets for fuzzing, whose seeds and findings run in every check: prerequisites are read where they stand, so these come first.
-FUZZ := model csv calls npy
+FUZZ := model csv calls npy checkpoint beside
 FUZZ_ALL := $(FUZZ) load
 FUZZ_SECONDS ?= 60
 FUZZ_FILES := $(FUZZ_ALL:%=$(BUILD)/tests/fuzz/files_%)
