@@ -684,6 +684,120 @@ START_TEST(rows_too_far_to_differentiate_add_nothing) {
 }
 END_TEST
 
+/*
+ * A planar layer whose w is so short that the derivative by it, which grows like 1/|w|^2, is beyond the numbers: rows with small cotangents have a gradient all
+ * the same, the formula's (with u = 0 the rest of it is nothing beside this), and the others add nothing to it.
+ */
+typedef struct short_layer {
+    nf_precision precision;
+    size_t context_dim;
+    double length, small; /* of w, and of the cotangents of even rows */
+} short_layer;
+
+static const short_layer short_layers[] = {
+    {NF_DOUBLE, 0, 1e-160, 1e-200}, {NF_DOUBLE, 1, 1e-160, 1e-200}, {NF_SINGLE, 0, 1e-25, 1e-30}, {NF_SINGLE, 1, 1e-25, 1e-30}};
+
+/* w = length (.6, -.8), b = 1, u = 0; conditional: the biases of a linear net whose weights are 0. */
+static nf_flow *make_short(const short_layer *s, double length) {
+    nf_flow *flow;
+    must(nf_planar_create(NF_CONFIG(nf_planar_config, .dim = 2, .context_dim = s->context_dim, .precision = s->precision, .hidden_layers = NF_NONE), &flow));
+    const size_t count = nf_parameter_count(flow);
+    double theta[10] = {0};
+    ck_assert_uint_eq(count, s->context_dim ? 10 : 5);
+    theta[count - 3] = 0.6 * length;
+    theta[count - 2] = -0.8 * length;
+    theta[count - 1] = 1.0;
+    must(nf_set_parameters(flow, theta));
+    return flow;
+}
+
+START_TEST(short_planar_layers_have_gradients_or_bad_rows) {
+    enum { SOME = 2200 }; /* so that some tiles add to what others left */
+    const short_layer *s = &short_layers[_i];
+    nf_flow *flow = make_short(s, s->length);
+    nf_gradient *gradient;
+    nf_workspace *ws;
+    nf_stats stats = {.struct_size = sizeof stats};
+    const size_t count = nf_parameter_count(flow);
+    double z[2 * SOME], d[2 * SOME], out[2 * SOME], zeros[SOME] = {0}, got[10], expected[10];
+    const double *context = s->context_dim ? zeros : NULL;
+    must(nf_workspace_create(flow, 2, &ws));
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t i = 0; i < 2 * SOME; i++) {
+        z[i] = 0.385 + 0.01 * (double)(i % 7);
+        d[i] = i / 2 % 2 ? 0.0 : s->small * (1.0 + (double)(i % 3));
+    }
+    double sum[2] = {0, 0};
+    for (size_t i = 0; i < 2 * SOME; i++)
+        sum[i % 2] += tanh(1.0) * d[i];
+    const double along = 0.6 * sum[0] - 0.8 * sum[1];
+    must(nf_forward_vjp(flow, ws, SOME, z, context, d, NULL, out, NULL, gradient));
+    must(nf_gradient_get(gradient, expected));
+    for (size_t i = 0; i < 2; i++) {
+        const double across = sum[i] - 2 * along * (i ? -0.8 : 0.6), slope = (log(2.0) - 1.0) * across / s->length / s->length;
+        ck_assert_msg(fabs(expected[count - 3 + i] / slope - 1) < (s->precision == NF_SINGLE ? 1e-5 : 1e-12), "slope %g, expected %g", expected[count - 3 + i], slope);
+    }
+    for (size_t i = 0; i < 2 * SOME; i++)
+        d[i] = i / 2 % 2 ? 0.385 : d[i];
+    must(nf_gradient_zero(gradient));
+    must_be(NF_ERR_ROWS, nf_forward_vjp(flow, ws, SOME, z, context, d, NULL, out, NULL, gradient));
+    must_say("nf_forward_vjp", "row 1: the gradient is beyond the range of the numbers (1100 bad rows in all)");
+    must(nf_workspace_stats(ws, &stats));
+    ck_assert(stats.bad_rows == SOME / 2 && stats.first_bad_row == 1);
+    must(nf_gradient_get(gradient, got));
+    same_bits("gradient", got, expected, count);
+    for (size_t i = 0; i < 2 * SOME; i++)
+        ck_assert_msg(isnan(out[i]) == (i / 2 % 2 == 1), "row %zu has %g", i / 2, out[i]);
+    /* Where no parameter's gradient is wanted, none is missed. */
+    must(nf_forward_vjp(flow, ws, SOME, z, context, d, NULL, out, NULL, NULL));
+    nf_gradient_free(gradient);
+    nf_workspace_free(ws);
+    nf_flow_free(flow);
+}
+END_TEST
+
+static nf_status wide_target(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
+    (void)user;
+    for (size_t r = 0; r < rows; r++) {
+        log_density[r] = 0;
+        for (size_t i = 2 * r; i < 2 * r + 2; i++) {
+            log_density[r] -= fabs(x[i]);
+            gradient[i] = x[i] > 0 ? -1.0 : 1.0;
+        }
+    }
+    return NF_OK;
+}
+
+/* Losses: rows that have one, and no gradient, are none. */
+START_TEST(short_planar_layers_have_losses_or_bad_rows) {
+    enum { SOME = 200 };
+    const short_layer *s = &short_layers[_i];
+    nf_flow *flow = make_short(s, s->precision == NF_SINGLE ? 1e-14 : 1e-110), *shorter = make_short(s, s->length);
+    nf_gradient *gradient;
+    double x[2 * SOME], zeros[SOME] = {0}, log_q[SOME], got[10], loss = 0;
+    const double *context = s->context_dim ? zeros : NULL;
+    nf_rng rng = {1, 2, 3};
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t i = 0; i < 2 * SOME; i++)
+        x[i] = 0.385 + 0.01 * (double)(i % 7);
+    must(nf_log_prob(flow, NULL, SOME, x, context, log_q));
+    must_be(NF_ERR_ROWS, nf_grad_nll(flow, NULL, SOME, x, context, NULL, gradient, &loss));
+    must_say("nf_grad_nll", "row 0: the gradient is beyond the range of the numbers (200 bad rows in all)");
+    ck_assert(isnan(loss));
+    nf_gradient_free(gradient);
+    must(nf_gradient_create(shorter, &gradient));
+    must_be(NF_ERR_ROWS, nf_grad_reverse_kl(shorter, NULL, &rng, SOME, context, wide_target, NULL, gradient, &loss));
+    must_say("nf_grad_reverse_kl", "row 0: the gradient is beyond the range of the numbers (200 bad rows in all)");
+    ck_assert(isnan(loss));
+    must(nf_gradient_get(gradient, got));
+    for (size_t i = 0; i < nf_parameter_count(shorter); i++)
+        ck_assert_double_eq(got[i], 0.0);
+    nf_gradient_free(gradient);
+    nf_flow_free(shorter);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* A row of huge numbers is either mapped, slopes and all, or bad, as one, and changes no other row. */
 static void check_huge_rows(int index, nf_precision precision) {
     enum { SOME = 67 };
@@ -914,6 +1028,8 @@ int main(void) {
     tcase_add_loop_test(bad, cotangents_that_are_no_numbers_make_bad_rows, 0, subjects);
     tcase_add_loop_test(bad, rows_too_far_to_differentiate_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, huge_rows_are_bad_or_right, 0, subjects);
+    tcase_add_loop_test(bad, short_planar_layers_have_gradients_or_bad_rows, 0, 4);
+    tcase_add_loop_test(bad, short_planar_layers_have_losses_or_bad_rows, 0, 4);
     tcase_add_test(bad, maps_reach_further_than_densities);
     tcase_add_test(bad, a_narrow_base_has_a_score);
     tcase_add_loop_test(arrays, results_may_go_into_the_input, 0, subjects);

@@ -28,7 +28,7 @@ typedef struct thread_map {
     double *base; /* log density of the base at z */
     uint32_t *source; /* the row of the tile that each lane was loaded from */
     real *scratch, *records, *caches;
-    real *kept; /* a slot as it was before a pull that may be repeated; NULL when no layer's vjp loses rows */
+    real *kept; /* a slot as it was before a pull that may be repeated; NULL when no layer's vjp loses rows or is steep */
     size_t bytes;
 } thread_map;
 
@@ -52,7 +52,7 @@ static bool layer_sizes(const nf_model *model, thread_sizes *sizes) {
         const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
         const size_t record = max_size(ops->record_size(layer, TILE_PANELS, false), ops->record_size(layer, TILE_PANELS, true));
         sizes->scratch = max_size(sizes->scratch, ops->scratch_size(layer, TILE_PANELS));
-        if (ops->vjp_loses && ops->vjp_loses(layer))
+        if (ops->steep || (ops->vjp_loses && ops->vjp_loses(layer)))
             sizes->kept = model->parameter_count;
         if (ops->match)
             sizes->scratch = max_size(sizes->scratch, R(pairing_scratch)(TILE_ROWS));
@@ -519,16 +519,36 @@ static bool note_untraced(engine_thread *thread, const tile *t, const unsigned c
     return any;
 }
 
+/* Whether all exponents are below the highest: an integer loop, which vectorises. */
+static bool all_finite(const void *values, size_t count) {
+    const unsigned char *bytes = values;
+    const real_uint exponent = NF_SINGLE_BUILD ? (real_uint)0x7f800000u : (real_uint)0x7ff0000000000000u;
+    real_uint bad = 0;
+    for (size_t i = 0; i < count; i++) {
+        real_uint bits;
+        memcpy(&bits, bytes + i * sizeof bits, sizeof bits);
+        bad |= (bits & exponent) == exponent;
+    }
+    return bad == 0;
+}
+
+/* Whether the gradient of a layer that may be too steep is not finite. */
+static bool is_steep(const struct layer_ops *ops, const layer_run *run) {
+    const size_t count = ops->steep && run->gradient ? ops->steep(run->layer) : 0;
+    return count > 0 && !all_finite(run->gradient + run->layer->parameter_count - count, count);
+}
+
 /*
  * The cotangents of the layers' output become those of their input; false when a layer lost rows, and all is to be done again without them. A tile
  * without a good row is left alone: it was mapped as the origin, whose numbers may be anything.
  */
-static bool pull_layers(const engine_job *job, engine_thread *thread, const thread_map *m, cotangent *c, size_t slot, bool first) {
+static bool pull_layers(const engine_job *job, engine_thread *thread, const thread_map *m, cotangent *c, size_t slot, bool first, bool *steep) {
     const size_t count = job->model->layer_count;
     const bool any = any_good(&m->t);
     unsigned char before[TILE_ROWS];
     engine_counters counters = {0, 0, 0, 0}; /* the steps of nf_stats are those of the push */
     bool whole = true;
+    *steep = false;
     memcpy(before, m->t.failed, m->t.rows);
     for (size_t i = count; whole && i-- > 0;) {
         const size_t index = job->inverse ? count - 1 - i : i;
@@ -545,9 +565,43 @@ static bool pull_layers(const engine_job *job, engine_thread *thread, const thre
         else
             place->ops->forward_vjp(&run, &m->t, c);
         whole = !place->ops->vjp_loses || !note_untraced(thread, &m->t, before, count);
+        *steep = *steep || is_steep(place->ops, &run);
     }
     thread->counters.rhs_evaluations += counters.rhs_evaluations;
     return whole;
+}
+
+static void begin_cotangents(const engine_job *job, engine_thread *thread, thread_map *m, engine_sum *sum) {
+    if (job->density)
+        density_cotangents(job, thread, m, sum);
+    else
+        given_cotangents(job, thread, m, sum);
+    if (m->t.context)
+        memset(m->cotangent_context, 0, m->t.panels * m->t.context_dim * PANEL * sizeof(real));
+}
+
+/* Rows whose part of the gradient is not finite, found one by one: all others have cotangents of zero meanwhile. The slot is lost. */
+static void find_steep(const engine_job *job, engine_thread *thread, thread_map *m, cotangent *c, size_t slot) {
+    tile *t = &m->t;
+    const engine_counters counters_before = thread->counters;
+    unsigned char failed[TILE_ROWS];
+    engine_sum unused = {0, 0, 0};
+    memcpy(failed, t->failed, t->rows);
+    for (size_t l = 0; l < t->rows; l++) {
+        if (failed[l])
+            continue;
+        memset(t->failed, ROW_SLOPE, t->rows);
+        t->failed[l] = ROW_GOOD;
+        begin_cotangents(job, thread, m, &unused);
+        bool steep;
+        pull_layers(job, thread, m, c, slot, true, &steep);
+        if (!steep)
+            continue;
+        failed[l] = ROW_SLOPE;
+        note_bad(thread, (engine_bad){0, thread->first + l, ROW_SLOPE, 0, 0, 0.0});
+    }
+    memcpy(t->failed, failed, t->rows);
+    thread->counters = counters_before;
 }
 
 static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool first, engine_sum *sum) {
@@ -561,15 +615,15 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool
     const size_t kept = m.kept && job->slots && !first ? model->parameter_count * sizeof(real) : 0;
     if (kept)
         memcpy(m.kept, slot_of(job, slot), kept);
-    for (bool whole = false; !whole;) {
+    for (bool whole = false, steep = false, searched = false; !whole;) {
         *sum = sum_before;
-        if (job->density)
-            density_cotangents(job, thread, &m, sum);
-        else
-            given_cotangents(job, thread, &m, sum);
-        if (c.context)
-            memset(c.context, 0, m.t.panels * m.t.context_dim * PANEL * sizeof(real));
-        whole = pull_layers(job, thread, &m, &c, slot, first);
+        begin_cotangents(job, thread, &m, sum);
+        whole = pull_layers(job, thread, &m, &c, slot, first, &steep);
+        if (whole && steep && !searched && (!kept || all_finite(m.kept, model->parameter_count))) {
+            find_steep(job, thread, &m, &c, slot);
+            searched = true;
+            whole = false;
+        }
         if (!whole && kept)
             memcpy(slot_of(job, slot), m.kept, kept);
     }
@@ -753,19 +807,6 @@ static void to_double(double *to, const void *from, size_t count) {
     const real *r = from;
     for (size_t i = 0; i < count; i++)
         to[i] = (double)r[i];
-}
-
-/* Whether all exponents are below the highest: an integer loop, which vectorises. */
-static bool all_finite(const void *values, size_t count) {
-    const unsigned char *bytes = values;
-    const real_uint exponent = NF_SINGLE_BUILD ? (real_uint)0x7f800000u : (real_uint)0x7ff0000000000000u;
-    real_uint bad = 0;
-    for (size_t i = 0; i < count; i++) {
-        real_uint bits;
-        memcpy(&bits, bytes + i * sizeof bits, sizeof bits);
-        bad |= (bits & exponent) == exponent;
-    }
-    return bad == 0;
 }
 
 static bool supports(nf_layer_kind kind) { return R(layer_ops_of)(kind) != NULL; }

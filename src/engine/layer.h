@@ -86,6 +86,11 @@ struct layer_ops {
      * gave so far, and repeats it with cotangents of zero in these lanes. NULL: never.
      */
     bool (*vjp_loses)(const nf_layer *layer);
+    /*
+     * How many of the layer's last parameters show it when a row's part of the gradient is beyond the numbers, as it may be where the row's map is not: the engine
+     * looks at them after each tile, and throws such rows away. NULL: it is not looked for.
+     */
+    size_t (*steep)(const nf_layer *layer);
 };
 
 /* NULL: this build of the library has no such layer. */

@@ -293,9 +293,13 @@ static void forward_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp
 
 static void inverse_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, true); }
 
+/* Gradients grow like 1/|w|^2: those of u, w and b, or of the biases by which a net gives them. */
+static size_t steep(const nf_layer *layer) { return 2 * layer->dim + 1; }
+
 const struct layer_ops R(planar_ops) = {.record_size = record_size,
                                         .scratch_size = scratch_size,
                                         .forward = forward,
                                         .inverse = inverse,
                                         .forward_vjp = forward_vjp,
-                                        .inverse_vjp = inverse_vjp};
+                                        .inverse_vjp = inverse_vjp,
+                                        .steep = steep};

@@ -41,6 +41,7 @@ real R(planar_u_hat)(const planar_constraint *c, real u, real w) { return (real)
 /*
  * With e = w / |w|, G the cotangent of uhat and P = G.e:
  *     da = log_rate d_log_s + shift_rate P,   du = G + w da,   dw = d_w + u da + (k / |w|^2) (G - 2 P e).
+ * Where k / |w|^2 is beyond the numbers, the last product need not be.
  */
 void R(planar_constrain_vjp)(const planar_constraint *c, size_t dim, const real *u, const real *w, const double *d_u_hat,
                              const double *d_w, double d_log_s, real *gradient) {
@@ -49,10 +50,12 @@ void R(planar_constrain_vjp)(const planar_constraint *c, size_t dim, const real 
         along = madd_double(d_u_hat[i], unit(c, w[i]), along);
     const double da = madd_double(c->log_rate, d_log_s, c->shift_rate * along);
     const double turn = c->norm > 0 ? c->shift / c->norm : 0, direct = c->norm > 0 ? 1 : 0;
+    const bool apart = fabs(turn) > DBL_MAX;
     for (size_t i = 0; i < dim; i++) {
         const double across = madd_double(-2 * along, unit(c, w[i]), d_u_hat[i]);
+        const double turned = apart ? c->shift * across / c->norm : turn * across;
         gradient[i] += (real)madd_double((double)w[i], da, d_u_hat[i]);
-        gradient[dim + i] += (real)(direct * d_w[i] + madd_double((double)u[i], da, turn * across));
+        gradient[dim + i] += (real)(direct * d_w[i] + madd_double((double)u[i], da, turned));
     }
 }
 
@@ -93,6 +96,20 @@ void R(planar_constrain_lanes)(size_t dim, const real *restrict u, const real *r
             u_hat[i * PANEL + l] = madd(shift[l], w[i * PANEL + l] / largest[l] * inverse_root[l], u[i * PANEL + l]);
 }
 
+/* In the lanes where k / |w|^2 is beyond the numbers, its product is added to d_w here, and `turn` becomes 0. */
+static void turn_apart(const planar_lanes *lanes, size_t dim, const real *w, const real *along, const real *d_u, real *turn, real *d_w) {
+    for (size_t l = 0; l < PANEL; l++) {
+        if (!(vm_abs(turn[l]) > REAL_MAX))
+            continue;
+        turn[l] = 0;
+        for (size_t i = 0; i < dim; i++) {
+            const size_t at = i * PANEL + l;
+            const real across = madd(-2 * along[l], w[at] / lanes->largest[l] * lanes->inverse_root[l], d_u[at]);
+            d_w[at] += lanes->shift[l] * across / lanes->norm[l];
+        }
+    }
+}
+
 void R(planar_constrain_lanes_vjp)(const planar_lanes *lanes, size_t dim, const real *restrict u, const real *restrict w,
                                    const real *restrict d_log_s, real *restrict d_u, real *restrict d_w) {
     const real *restrict largest = lanes->largest, *restrict inverse_root = lanes->inverse_root, *restrict norm = lanes->norm;
@@ -105,6 +122,7 @@ void R(planar_constrain_lanes_vjp)(const planar_lanes *lanes, size_t dim, const 
         da[l] = madd(lanes->log_rate[l], d_log_s[l], lanes->shift_rate[l] * along[l]);
         turn[l] = norm[l] > 0 ? shift[l] / norm[l] : 0;
     }
+    turn_apart(lanes, dim, w, along, d_u, turn, d_w);
     for (size_t i = 0; i < dim; i++)
         for (size_t l = 0; l < PANEL; l++) {
             const size_t at = i * PANEL + l;
