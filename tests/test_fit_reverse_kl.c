@@ -415,6 +415,17 @@ START_TEST(settings_that_are_refused) {
     config.optimizer = &wrong;
     must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(flow, gaussian, &d, &config, NULL));
     must_say("nf_fit_reverse_kl", "kind");
+    nf_flow_free(flow);
+    flow = make_realnvp(DIM, 2, NF_DOUBLE, NULL);
+    const double context[DIM] = {0};
+    const size_t too_many[] = {SIZE_MAX / 8, SIZE_MAX / 16 + 1, SIZE_MAX / 8 + 1, SIZE_MAX / 4 + 1, SIZE_MAX / 2 + 1, NF_NONE};
+    config = plain(3);
+    config.context = context;
+    for (size_t k = 0; k < sizeof too_many / sizeof too_many[0]; k++) {
+        config.samples = too_many[k];
+        must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(flow, gaussian, &d, &config, NULL));
+        must_say("nf_fit_reverse_kl", "config->samples is");
+    }
     ck_assert_uint_eq(d.calls, 0);
     nf_flow_free(flow);
 }
