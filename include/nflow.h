@@ -667,8 +667,8 @@ typedef struct nf_reverse_kl_report {
     size_t struct_size; /* set by the caller */
     size_t steps;
     double loss;                  /* mean of log q - beta log p over the last hundredth of the steps */
-    double elbo, elbo_error;      /* E_q[log p - log q] at the end, a lower bound of log Z, and its standard error; NaN: not evaluated.
-                                     -inf and NaN when the target is 0 (log p = -inf) at a sample, which counts below with weight 0 */
+    double elbo, elbo_error;      /* E_q[log p - log q] at the end, a lower bound of log Z, and its standard error, NaN of a single sample; NaN: not
+                                     evaluated. -inf and NaN when the target is 0 (log p = -inf) at a sample, which counts below with weight 0 */
     double log_evidence;          /* log Z by importance sampling with the flow */
     double effective_sample_size; /* (sum w)^2 / sum w^2 over the number of samples: 1 when q = p / Z (Kong 1992) */
     double seconds;

@@ -151,6 +151,18 @@ START_TEST(the_report_is_of_importance_weights) {
 }
 END_TEST
 
+/* One sample has no spread. */
+START_TEST(one_sample_has_no_standard_error) {
+    density d = plain_density();
+    nf_flow *flow = affine_flow();
+    nf_reverse_kl_report report = report_of(flow, &d, 1, 64, 1);
+    ck_assert(isfinite(report.elbo) && report.elbo == report.log_evidence && isnan(report.elbo_error));
+    report = report_of(flow, &d, 1, 64, 2);
+    ck_assert(isfinite(report.elbo) && report.elbo < report.log_evidence && report.elbo_error > 0);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* A sample of weight 0 is a sample: with half of q's mass outside the target's support Z is half, and so are the samples that count. */
 START_TEST(where_the_target_is_zero_samples_count) {
     enum { MANY = 40000 };
@@ -589,6 +601,7 @@ int main(void) {
     TCase *learning = tcase_create("learning"), *settings = tcase_create("settings"), *wrong = tcase_create("wrong");
     tcase_add_test(learning, finds_a_density_and_its_integral);
     tcase_add_test(learning, the_report_is_of_importance_weights);
+    tcase_add_test(learning, one_sample_has_no_standard_error);
     tcase_add_test(learning, where_the_target_is_zero_samples_count);
     tcase_add_test(learning, a_target_that_no_sample_meets_has_no_evidence);
     tcase_add_test(settings, progress_tells_the_mean_since_the_last_call);

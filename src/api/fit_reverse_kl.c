@@ -375,7 +375,7 @@ static nf_status evaluate(kl_fit *f) {
     if (status == NF_OK && w.count > 0) {
         const double n = (double)w.count;
         f->report.elbo = w.zeros ? -INFINITY : w.mean;
-        f->report.elbo_error = w.zeros ? NAN : sqrt(w.spread / n / n);
+        f->report.elbo_error = w.zeros || w.count == 1 ? NAN : sqrt(w.spread / n / n);
         f->report.log_evidence = w.shift + log(w.sum / n);
         f->report.effective_sample_size = w.zeros < w.count ? w.sum * w.sum / w.square / n : 0.0;
     }
