@@ -681,8 +681,8 @@ typedef struct nf_reverse_kl_report {
  * The flow ends with the averaged parameters. Same seed, same bits, for any number of threads, if the target is a function. NF_ERR_DIVERGED: a loss or gradient is not
  * finite, and the flow has the parameters before it; or a step led to parameters that are not, and it has the averaged ones before that step, or without an average
  * those from before the fit. NF_STOPPED: progress asked for it. A status of the target, whatever it is, ends the fit and is returned, and the
- * target is not called again: after NF_STOPPED the flow has the averaged parameters, after NF_ERR_DIVERGED those of the last step, after any other those
- * from before the fit.
+ * target is not called again: after NF_STOPPED the flow has the averaged parameters, after NF_ERR_DIVERGED those of the last step, or the averaged ones
+ * when all steps are done, after any other those from before the fit.
  * config->comm: as for nf_fit; the samples are shared out, and each rank's target sees its own. `context` is the same on all ranks.
  */
 NF_API nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *user, const nf_reverse_kl_config *config,

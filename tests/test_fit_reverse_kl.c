@@ -570,6 +570,27 @@ START_TEST(a_target_that_fails_ends_the_fit) {
 }
 END_TEST
 
+/* Once the steps are over the flow has their average, whatever ends the report. */
+START_TEST(a_report_that_the_target_ends_is_of_the_average) {
+    const nf_status failure = _i ? NF_ERR_DIVERGED : NF_STOPPED;
+    density whole = plain_density(), d = whole;
+    nf_flow *flow = affine_flow(), *other = affine_flow();
+    nf_reverse_kl_config config = plain(3);
+    config.ema_decay = 0.7;
+    must(nf_fit_reverse_kl(flow, gaussian, &whole, &config, NULL));
+    d.fails_at = whole.calls + 1;
+    d.failure = failure;
+    config.evaluation_samples = 64;
+    must_be(failure, nf_fit_reverse_kl(other, gaussian, &d, &config, NULL));
+    double *a = new_parameters(flow), *b = new_parameters(other);
+    same_bits("parameters", a, b, 2 * DIM);
+    free(a);
+    free(b);
+    nf_flow_free(flow);
+    nf_flow_free(other);
+}
+END_TEST
+
 /* In steps and in the report; the rest of the fit rounds as ever. */
 START_TEST(the_target_is_called_in_the_callers_mode) {
     double theta[2][2 * DIM];
@@ -617,6 +638,7 @@ int main(void) {
     tcase_add_loop_test(wrong, a_fit_that_diverges_leaves_the_last_parameters, 0, 3);
     tcase_add_loop_test(wrong, a_step_into_nothing_ends_the_fit, 0, 2);
     tcase_add_loop_test(wrong, a_target_that_fails_ends_the_fit, 0, 5);
+    tcase_add_loop_test(wrong, a_report_that_the_target_ends_is_of_the_average, 0, 2);
     tcase_add_test(wrong, the_target_is_called_in_the_callers_mode);
     TCase *all[] = {learning, settings, wrong};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
