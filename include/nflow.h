@@ -466,7 +466,7 @@ NF_API nf_status nf_grad_flow_matching(const nf_flow *flow, nf_workspace *ws, nf
 /*
  * Vector-Jacobian products of the two maps: from cotangents of the output and of the log_det (NULL: zeros) to the cotangents of the input and the
  * context (overwritten; NULL: not wanted), and to the parameters (added to `gradient`; NULL: not wanted). A row of which a cotangent of input or context is beyond
- * the numbers is found to be bad only when its part of the parameters' is there already.
+ * the numbers is found to be bad only when its part of the parameters' is there already. rows 0 is NF_ERR_ARGUMENT.
  */
 NF_API nf_status nf_forward_vjp(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *z, const double *context,
                                 const double *grad_x, const double *grad_log_det, double *grad_z, double *grad_context,
@@ -835,7 +835,7 @@ NF_API nf_status nf_mlp_forward(const nf_mlp *mlp, nf_workspace *ws, size_t rows
 
 /*
  * From the cotangent of y to that of x (overwritten; NULL: not wanted) and of the parameters (added to `gradient`, summed over rows; NULL: not wanted). y may
- * be NULL.
+ * be NULL. rows 0 is NF_ERR_ARGUMENT.
  */
 NF_API nf_status nf_mlp_vjp(const nf_mlp *mlp, nf_workspace *ws, size_t rows, const double *x, const double *grad_y, double *y, double *grad_x,
                             nf_gradient *gradient);
