@@ -47,8 +47,7 @@ nf_status nf_run_evaluation(const char *function, const nf_flow *flow, nf_worksp
     if (status != NF_OK)
         return nf_fail_in(status, function);
     nf_run_begin(ws);
-    const nf_run run = {.function = function,
-                        .job = job,
+    const nf_run run = {.job = job,
                         .workspace = ws,
                         .action = action,
                         .lanes = nf_evaluation_lanes(ws, job->rows)};

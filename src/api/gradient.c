@@ -211,10 +211,8 @@ static engine_job job_of(const nf_flow *flow, size_t rows, const double *in, con
 }
 
 /* Push and pull all rows, or match them, a lane for each slot; the lanes' sums are left in the workspace. */
-static nf_status differentiate_lanes(const char *function, nf_workspace *ws, const engine_job *job, run_action action, size_t lanes,
-                                     nf_gradient *g) {
-    const nf_run run = {.function = function,
-                        .job = job,
+static nf_status differentiate_lanes(nf_workspace *ws, const engine_job *job, run_action action, size_t lanes, nf_gradient *g) {
+    const nf_run run = {.job = job,
                         .workspace = ws,
                         .action = action,
                         .lanes = lanes,
@@ -227,10 +225,10 @@ static nf_status differentiate_lanes(const char *function, nf_workspace *ws, con
 }
 
 /* The sums of all lanes, in order. */
-static nf_status differentiate(const char *function, const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action,
-                               nf_gradient *g, engine_sum *total) {
+static nf_status differentiate(const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action, nf_gradient *g,
+                               engine_sum *total) {
     const size_t lanes = nf_gradient_slots(tiles_of(flow, job->rows));
-    const nf_status status = differentiate_lanes(function, ws, job, action, lanes, g);
+    const nf_status status = differentiate_lanes(ws, job, action, lanes, g);
     memset(total, 0, sizeof *total);
     for (size_t i = 0; status == NF_OK && i < lanes; i++) {
         total->loss += ws->sums[i].loss;
@@ -248,7 +246,7 @@ static nf_status differentiate_mean(const char *function, const nf_flow *flow, n
     if (status != NF_OK)
         return nf_fail_in(status, function);
     engine_sum total;
-    status = differentiate(function, flow, ws, job, action, gradient, &total);
+    status = differentiate(flow, ws, job, action, gradient, &total);
     if (status != NF_OK) {
         nf_fail_in(status, function);
     } else {
@@ -298,7 +296,7 @@ static nf_status vjp(const char *function, const nf_flow *flow, nf_workspace *gi
     if (status != NF_OK)
         return nf_fail_in(status, function);
     engine_sum total;
-    status = differentiate(function, flow, ws, job, RUN_STORE_AND_PULL, gradient, &total);
+    status = differentiate(flow, ws, job, RUN_STORE_AND_PULL, gradient, &total);
     if (status != NF_OK) {
         nf_fail_in(status, function);
     } else {
@@ -391,7 +389,7 @@ static void sum_losses(const nf_flow *flow, const nf_workspace *ws, const kl_chu
 static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk, engine_job *job,
                          nf_target_fn target, void *user) {
     job->rows = chunk->rows;
-    nf_run run = {.function = function, .job = job, .workspace = ws, .action = RUN_STORE, .lanes = chunk->lanes};
+    nf_run run = {.job = job, .workspace = ws, .action = RUN_STORE, .lanes = chunk->lanes};
     nf_status status = nf_run_rows(&run, chunk->first);
     if (status != NF_OK)
         return nf_fail_in(status, function);
@@ -548,7 +546,7 @@ nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *ws, const nf_data_
     job.dealt.all = wave->shards;
     job.dealt.first = wave->first;
     if (status == NF_OK)
-        status = differentiate_lanes(NULL, ws, &job, match ? RUN_MATCH : RUN_STORE_AND_PULL, wave->count, gradient);
+        status = differentiate_lanes(ws, &job, match ? RUN_MATCH : RUN_STORE_AND_PULL, wave->count, gradient);
     for (size_t i = 0; status == NF_OK && i < wave->count; i++) {
         sums[i].loss = ws->sums[i].loss;
         sums[i].weight = ws->sums[i].weight;

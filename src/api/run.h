@@ -14,7 +14,6 @@ typedef enum run_action {
 } run_action;
 
 typedef struct nf_run {
-    const char *function;
     const engine_job *job;
     nf_workspace *workspace;
     run_action action;

@@ -239,9 +239,9 @@ static void load_tile(const engine_job *job, engine_thread *thread, thread_map *
             continue;
         t->failed[l] = bad_x < t->dim ? ROW_INPUT : bad_c < t->context_dim ? ROW_CONTEXT : ROW_GOOD;
         if (bad_x < t->dim)
-            note_bad(thread, (engine_bad){0, first + l, ROW_INPUT, bad_x, 0, row[bad_x]});
+            note_bad(thread, (engine_bad){0, first + l, ROW_INPUT, bad_x, row[bad_x]});
         else if (bad_c < t->context_dim)
-            note_bad(thread, (engine_bad){0, first + l, ROW_CONTEXT, bad_c, 0, context[bad_c]});
+            note_bad(thread, (engine_bad){0, first + l, ROW_CONTEXT, bad_c, context[bad_c]});
     }
     fill_lanes(m);
 }
@@ -314,7 +314,7 @@ static int apply_layers(const engine_job *job, bool backwards, size_t count, eng
 static double farthest_loss(const engine_job *job) { return job->record && job->density && job->slots ? FARTHEST_LOSS : INFINITY; }
 
 /* Rows that came out of the layers as failed or not finite, or beyond `farthest`; true when there are new ones. */
-static bool check_lanes(engine_thread *thread, thread_map *m, const unsigned char *before, size_t layers, double farthest) {
+static bool check_lanes(engine_thread *thread, thread_map *m, const unsigned char *before, double farthest) {
     tile *t = &m->t;
     bool any = false;
     for (size_t l = 0; l < t->rows; l++) {
@@ -331,7 +331,7 @@ static bool check_lanes(engine_thread *thread, thread_map *m, const unsigned cha
                 continue;
             t->failed[l] = ROW_RANGE;
         }
-        note_bad(thread, (engine_bad){0, thread->first + l, t->failed[l], 0, layers, 0.0});
+        note_bad(thread, (engine_bad){0, thread->first + l, t->failed[l], 0, 0.0});
         any = true;
     }
     return any;
@@ -375,7 +375,7 @@ static int push(const engine_job *job, engine_thread *thread, size_t first, size
         }
         if (density && job->inverse)
             base_density(job->model, &m.t, m.base);
-        again = check_lanes(thread, &m, before, job->model->layer_count, farthest_loss(job)) && job->record;
+        again = check_lanes(thread, &m, before, farthest_loss(job)) && job->record;
     }
     return ENGINE_OK;
 }
@@ -415,7 +415,7 @@ static void reject(engine_thread *thread, size_t row, int reason) {
     if (m.t.failed[l])
         return;
     m.t.failed[l] = (unsigned char)reason;
-    note_bad(thread, (engine_bad){0, row, reason, 0, 0, 0.0});
+    note_bad(thread, (engine_bad){0, row, reason, 0, 0.0});
 }
 
 static bool any_good(const tile *t) { return memchr(t->failed, ROW_GOOD, t->rows) != NULL; }
@@ -479,7 +479,7 @@ static void given_cotangents(const engine_job *job, engine_thread *thread, threa
         for (size_t f = 0; f < t->dim; f++)
             lane[f * PANEL] = 0;
         t->failed[l] = job->log_q ? ROW_TARGET : ROW_COTANGENT; /* a target's gradient may be a number in double alone */
-        note_bad(thread, (engine_bad){0, row, t->failed[l], bad, 0, bad < t->dim ? job->grad_out[row * t->dim + bad] : job->grad_log_det[row]});
+        note_bad(thread, (engine_bad){0, row, t->failed[l], bad, bad < t->dim ? job->grad_out[row * t->dim + bad] : job->grad_log_det[row]});
     }
 }
 
@@ -502,18 +502,18 @@ static void check_slopes(const engine_job *job, engine_thread *thread, tile *t, 
         if (spoilt[l] == 0 || t->failed[l])
             continue;
         t->failed[l] = ROW_SLOPE;
-        note_bad(thread, (engine_bad){0, row, ROW_SLOPE, 0, 0, 0.0});
+        note_bad(thread, (engine_bad){0, row, ROW_SLOPE, 0, 0.0});
         if (job->log_prob)
             job->log_prob[row] = NAN;
     }
 }
 
 /* Rows that a layer's vjp could not follow; true when there are any. */
-static bool note_untraced(engine_thread *thread, const tile *t, const unsigned char *before, size_t layers) {
+static bool note_untraced(engine_thread *thread, const tile *t, const unsigned char *before) {
     bool any = false;
     for (size_t l = 0; l < t->rows; l++)
         if (t->failed[l] != before[l]) {
-            note_bad(thread, (engine_bad){0, thread->first + l, t->failed[l], 0, layers, 0.0});
+            note_bad(thread, (engine_bad){0, thread->first + l, t->failed[l], 0, 0.0});
             any = true;
         }
     return any;
@@ -564,7 +564,7 @@ static bool pull_layers(const engine_job *job, engine_thread *thread, const thre
             place->ops->inverse_vjp(&run, &m->t, c);
         else
             place->ops->forward_vjp(&run, &m->t, c);
-        whole = !place->ops->vjp_loses || !note_untraced(thread, &m->t, before, count);
+        whole = !place->ops->vjp_loses || !note_untraced(thread, &m->t, before);
         *steep = *steep || is_steep(place->ops, &run);
     }
     thread->counters.rhs_evaluations += counters.rhs_evaluations;
@@ -598,7 +598,7 @@ static void find_steep(const engine_job *job, engine_thread *thread, thread_map 
         if (!steep)
             continue;
         failed[l] = ROW_SLOPE;
-        note_bad(thread, (engine_bad){0, thread->first + l, ROW_SLOPE, 0, 0, 0.0});
+        note_bad(thread, (engine_bad){0, thread->first + l, ROW_SLOPE, 0, 0.0});
     }
     memcpy(t->failed, failed, t->rows);
     thread->counters = counters_before;
@@ -665,16 +665,16 @@ static void put_on_the_way(thread_map *m, const size_t *partner, const double *f
 }
 
 /* Rows that could not be brought to the field, or whose base sample could not. */
-static void note_lost(engine_thread *thread, thread_map *m, const unsigned char *before, size_t layers) {
+static void note_lost(engine_thread *thread, thread_map *m, const unsigned char *before) {
     for (size_t l = 0; l < m->t.rows; l++)
         m->base[l] = 0;
-    check_lanes(thread, m, before, layers, INFINITY);
+    check_lanes(thread, m, before, INFINITY);
     fill_lanes(m);
 }
 
 /* Data back to the field's end, into the place of cotangent_x, and base samples up to its start, into the tile. */
 static void bring_ends(const engine_job *job, engine_thread *thread, thread_map *m) {
-    const size_t layers = job->model->layer_count, outer = layers - 1 - job->matched, rows = m->t.rows, first = thread->first;
+    const size_t outer = job->model->layer_count - 1 - job->matched, rows = m->t.rows, first = thread->first;
     tile *t = &m->t;
     unsigned char before[TILE_ROWS];
     memset(t->log_det, 0, t->panels * PANEL * sizeof(double));
@@ -682,14 +682,14 @@ static void bring_ends(const engine_job *job, engine_thread *thread, thread_map 
     memcpy(before, t->failed, rows);
     memset(t->failed, 0, rows);
     apply_layers(job, true, outer, thread, m);
-    note_lost(thread, m, before, outer);
+    note_lost(thread, m, before);
     memcpy(m->cotangent_x, t->x, t->panels * t->dim * PANEL * sizeof(real));
     memcpy(before, t->failed, rows);
     memset(t->failed, 0, rows);
     draw_base(job, m, first, rows);
     fill_beyond(m);
     apply_layers(job, false, job->matched, thread, m);
-    note_lost(thread, m, before, job->matched);
+    note_lost(thread, m, before);
 }
 
 /* The losses of good rows; one beyond `farthest`, or that is no number, makes its row bad. */
@@ -699,7 +699,7 @@ static void sum_losses(const engine_job *job, engine_thread *thread, const tile 
         if (t->failed[l])
             continue;
         if (!(loss[l] <= farthest)) {
-            note_bad(thread, (engine_bad){0, row, ROW_RANGE, 0, job->model->layer_count, 0.0});
+            note_bad(thread, (engine_bad){0, row, ROW_RANGE, 0, 0.0});
             continue;
         }
         const double w = weight_of(job, row);
@@ -790,7 +790,7 @@ static void trajectory(const engine_job *job, engine_thread *thread, size_t firs
                              .visit = keep_point,
                              .user = &sink};
     m.places[0].ops->path(&run, t, &path);
-    check_lanes(thread, &m, before, model->layer_count, INFINITY);
+    check_lanes(thread, &m, before, INFINITY);
     for (size_t l = 0; l < rows; l++)
         for (size_t i = 0; t->failed[l] && i < job->time_count; i++)
             for (size_t f = 0; f < model->dim; f++)

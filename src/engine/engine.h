@@ -19,7 +19,6 @@ typedef struct engine_bad {
     size_t count, first; /* first: SIZE_MAX when there is none */
     int reason;          /* enum row_failure */
     size_t column;       /* of the input, for ROW_INPUT and ROW_CONTEXT */
-    size_t layer;        /* that failed, for ROW_ODE_*, and for ROW_RANGE the number of layers */
     double value;
 } engine_bad;
 
