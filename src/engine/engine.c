@@ -5,7 +5,7 @@
 
 #include "engine/kernels/random.h"
 #include "engine/layer.h"
-#include "engine/nets/rows.h"
+#include "engine/net_rows.h"
 #include "engine/ode/solve.h"
 #include "engine/train/pairing.h"
 #include "engine/train/update.h"

@@ -13,6 +13,7 @@
 #include "core/model.h"
 #include "engine/counters.h"
 #include "engine/ode/task.h"
+#include "engine/train/rule.h"
 
 /* The first bad row that a thread met, and how many. */
 typedef struct engine_bad {
@@ -78,8 +79,6 @@ typedef struct engine_thread {
 
 enum engine_result { ENGINE_OK = 0, ENGINE_ARENA = 1 };
 
-struct engine_update;
-
 typedef struct nf_engine {
     const char *isa;
     nf_precision precision;
@@ -130,19 +129,9 @@ typedef struct nf_engine {
     double (*largest)(const void *values, size_t count);                        /* of the absolute values */
 
     /* The optimizers' arithmetic: one step on theta with gradient g; m, v are the state. See golden update rules. */
-    void (*update)(const struct engine_update *update, void *theta, const void *g, void *m, void *v, size_t count);
+    void (*update)(const engine_update *update, void *theta, const void *g, void *m, void *v, size_t count);
     void (*average)(void *mean, const void *theta, double decay, size_t count); /* mean = decay mean + (1 - decay) theta */
 } nf_engine;
-
-/* Coefficients of one optimizer step, all in double. */
-typedef struct engine_update {
-    nf_optimizer_kind kind;
-    bool first;             /* t == 1 */
-    double clip;            /* factor on the gradient */
-    double rate, beta1, beta2, epsilon, momentum;
-    double correction1, correction2; /* 1 - beta^t */
-    double weight_decay;
-} engine_update;
 
 /* The engine for a precision on this processor: the best build that it runs, or the one that NFLOW_ISA names. */
 const nf_engine *nf_engine_choose(nf_precision precision);

@@ -7,8 +7,6 @@
 #include <math.h>
 #include <string.h>
 
-#include "engine/tile.h"
-
 /* Columns are padded to whole lanes; what lies beyond n is as far as can be and never chosen. */
 #define PAIR_LANES ((size_t)8)
 

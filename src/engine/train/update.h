@@ -2,8 +2,10 @@
 #ifndef NF_ENGINE_UPDATE_H
 #define NF_ENGINE_UPDATE_H
 
-#include "engine/engine.h"
+#include <stddef.h>
+
 #include "engine/real.h"
+#include "engine/train/rule.h"
 
 void R(update)(const engine_update *u, void *theta, const void *g, void *m, void *v, size_t count);
 void R(average)(void *mean, const void *theta, double decay, size_t count);

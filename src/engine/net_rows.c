@@ -1,8 +1,7 @@
-#include "engine/nets/rows.h"
+#include "engine/net_rows.h"
 
 #include <string.h>
 
-#include "engine/layer.h"
 #include "engine/nets/mlp.h"
 #include "engine/tile.h"
 
