@@ -13,7 +13,7 @@ export LC_ALL=C
 # The room of a file below src/ (or of an object below the build): the folder, but that a room of the engine is its own.
 room() { sed -e 's|^engine-[^/]*/|engine/|' -e 's|^engine/\([^/]*\)/.*|\1|' -e 's|/.*||'; }
 
-# Includes between rooms. Of the headers in the engine's folder three serve all its rooms, and what a layer and its tile are is for the layers; the
+# Includes between rooms. Of the headers in the engine's folder four serve all its rooms, and what a layer and its tile are is for the layers; the
 # others are the engine's own. nflow.h serves everyone.
 find src -name '*.[ch]' | while read -r file; do
     from=$(echo "${file#src/}" | room)
@@ -23,7 +23,7 @@ find src -name '*.[ch]' | while read -r file; do
         [ -f "src/$header" ] || path=${path%/*}/$header
         [ -f "src/$path" ] || continue
         case $file:$path in
-        src/engine/*:engine/real.h | src/engine/*:engine/counters.h | src/engine/*:engine/tile_failure.h) continue ;;
+        src/engine/*:engine/real.h | src/engine/*:engine/pieces.h | src/engine/*:engine/counters.h | src/engine/*:engine/tile_failure.h) continue ;;
         src/engine/*:engine/layer.h | src/engine/*:engine/tile.h) path=engine/layers/ ;;
         esac
         echo "$from-$(echo "$path" | room)"

@@ -7,6 +7,7 @@
 #include "engine/layer.h"
 #include "engine/net_rows.h"
 #include "engine/ode/solve.h"
+#include "engine/pieces.h"
 #include "engine/train/pairing.h"
 #include "engine/train/update.h"
 
@@ -31,8 +32,6 @@ typedef struct thread_map {
     real *kept; /* a slot as it was before a pull that may be repeated; NULL when no layer's vjp loses rows or is steep */
     size_t bytes;
 } thread_map;
-
-static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
 static size_t cache_size(const nf_layer *layer) {
     const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
@@ -64,36 +63,29 @@ static bool layer_sizes(const nf_model *model, thread_sizes *sizes) {
            sizes->kept <= SIZE_MAX / 64;
 }
 
-/* The next piece of a block; with base NULL only the total is meant. */
-static void *take(unsigned char *base, size_t *used, size_t bytes) {
-    const size_t start = *used;
-    *used += (bytes + NF_ALIGN - 1) / NF_ALIGN * NF_ALIGN;
-    return base ? base + start : NULL;
-}
-
 static thread_map map_memory(const nf_model *model, unsigned char *base, const thread_sizes *sizes) {
     thread_map m;
     memset(&m, 0, sizeof m);
-    take(base, &m.bytes, sizeof m);
-    m.places = take(base, &m.bytes, model->layer_count * sizeof *m.places);
+    take_bytes(base, &m.bytes, sizeof m);
+    m.places = take_bytes(base, &m.bytes, model->layer_count * sizeof *m.places);
     const size_t x = TILE_ROWS * model->dim * sizeof(real), c = TILE_ROWS * model->context_dim * sizeof(real);
     m.t.dim = model->dim;
     m.t.context_dim = model->context_dim;
-    m.t.log_det = take(base, &m.bytes, TILE_ROWS * sizeof(double));
-    m.t.penalty = take(base, &m.bytes, TILE_ROWS * sizeof(double));
-    m.base = take(base, &m.bytes, TILE_ROWS * sizeof(double));
-    m.t.failed = take(base, &m.bytes, TILE_ROWS);
-    m.source = take(base, &m.bytes, TILE_ROWS * sizeof *m.source);
-    m.cotangent_log_det = take(base, &m.bytes, TILE_ROWS * sizeof(real));
-    m.cotangent_penalty = take(base, &m.bytes, TILE_ROWS * sizeof(real));
-    m.t.x = take(base, &m.bytes, x);
-    m.cotangent_x = take(base, &m.bytes, x);
-    m.context = take(base, &m.bytes, c);
-    m.cotangent_context = take(base, &m.bytes, c);
-    m.scratch = take(base, &m.bytes, sizes->scratch * sizeof(real));
-    m.records = take(base, &m.bytes, sizes->records * sizeof(real));
-    m.kept = sizes->kept ? take(base, &m.bytes, sizes->kept * sizeof(real)) : NULL;
-    m.caches = take(base, &m.bytes, sizes->caches * sizeof(real));
+    m.t.log_det = take_bytes(base, &m.bytes, TILE_ROWS * sizeof(double));
+    m.t.penalty = take_bytes(base, &m.bytes, TILE_ROWS * sizeof(double));
+    m.base = take_bytes(base, &m.bytes, TILE_ROWS * sizeof(double));
+    m.t.failed = take_bytes(base, &m.bytes, TILE_ROWS);
+    m.source = take_bytes(base, &m.bytes, TILE_ROWS * sizeof *m.source);
+    m.cotangent_log_det = take_bytes(base, &m.bytes, TILE_ROWS * sizeof(real));
+    m.cotangent_penalty = take_bytes(base, &m.bytes, TILE_ROWS * sizeof(real));
+    m.t.x = take_bytes(base, &m.bytes, x);
+    m.cotangent_x = take_bytes(base, &m.bytes, x);
+    m.context = take_bytes(base, &m.bytes, c);
+    m.cotangent_context = take_bytes(base, &m.bytes, c);
+    m.scratch = take_bytes(base, &m.bytes, sizes->scratch * sizeof(real));
+    m.records = take_bytes(base, &m.bytes, sizes->records * sizeof(real));
+    m.kept = sizes->kept ? take_bytes(base, &m.bytes, sizes->kept * sizeof(real)) : NULL;
+    m.caches = take_bytes(base, &m.bytes, sizes->caches * sizeof(real));
     m.t.context = model->context_dim ? m.context : NULL;
     return m;
 }

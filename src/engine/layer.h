@@ -96,10 +96,4 @@ struct layer_ops {
 /* NULL: this build of the library has no such layer. */
 const struct layer_ops *R(layer_ops_of)(nf_layer_kind kind);
 
-/* Round a count of reals up so that the next piece is aligned again. */
-static inline size_t aligned_reals(size_t count) {
-    const size_t unit = NF_ALIGN / sizeof(real);
-    return (count + unit - 1) / unit * unit;
-}
-
 #endif

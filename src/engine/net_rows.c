@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/nets/mlp.h"
+#include "engine/pieces.h"
 #include "engine/tile.h"
 
 typedef struct net_map {
@@ -11,22 +12,16 @@ typedef struct net_map {
     size_t bytes;
 } net_map;
 
-static void *take(unsigned char *base, size_t *used, size_t bytes) {
-    const size_t start = *used;
-    *used += (bytes + NF_ALIGN - 1) / NF_ALIGN * NF_ALIGN;
-    return base ? base + start : NULL;
-}
-
 static net_map map_memory(const nf_net *net, unsigned char *base) {
     net_map m = {.bytes = 0};
     const size_t in = TILE_ROWS * net->inputs * sizeof(real), out = TILE_ROWS * net->outputs * sizeof(real);
-    m.failed = take(base, &m.bytes, TILE_ROWS);
-    m.in = take(base, &m.bytes, in);
-    m.d_in = take(base, &m.bytes, in);
-    m.out = take(base, &m.bytes, out);
-    m.d_out = take(base, &m.bytes, out);
-    m.record = take(base, &m.bytes, R(mlp_record_size)(net, TILE_PANELS) * sizeof(real));
-    m.scratch = take(base, &m.bytes, R(mlp_scratch_size)(net, TILE_PANELS) * sizeof(real));
+    m.failed = take_bytes(base, &m.bytes, TILE_ROWS);
+    m.in = take_bytes(base, &m.bytes, in);
+    m.d_in = take_bytes(base, &m.bytes, in);
+    m.out = take_bytes(base, &m.bytes, out);
+    m.d_out = take_bytes(base, &m.bytes, out);
+    m.record = take_bytes(base, &m.bytes, R(mlp_record_size)(net, TILE_PANELS) * sizeof(real));
+    m.scratch = take_bytes(base, &m.bytes, R(mlp_scratch_size)(net, TILE_PANELS) * sizeof(real));
     return m;
 }
 

@@ -16,6 +16,7 @@
 #define NF_ENGINE_KERNELS_DENSE_H
 
 #include "engine/kernels/simd.h"
+#include "engine/pieces.h"
 #include "engine/real.h"
 
 /* Output rows that are held in registers together. */
@@ -73,10 +74,7 @@ size_t R(dense_weights_scratch)(size_t out, size_t in, size_t panels);
  * x and y are one row after another, x_stride and y_stride reals apart; y is aligned, y_stride a multiple of 64 bytes and
  * at least dense_rows_width(out).
  */
-static inline size_t dense_rows_width(size_t out) {
-    const size_t unit = NF_ALIGN / sizeof(real);
-    return (out + unit - 1) / unit * unit;
-}
+static inline size_t dense_rows_width(size_t out) { return aligned_reals(out); }
 static inline size_t dense_rows_packed(size_t out, size_t in) { return dense_rows_width(out) * (in + 1); }
 void R(dense_rows_pack)(size_t out, size_t in, const real *W, const real *bias, real *packed);
 void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride, real *y,

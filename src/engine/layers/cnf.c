@@ -13,6 +13,7 @@
 #include "engine/nets/field_hyper.h"
 #include "engine/nets/field_mlp.h"
 #include "engine/ode/reverse.h"
+#include "engine/pieces.h"
 
 /* The fields know nothing of the solver, and the solver nothing of tiles; what they must agree upon is told here. */
 _Static_assert(HYPER_STAGES == ODE_STEP_STAGES && HYPER_NO_STAGE == ODE_NO_STAGE, "stages of the field are not those of the solver");
@@ -45,16 +46,14 @@ typedef struct cnf_record {
     real *start, *end; /* [panels][dim][PANEL] */
 } cnf_record;
 
-static size_t reals_of(size_t bytes) { return aligned_reals((bytes + sizeof(real) - 1) / sizeof(real)); }
-
 static cnf_record map_record(const nf_layer *layer, size_t panels, real *base) {
-    real *start = base + reals_of(panels * sizeof(ode_trail));
+    real *start = base + reals_for(panels * sizeof(ode_trail));
     return (cnf_record){(ode_trail *)(void *)base, start, start + aligned_reals(layer->dim * panels * PANEL)};
 }
 
 static size_t record_size(const nf_layer *layer, size_t panels, bool inverse) {
     (void)inverse;
-    return reals_of(panels * sizeof(ode_trail)) + 2 * aligned_reals(layer->dim * panels * PANEL);
+    return reals_for(panels * sizeof(ode_trail)) + 2 * aligned_reals(layer->dim * panels * PANEL);
 }
 
 static field_mlp_shape mlp_shape(const nf_layer *layer, bool square) {
@@ -67,8 +66,6 @@ static field_mlp_shape mlp_shape(const nf_layer *layer, bool square) {
 }
 
 static field_hyper_shape hyper_shape(const nf_layer *layer) { return (field_hyper_shape){&layer->net, layer->dim, layer->cnf.width}; }
-
-static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
 
 static size_t field_scratch(const nf_layer *layer) {
     if (layer->cnf.dynamics == NF_DYNAMICS_HYPER) {
@@ -95,7 +92,7 @@ static cnf_scratch map_scratch(const nf_layer *layer, size_t panels, real *base)
     s.scale = s.state + panels * most_components(layer) * PANEL;
     s.active = (unsigned char *)(void *)(s.scale + panels * PANEL);
     s.outcome = s.active + panels * PANEL;
-    s.solver = s.scale + panels * PANEL + reals_of(2 * panels * PANEL);
+    s.solver = s.scale + panels * PANEL + reals_for(2 * panels * PANEL);
     return s;
 }
 
@@ -103,7 +100,7 @@ static cnf_scratch map_scratch(const nf_layer *layer, size_t panels, real *base)
 static size_t scratch_size(const nf_layer *layer, size_t panels) {
     const size_t solver = max_size(R(ode_scratch_size)(panels, layer->dim + 2),
                                    max_size(R(ode_reverse_scratch)(layer->dim), R(ode_adjoint_scratch)(panels, layer->dim)));
-    return field_scratch(layer) + ROWS * PANEL + panels * (most_components(layer) + 1) * PANEL + reals_of(2 * panels * PANEL) + solver;
+    return field_scratch(layer) + ROWS * PANEL + panels * (most_components(layer) + 1) * PANEL + reals_for(2 * panels * PANEL) + solver;
 }
 
 static size_t cache_size(const nf_layer *layer) {

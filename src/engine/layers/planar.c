@@ -12,6 +12,7 @@
 #include "engine/layers/planar_constraint.h"
 #include "engine/layers/planar_root.h"
 #include "engine/nets/mlp.h"
+#include "engine/pieces.h"
 
 /* The record: the operation's input, tanh t and sech^2 t; of a conditional layer also the net's output and record. */
 typedef struct planar_record {
@@ -56,19 +57,17 @@ static size_t map_scratch(const nf_layer *layer, size_t panels, real *base, plan
     const size_t rows = layer->context_dim ? 2 * layer->dim + 1 : layer->dim + 1, line = panels * PANEL;
     size_t used = 0;
     m->sets = layer->context_dim ? panels : 1;
-#define TAKE(member, type, count) (m->member = base ? (type *)(void *)(base + used) : NULL, used += aligned_reals(count))
-    TAKE(lanes, planar_lanes, m->sets * LANES_REALS);
-    TAKE(u_hat, real, m->sets * layer->dim * PANEL);
-    TAKE(rows, real, m->sets * rows * PANEL);
-    TAKE(y, real, line);
-    TAKE(tanh_t, real, line);
-    TAKE(sech2_t, real, line);
-    TAKE(states, newton_panel, panels * STATE_REALS);
-    TAKE(d_out, real, layer->net.outputs * line);
-    TAKE(d_context, real, layer->context_dim * line);
-    TAKE(sums, double, 2 * layer->dim * sizeof(double) / sizeof(real));
-    TAKE(net, real, layer->context_dim ? R(mlp_scratch_size)(&layer->net, panels) : 0);
-#undef TAKE
+    m->lanes = take_reals(base, &used, m->sets * LANES_REALS);
+    m->u_hat = take_reals(base, &used, m->sets * layer->dim * PANEL);
+    m->rows = take_reals(base, &used, m->sets * rows * PANEL);
+    m->y = take_reals(base, &used, line);
+    m->tanh_t = take_reals(base, &used, line);
+    m->sech2_t = take_reals(base, &used, line);
+    m->states = take_reals(base, &used, panels * STATE_REALS);
+    m->d_out = take_reals(base, &used, layer->net.outputs * line);
+    m->d_context = take_reals(base, &used, layer->context_dim * line);
+    m->sums = take_reals(base, &used, 2 * layer->dim * sizeof(double) / sizeof(real));
+    m->net = take_reals(base, &used, layer->context_dim ? R(mlp_scratch_size)(&layer->net, panels) : 0);
     return used;
 }
 

@@ -3,10 +3,7 @@
 #include <stdbool.h>
 
 #include "engine/kernels/vmath.h"
-
-static double softplus(double a) { return (a > 0 ? a : 0) + log1p(exp(-fabs(a))); }
-
-static double logistic(double a) { return a < 0 ? exp(a) / (1 + exp(a)) : 1 / (1 + exp(-a)); }
+#include "engine/layers/softplus.h"
 
 planar_constraint R(planar_constrain)(size_t dim, const real *u, const real *w) {
     planar_constraint c = {.slope = 1};

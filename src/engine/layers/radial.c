@@ -14,7 +14,9 @@
 #include "engine/kernels/vmath.h"
 #include "engine/layer.h"
 #include "engine/layers/layers.h"
+#include "engine/layers/softplus.h"
 #include "engine/nets/mlp.h"
+#include "engine/pieces.h"
 
 /* Softpluses are held at this size, so that quotients like sigma / a^2 stay in range; no r that is measured is so small. */
 #define LEAST ((real)(NF_SINGLE_BUILD ? 1e-12 : 1e-80))
@@ -59,15 +61,13 @@ typedef struct radial_map {
 static size_t map_scratch(const nf_layer *layer, size_t panels, real *base, radial_map *m) {
     const size_t dim = layer->dim, sets = layer->context_dim ? panels : 1, rows = layer->context_dim ? sets * (dim + 2) : dim;
     size_t used = 0;
-#define TAKE(member, type, count) (m->member = base ? (type *)(void *)(base + used) : NULL, used += aligned_reals(count))
-    TAKE(lanes, radial_lanes, sets * LANES_REALS);
-    TAKE(rows, real, rows * PANEL);
-    TAKE(unit, real, (dim + 1) * PANEL);
-    TAKE(d_out, real, layer->net.outputs * panels * PANEL);
-    TAKE(d_context, real, layer->context_dim * panels * PANEL);
-    TAKE(sums, double, dim * sizeof(double) / sizeof(real));
-    TAKE(net, real, layer->context_dim ? R(mlp_scratch_size)(&layer->net, panels) : 0);
-#undef TAKE
+    m->lanes = take_reals(base, &used, sets * LANES_REALS);
+    m->rows = take_reals(base, &used, rows * PANEL);
+    m->unit = take_reals(base, &used, (dim + 1) * PANEL);
+    m->d_out = take_reals(base, &used, layer->net.outputs * panels * PANEL);
+    m->d_context = take_reals(base, &used, layer->context_dim * panels * PANEL);
+    m->sums = take_reals(base, &used, dim * sizeof(double) / sizeof(real));
+    m->net = take_reals(base, &used, layer->context_dim ? R(mlp_scratch_size)(&layer->net, panels) : 0);
     return used;
 }
 
@@ -77,10 +77,6 @@ static size_t scratch_size(const nf_layer *layer, size_t panels) {
 }
 
 /* ---- parameters */
-
-static double softplus(double x) { return (x > 0 ? x : 0) + log1p(exp(-fabs(x))); }
-
-static double logistic(double x) { return x < 0 ? exp(x) / (1 + exp(x)) : 1 / (1 + exp(-x)); }
 
 /* softplus(x), held, and the rate of its logarithm. */
 static double held_softplus(double x, double *rate) {

@@ -7,6 +7,7 @@
 #include "engine/kernels/simd.h"
 #include "engine/kernels/vmath.h"
 #include "engine/nets/mlp.h"
+#include "engine/pieces.h"
 
 #define POOL_BYTES ((size_t)4 << 20)
 #define MOST_ENTRIES ((size_t)2048)
@@ -14,11 +15,6 @@
 _Static_assert(FEWEST_ENTRIES * sizeof(real) <= NF_MOST_NODES, "the check of a layer's sizes knows how many nodes there may be");
 #define SPAN_ROOM ((size_t)512)
 #define SPAN_SLOTS (2 * SPAN_ROOM)
-
-static size_t aligned(size_t count) {
-    const size_t unit = NF_ALIGN / sizeof(real);
-    return (count + unit - 1) / unit * unit;
-}
 
 /* An entry: w [dim], u [dim] (gated, divided by the units), gate [dim], b, c, each a row of `padded` units; gradients alike. */
 typedef struct entry_rows {
@@ -31,12 +27,6 @@ static entry_rows rows_at(const field_hyper *f, real *entry) {
 }
 
 /* ---- memory */
-
-static void *piece(real *base, size_t *used, size_t bytes) {
-    const size_t start = *used;
-    *used += aligned((bytes + sizeof(real) - 1) / sizeof(real));
-    return base ? base + start : NULL;
-}
 
 /* What stands first in the cache. */
 typedef struct pool_head {
@@ -57,17 +47,17 @@ static void size_field(field_hyper *f, const field_hyper_shape *shape) {
 }
 
 static size_t map_table(field_hyper_table *table, real *base, size_t used) {
-    table->slots = piece(base, &used, table->slot_count * sizeof *table->slots);
-    table->times = piece(base, &used, table->room * sizeof *table->times);
+    table->slots = take_reals(base, &used, reals_for(table->slot_count * sizeof *table->slots));
+    table->times = take_reals(base, &used, reals_for(table->room * sizeof *table->times));
     return used;
 }
 
 static size_t map_cache(field_hyper *f, real *base, pool_head **head) {
     size_t used = 0;
-    *head = piece(base, &used, NF_ALIGN);
+    *head = take_reals(base, &used, reals_for(NF_ALIGN));
     used = map_table(&f->pool, base, used);
-    f->packed = piece(base, &used, R(mlp_rows_packed)(f->shape.net) * sizeof(real));
-    f->nodes = piece(base, &used, f->pool.room * f->entry_size * sizeof(real));
+    f->packed = take_reals(base, &used, R(mlp_rows_packed)(f->shape.net));
+    f->nodes = take_reals(base, &used, f->pool.room * f->entry_size);
     return used;
 }
 
@@ -75,20 +65,20 @@ static size_t map_scratch(field_hyper *f, real *base) {
     const nf_net *net = f->shape.net;
     const size_t d = f->shape.dim, outputs = d + 1;
     size_t used = map_table(&f->sums, base, 0);
-    f->gradients = piece(base, &used, f->sums.room * f->entry_size * sizeof(real));
-    f->spans = piece(base, &used, SPAN_ROOM * sizeof *f->spans);
-    f->span_slots = piece(base, &used, SPAN_SLOTS * sizeof *f->span_slots);
-    f->net_in = piece(base, &used, PANEL * sizeof(real));
-    f->net_out = piece(base, &used, dense_rows_width(net->outputs) * PANEL * sizeof(real));
-    f->net_record = piece(base, &used, R(mlp_record_size)(net, 1) * sizeof(real));
-    f->net_room = piece(base, &used, R(mlp_scratch_size)(net, 1) * sizeof(real));
-    f->rows_room = piece(base, &used, R(mlp_rows_scratch)(net, PANEL) * sizeof(real));
-    f->activations = piece(base, &used, VEC_LANES * f->padded * sizeof(real));
-    f->errors = piece(base, &used, VEC_LANES * f->padded * sizeof(real));
-    f->cotangents = piece(base, &used, VEC_LANES * d * sizeof(real));
-    f->rows = piece(base, &used, (2 * f->padded + d * d) * sizeof(real));
-    f->parts = piece(base, &used, outputs * VEC_LANES * VEC_LANES * sizeof(real));
-    f->kept = piece(base, &used, HYPER_STAGES * PANEL * f->padded * sizeof(real));
+    f->gradients = take_reals(base, &used, f->sums.room * f->entry_size);
+    f->spans = take_reals(base, &used, reals_for(SPAN_ROOM * sizeof *f->spans));
+    f->span_slots = take_reals(base, &used, reals_for(SPAN_SLOTS * sizeof *f->span_slots));
+    f->net_in = take_reals(base, &used, PANEL);
+    f->net_out = take_reals(base, &used, dense_rows_width(net->outputs) * PANEL);
+    f->net_record = take_reals(base, &used, R(mlp_record_size)(net, 1));
+    f->net_room = take_reals(base, &used, R(mlp_scratch_size)(net, 1));
+    f->rows_room = take_reals(base, &used, R(mlp_rows_scratch)(net, PANEL));
+    f->activations = take_reals(base, &used, VEC_LANES * f->padded);
+    f->errors = take_reals(base, &used, VEC_LANES * f->padded);
+    f->cotangents = take_reals(base, &used, VEC_LANES * d);
+    f->rows = take_reals(base, &used, 2 * f->padded + d * d);
+    f->parts = take_reals(base, &used, outputs * VEC_LANES * VEC_LANES);
+    f->kept = take_reals(base, &used, HYPER_STAGES * PANEL * f->padded);
     return used;
 }
 

@@ -5,13 +5,7 @@
 #include "core/philox.h"
 #include "engine/kernels/activation.h"
 #include "engine/kernels/dense.h"
-
-static size_t max_size(size_t a, size_t b) { return a > b ? a : b; }
-
-static size_t aligned(size_t count) {
-    const size_t unit = NF_ALIGN / sizeof(real);
-    return (count + unit - 1) / unit * unit;
-}
+#include "engine/pieces.h"
 
 static size_t width(const nf_net *net, size_t j) { return net->hidden.items[j]; }
 static size_t first_width(const nf_net *net) { return net->hidden.count ? width(net, 0) : net->outputs; }
@@ -31,12 +25,6 @@ static size_t weight_offset(const nf_net *net, size_t layer) {
     return offset;
 }
 
-static real *piece(real *base, size_t *used, size_t count) {
-    const size_t start = *used;
-    *used += aligned(count);
-    return base ? base + start : NULL;
-}
-
 /* Lays the memory out; with base NULL only its size is meant. */
 static size_t map(field_mlp *f, const field_mlp_shape *shape, real *base) {
     const nf_net *net = shape->net;
@@ -49,22 +37,22 @@ static size_t map(field_mlp *f, const field_mlp_shape *shape, real *base) {
     f->fold_size = f->by_tangents ? 0 : depth == 1 ? width(net, 0) : depth == 2 ? width(net, 0) * width(net, 1) : 0;
     const size_t p = f->tangents, fold = f->fold_size;
     size_t used = 0, room = 0;
-    f->probe = piece(base, &used, p * shape->dim);
-    f->u = piece(base, &used, p * first_width(net));
-    f->v = piece(base, &used, p * last_width(net));
-    f->fold = piece(base, &used, fold);
-    f->d_u = piece(base, &used, p * first_width(net));
-    f->d_v = piece(base, &used, p * last_width(net));
-    f->d_fold = piece(base, &used, fold);
-    f->input = piece(base, &used, net->inputs * PANEL);
-    f->hidden = piece(base, &used, 3 * total * PANEL);
-    f->out = piece(base, &used, (max_size(net->outputs, widest) + 1) * PANEL);
-    f->d_input = piece(base, &used, net->inputs * PANEL);
-    f->d_hidden = piece(base, &used, 2 * widest * PANEL);
-    f->d_slope = piece(base, &used, total * PANEL);
-    f->d_out = piece(base, &used, net->outputs * PANEL);
-    f->tangent = piece(base, &used, f->by_tangents ? p * (2 * total + net->outputs) * PANEL : 0);
-    f->d_tangent = piece(base, &used, f->by_tangents ? 2 * p * widest * PANEL : 0);
+    f->probe = take_reals(base, &used, p * shape->dim);
+    f->u = take_reals(base, &used, p * first_width(net));
+    f->v = take_reals(base, &used, p * last_width(net));
+    f->fold = take_reals(base, &used, fold);
+    f->d_u = take_reals(base, &used, p * first_width(net));
+    f->d_v = take_reals(base, &used, p * last_width(net));
+    f->d_fold = take_reals(base, &used, fold);
+    f->input = take_reals(base, &used, net->inputs * PANEL);
+    f->hidden = take_reals(base, &used, 3 * total * PANEL);
+    f->out = take_reals(base, &used, (max_size(net->outputs, widest) + 1) * PANEL);
+    f->d_input = take_reals(base, &used, net->inputs * PANEL);
+    f->d_hidden = take_reals(base, &used, 2 * widest * PANEL);
+    f->d_slope = take_reals(base, &used, total * PANEL);
+    f->d_out = take_reals(base, &used, net->outputs * PANEL);
+    f->tangent = take_reals(base, &used, f->by_tangents ? p * (2 * total + net->outputs) * PANEL : 0);
+    f->d_tangent = take_reals(base, &used, f->by_tangents ? 2 * p * widest * PANEL : 0);
     for (size_t j = 0; j <= depth; j++) {
         const size_t m = nf_net_layer_outputs(net, j), n = nf_net_layer_inputs(net, j);
         room = max_size(room, R(dense_weights_scratch)(m, n, 1));
@@ -72,7 +60,7 @@ static size_t map(field_mlp *f, const field_mlp_shape *shape, real *base) {
             room = max_size(room, R(dense_weights_scratch)(m, n, p));
         room = max_size(room, R(dense_weights_scratch)(1, m, 1));
     }
-    f->room = piece(base, &used, room);
+    f->room = take_reals(base, &used, room);
     return used;
 }
 

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "engine/ode/control.h"
+#include "engine/pieces.h"
 
 /* One group of panels that is integrated together: a single panel, or all of them with a shared step. */
 typedef struct group {
@@ -16,8 +17,6 @@ typedef struct group {
     ode_steps *steps;            /* [panels] */
     double *error;               /* [panels * PANEL] */
 } group;
-
-static size_t reals_for(size_t bytes) { return (bytes + NF_ALIGN - 1) / NF_ALIGN * (NF_ALIGN / sizeof(real)); }
 
 size_t R(ode_scratch_size)(size_t panels, size_t size) {
     return (panels * (ODE_STAGES + 1) + 2) * size * PANEL + reals_for(panels * PANEL * sizeof(ode_lane)) +

@@ -7,6 +7,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "engine/pieces.h"
+
 /* Columns are padded to whole lanes; what lies beyond n is as far as can be and never chosen. */
 #define PAIR_LANES ((size_t)8)
 
@@ -21,24 +23,18 @@ typedef struct problem {
     size_t scanned_count;
 } problem;
 
-static void *piece(real *base, size_t *used, size_t bytes) {
-    const size_t start = *used, unit = NF_ALIGN / sizeof(real);
-    *used += (bytes + NF_ALIGN - 1) / NF_ALIGN * unit;
-    return base ? base + start : NULL;
-}
-
 static size_t map(problem *p, size_t n, real *base) {
     size_t used = 0;
     p->n = n;
     p->width = (n + PAIR_LANES - 1) / PAIR_LANES * PAIR_LANES;
-    p->cost = piece(base, &used, n * p->width * sizeof *p->cost);
-    p->row_price = piece(base, &used, n * sizeof *p->row_price);
-    p->price = piece(base, &used, p->width * sizeof *p->price);
-    p->distance = piece(base, &used, p->width * sizeof *p->distance);
-    p->open = piece(base, &used, p->width * sizeof *p->open);
-    p->previous = piece(base, &used, p->width * sizeof *p->previous);
-    p->owner = piece(base, &used, n * sizeof *p->owner);
-    p->scanned = piece(base, &used, n * sizeof *p->scanned);
+    p->cost = take_reals(base, &used, reals_for(n * p->width * sizeof *p->cost));
+    p->row_price = take_reals(base, &used, reals_for(n * sizeof *p->row_price));
+    p->price = take_reals(base, &used, reals_for(p->width * sizeof *p->price));
+    p->distance = take_reals(base, &used, reals_for(p->width * sizeof *p->distance));
+    p->open = take_reals(base, &used, reals_for(p->width * sizeof *p->open));
+    p->previous = take_reals(base, &used, reals_for(p->width * sizeof *p->previous));
+    p->owner = take_reals(base, &used, reals_for(n * sizeof *p->owner));
+    p->scanned = take_reals(base, &used, reals_for(n * sizeof *p->scanned));
     return used;
 }
 
