@@ -882,6 +882,50 @@ START_TEST(maps_reach_further_than_densities) {
 }
 END_TEST
 
+/* Nor is a density a number when it is the sum of two numbers and beyond them. */
+START_TEST(sums_beyond_the_numbers_are_bad) {
+    nf_flow *flow;
+    const double theta[] = {1.7e308, 0, 0, 0}, x[] = {1, 1.3e154, 1, 1};
+    double log_det[2], d[2], score[4];
+    must(nf_affine_create(2, NF_DOUBLE, &flow));
+    must(nf_set_parameters(flow, theta));
+    must(nf_inverse(flow, NULL, 2, x, NULL, NULL, log_det));
+    ck_assert(log_det[0] == -1.7e308 && log_det[1] == -1.7e308);
+    must_be(NF_ERR_ROWS, nf_log_prob(flow, NULL, 2, x, NULL, d));
+    ck_assert(isnan(d[0]) && d[1] == -1.7e308);
+    must_be(NF_ERR_ROWS, nf_score(flow, NULL, 2, x, NULL, d, score));
+    ck_assert(isnan(d[0]) && isnan(score[0]) && isnan(score[1]) && d[1] == -1.7e308 && score[3] == -1);
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* A regulariser is of the square of a velocity, which may be no number where the path and its density are. */
+START_TEST(regularisers_beyond_the_numbers_make_bad_rows) {
+    const double x[] = {0, 1, 1, 1};
+    for (int single = 0; single < 2; single++) {
+        nf_cnf *cnf;
+        nf_gradient *gradient;
+        const double fast = single ? 1e20 : 1e160, theta[8] = {fast}; /* dz_0/dt = fast z_0, for a time of 1 / fast */
+        double d[2], loss, alone, g[8], g_alone[8];
+        must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .t1 = 1 / fast, .kinetic = .1, .hidden_layers = NF_NONE, .method = NF_RK4, .steps = 2,
+                                     .precision = single ? NF_SINGLE : NF_DOUBLE),
+                           &cnf));
+        must(nf_set_parameters(cnf, theta));
+        must(nf_gradient_create(cnf, &gradient));
+        must(nf_log_prob(cnf, NULL, 2, x, NULL, d));
+        must(nf_grad_nll(cnf, NULL, 1, x, NULL, NULL, gradient, &alone));
+        must(nf_gradient_get(gradient, g_alone));
+        must(nf_gradient_zero(gradient));
+        must_be(NF_ERR_ROWS, nf_grad_nll(cnf, NULL, 2, x, NULL, NULL, gradient, &loss));
+        must(nf_gradient_get(gradient, g));
+        same_bits("the loss", &loss, &alone, 1);
+        same_bits("the gradient", g, g_alone, 8);
+        nf_gradient_free(gradient);
+        nf_flow_free(cnf);
+    }
+}
+END_TEST
+
 /* The score of a base far from N(0, 1), whose mean single precision does not have. */
 START_TEST(a_narrow_base_has_a_score) {
     const double sds[] = {1e-160, 1e-20, 1e-6, 1e20, 1e160};
@@ -1031,6 +1075,8 @@ int main(void) {
     tcase_add_loop_test(bad, short_planar_layers_have_gradients_or_bad_rows, 0, 4);
     tcase_add_loop_test(bad, short_planar_layers_have_losses_or_bad_rows, 0, 4);
     tcase_add_test(bad, maps_reach_further_than_densities);
+    tcase_add_test(bad, sums_beyond_the_numbers_are_bad);
+    tcase_add_test(bad, regularisers_beyond_the_numbers_make_bad_rows);
     tcase_add_test(bad, a_narrow_base_has_a_score);
     tcase_add_loop_test(arrays, results_may_go_into_the_input, 0, subjects);
     tcase_add_test(arrays, results_of_a_net_may_go_into_its_input);

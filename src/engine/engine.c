@@ -303,10 +303,15 @@ static int apply_layers(const engine_job *job, bool backwards, size_t count, eng
  */
 #define FARTHEST_LOSS ((double)REAL_MAX * 0x1p-20)
 
-static double farthest_loss(const engine_job *job) { return job->record && job->density && job->slots ? FARTHEST_LOSS : INFINITY; }
+static double farthest_loss(const engine_job *job) { return job->record && job->density && job->slots ? FARTHEST_LOSS : DBL_MAX; }
+
+/* Of a lane that has come through the layers; their part alone where no density is asked for. */
+static double log_prob_of(const engine_job *job, const thread_map *m, size_t lane) {
+    return m->base[lane] + (job->inverse ? m->t.log_det[lane] : -m->t.log_det[lane]);
+}
 
 /* Rows that came out of the layers as failed or not finite, or beyond `farthest`; true when there are new ones. */
-static bool check_lanes(engine_thread *thread, thread_map *m, const unsigned char *before, double farthest) {
+static bool check_lanes(const engine_job *job, engine_thread *thread, thread_map *m, const unsigned char *before, double farthest) {
     tile *t = &m->t;
     bool any = false;
     for (size_t l = 0; l < t->rows; l++) {
@@ -316,7 +321,7 @@ static bool check_lanes(engine_thread *thread, thread_map *m, const unsigned cha
         }
         if (!t->failed[l]) {
             const real *lane = lane_of(t->x, t->dim, l);
-            bool finite = isfinite(t->log_det[l]) && isfinite(m->base[l]) && fabs(m->base[l] + t->log_det[l]) <= farthest;
+            bool finite = fabs(log_prob_of(job, m, l)) <= farthest && fabs(t->penalty ? t->penalty[l] : 0.0) <= farthest;
             for (size_t f = 0; f < t->dim; f++)
                 finite = finite && isfinite(lane[f * PANEL]);
             if (finite)
@@ -367,7 +372,7 @@ static int push(const engine_job *job, engine_thread *thread, size_t first, size
         }
         if (density && job->inverse)
             base_density(job->model, &m.t, m.base);
-        again = check_lanes(thread, &m, before, farthest_loss(job)) && job->record;
+        again = check_lanes(job, thread, &m, before, farthest_loss(job)) && job->record;
     }
     return ENGINE_OK;
 }
@@ -393,11 +398,10 @@ static void store(const engine_job *job, engine_thread *thread) {
     if (job->out)
         store_lanes(t, t->x, t->dim, job->out + thread->first * t->dim);
     for (size_t l = 0; l < t->rows; l++) {
-        const double log_det = t->failed[l] ? NAN : t->log_det[l];
         if (job->log_det)
-            job->log_det[thread->first + l] = log_det;
+            job->log_det[thread->first + l] = t->failed[l] ? NAN : t->log_det[l];
         if (job->log_prob)
-            job->log_prob[thread->first + l] = m.base[l] + (job->inverse ? log_det : -log_det);
+            job->log_prob[thread->first + l] = t->failed[l] ? NAN : log_prob_of(job, &m, l);
     }
 }
 
@@ -657,10 +661,10 @@ static void put_on_the_way(thread_map *m, const size_t *partner, const double *f
 }
 
 /* Rows that could not be brought to the field, or whose base sample could not. */
-static void note_lost(engine_thread *thread, thread_map *m, const unsigned char *before) {
+static void note_lost(const engine_job *job, engine_thread *thread, thread_map *m, const unsigned char *before) {
     for (size_t l = 0; l < m->t.rows; l++)
         m->base[l] = 0;
-    check_lanes(thread, m, before, INFINITY);
+    check_lanes(job, thread, m, before, DBL_MAX);
     fill_lanes(m);
 }
 
@@ -674,14 +678,14 @@ static void bring_ends(const engine_job *job, engine_thread *thread, thread_map 
     memcpy(before, t->failed, rows);
     memset(t->failed, 0, rows);
     apply_layers(job, true, outer, thread, m);
-    note_lost(thread, m, before);
+    note_lost(job, thread, m, before);
     memcpy(m->cotangent_x, t->x, t->panels * t->dim * PANEL * sizeof(real));
     memcpy(before, t->failed, rows);
     memset(t->failed, 0, rows);
     draw_base(job, m, first, rows);
     fill_beyond(m);
     apply_layers(job, false, job->matched, thread, m);
-    note_lost(thread, m, before);
+    note_lost(job, thread, m, before);
 }
 
 /* The losses of good rows; one beyond `farthest`, or that is no number, makes its row bad. */
@@ -782,7 +786,7 @@ static void trajectory(const engine_job *job, engine_thread *thread, size_t firs
                              .visit = keep_point,
                              .user = &sink};
     m.places[0].ops->path(&run, t, &path);
-    check_lanes(thread, &m, before, INFINITY);
+    check_lanes(job, thread, &m, before, DBL_MAX);
     for (size_t l = 0; l < rows; l++)
         for (size_t i = 0; t->failed[l] && i < job->time_count; i++)
             for (size_t f = 0; f < model->dim; f++)
