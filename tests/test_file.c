@@ -203,6 +203,34 @@ START_TEST(says_which_file_cannot_be_read) {
 }
 END_TEST
 
+static void *not_much(void *user, size_t size) {
+    (void)user;
+    return size < (size_t)1 << 24 ? malloc(size) : NULL;
+}
+
+static void give_back(void *user, void *pointer) {
+    (void)user;
+    free(pointer);
+}
+
+/* A table of gigabytes, say, that was taken for a model. */
+START_TEST(a_large_file_that_is_no_model_is_not_read) {
+    const nf_allocator frugal = {not_much, give_back, NULL};
+    const char *path = path_of("large.csv");
+    nf_flow *flow;
+    FILE *file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    fputs("x,y\n0.5,0.25\n", file);
+    ck_assert_int_eq(fflush(file), 0);
+    ck_assert_int_eq(ftruncate(fileno(file), (off_t)1 << 30), 0);
+    fclose(file);
+    ck_assert_int_eq(nf_flow_load_with(path, &flow, &frugal), NF_ERR_FORMAT);
+    ck_assert_ptr_nonnull(strstr(nf_last_error(), "large.csv: header: claims"));
+    unlink(path);
+    leave_scratch();
+}
+END_TEST
+
 /* A file of one F64 tensor `name` of two numbers, and the given flow text. */
 static nf_status load_text(const char *flow_text, const char *name, const double *numbers, const char *dtype, nf_flow **flow) {
     const nf_allocator a = nf_allocator_or_default(NULL);
@@ -523,6 +551,7 @@ int main(void) {
     tcase_add_test(c, a_save_takes_the_place_of_nothing_but_a_file);
     tcase_add_test(c, a_new_file_obeys_the_umask_and_an_old_one_keeps_its_mode);
     tcase_add_test(c, says_which_file_cannot_be_read);
+    tcase_add_test(c, a_large_file_that_is_no_model_is_not_read);
     tcase_add_loop_test(c, refuses_a_lie_about_the_structure, 0, sizeof lies / sizeof lies[0]);
     tcase_add_test(c, refuses_tensors_of_the_wrong_kind);
     tcase_add_test(c, refuses_parameters_that_are_not_finite);

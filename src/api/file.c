@@ -353,13 +353,20 @@ static unsigned char *join_pieces(piece *last, size_t size, const nf_allocator *
     return bytes;
 }
 
+/* Whether a file begins as a model file does: only then is memory for all of it asked for. */
+static bool looks_like_a_model(int fd) {
+    unsigned char head[16];
+    const ssize_t got = pread(fd, head, sizeof head, 0);
+    return got > 0 && nf_st_may_begin(head, (size_t)got);
+}
+
 /*
- * All bytes of an open file, or those after which it cannot be a model file any more: a stream without an end (/dev/zero) must not fill the memory. In
- * memory are at most these and the pieces that they came in.
+ * All bytes of an open file, or those after which it cannot be a model file any more: a stream without an end (/dev/zero) must not fill the memory, nor
+ * must a large table that was taken for a model. In memory are at most these and the pieces that they came in.
  */
 static nf_status read_all(int fd, const char *path, const nf_allocator *allocator, unsigned char **out, size_t *out_size) {
     struct stat info;
-    const bool known = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0;
+    const bool known = fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0 && looks_like_a_model(fd);
     piece *last = add_piece(NULL, known ? (size_t)info.st_size + 1 : PIECE_BYTES, allocator);
     size_t used = 0;
     for (ssize_t got = 1; last && got != 0;) {
