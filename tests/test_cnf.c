@@ -634,6 +634,11 @@ START_TEST(solver_settings_are_checked_as_the_configs_are) {
     must(nf_forward(flow, NULL, 1, z, NULL, after, NULL));
     ck_assert_mem_eq(before, after, sizeof before);
     nf_flow_free(flow);
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .seed = 1, .precision = NF_SINGLE), &flow));
+    REFUSED_SOLVER("rtol is 1e+39, beyond single", NF_DOPRI5, 1e39, 0, 0, 0); /* a file of it could not be loaded */
+    REFUSED_SOLVER("atol is 1e+39, beyond single", NF_DOPRI5, 0, 1e39, 0, 0);
+    must(nf_cnf_set_solver(flow, NF_DOPRI5, 1e38, 1e38, 0, 0));
+    nf_flow_free(flow);
 }
 END_TEST
 

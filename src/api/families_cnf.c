@@ -78,9 +78,11 @@ nf_status nf_cnf_set_solver(nf_flow *flow, nf_ode_method method, double rtol, do
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status != NF_OK)
         return status;
-    nf_cnf_spec spec = nf_layer_draft(NF_LAYER_CNF, 1, 0).cnf;
-    set_solver(&spec, method, rtol, atol, steps, max_steps);
-    status = nf_check_solver(&spec);
+    nf_layer draft = nf_layer_draft(NF_LAYER_CNF, 1, 0);
+    set_solver(&draft.cnf, method, rtol, atol, steps, max_steps);
+    status = nf_check_solver(&draft.cnf);
+    if (status == NF_OK)
+        status = nf_layer_check_reals(&draft, flow->engine->precision);
     if (status != NF_OK)
         return nf_fail_in(status, __func__);
     size_t layers = 0;
@@ -89,11 +91,11 @@ nf_status nf_cnf_set_solver(nf_flow *flow, nf_ode_method method, double rtol, do
         if (flow->model.layers[i]->kind != NF_LAYER_CNF)
             continue;
         layers++;
-        cnf->method = spec.method;
-        cnf->rtol = spec.rtol;
-        cnf->atol = spec.atol;
-        cnf->steps = spec.steps;
-        cnf->max_steps = spec.max_steps;
+        cnf->method = draft.cnf.method;
+        cnf->rtol = draft.cnf.rtol;
+        cnf->atol = draft.cnf.atol;
+        cnf->steps = draft.cnf.steps;
+        cnf->max_steps = draft.cnf.max_steps;
     }
     return layers ? NF_OK : nf_fail(NF_ERR_ARGUMENT, __func__, "the flow has no cnf layer");
 }
