@@ -570,8 +570,9 @@ typedef struct nf_fit_config {
     double ema_decay;         /* below 1: keep an exponential average of the parameters, and give that; default .998; negative: off */
     double noise;             /* Gaussian noise added to every input in training, in standard deviations of its column; it shrinks
                                  with the learning rate; default .25, with a CNF layer .2, of flow matching 0; negative: off */
-    double training_tolerance; /* CNF layers are trained with at least this rtol and atol, and validated with their own; the gradient is exact for the
-                                  solver's own solution either way; default 1e-3; negative: their own too */
+    double training_tolerance; /* CNF layers are trained with at least this rtol and atol, and validated with their own; NF_ODE_DISCRETE's gradient is exact
+                                  for the solver's own solution either way, NF_ODE_ADJOINT's errs by this tolerance, and loses the rows that it cannot
+                                  trace back with it; default 1e-3; negative: their own too */
     int standardize;          /* 0: an affine layer at the data end that is still the identity takes the training rows' mean and
                                  standard deviation; steps, decay and clipping see such a layer in units of those, so that a fit
                                  does not depend on the units of its data; negative: neither */
