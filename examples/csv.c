@@ -9,7 +9,7 @@
 
 #include "csv.h"
 
-enum { CHUNK = 1 << 16 };
+enum { CHUNK = 1 << 16, LONGEST_FIELD = 1 << 24 };
 
 typedef struct reader {
     const char *path;
@@ -18,7 +18,7 @@ typedef struct reader {
     char *text;               /* what is read and not used yet: text[start] to text[stop] */
     size_t start, stop, room;
     size_t before;            /* bytes of the file before text */
-    size_t line;              /* number of the current line, from 1 */
+    size_t line, breaks;      /* number of the current row's first line, from 1; line ends within its quotes */
     char delimiter;           /* ' ' for any run of blanks */
     char **fields;            /* of the current line, cut out of text */
     size_t field_count, field_room, value_room;
@@ -77,9 +77,9 @@ static bool fill(reader *r) {
     return true;
 }
 
-/* Where the line that begins at `start` ends, or `stop`: the last one, without an end. False when the stream fails. */
-static bool find_end(reader *r, size_t *at) {
-    for (size_t looked = 0;;) {
+/* Where the line ends that is `from` bytes behind `start`, or `stop`: the last one, without an end. False when the stream fails. */
+static bool find_end(reader *r, size_t from, size_t *at) {
+    for (size_t looked = from;;) {
         size_t i = r->start + looked;
         while (i < r->stop && r->text[i] != '\n' && r->text[i] != '\r')
             i++;
@@ -95,23 +95,129 @@ static bool find_end(reader *r, size_t *at) {
 
 static char *skip_blanks(char *s) { return s + strspn(s, " \t\v\f"); }
 
-/* The next line that says something, as a string without its end; *line is NULL at the end of the stream. */
-static bool next_line(reader *r, char **line) {
-    for (size_t end;;) {
-        if (!find_end(r, &end))
-            return false;
-        if (r->start == r->stop) {
-            *line = NULL;
+/* What may stand between fields; while the delimiter is not known, all that it can be. */
+static const char *between_fields(const reader *r) {
+    return r->delimiter == ' ' ? " \t" : r->delimiter == ';' ? ";" : r->delimiter == '\t' ? "\t" : r->delimiter == ',' ? "," : ";\t, ";
+}
+
+/* A tab may stand for an empty field. */
+static char *begin_field(const reader *r, char *s) { return r->delimiter == '\t' ? s + strspn(s, " ") : skip_blanks(s); }
+
+/* The quote that ends a field which begins with one; "" is a quote within. NULL: there is none. */
+static char *closing_quote(char *field) {
+    char *at = strchr(field + 1, '"');
+    while (at && at[1] == '"')
+        at = strchr(at + 2, '"');
+    return at;
+}
+
+/* What follows a field with quotes around it, and the blanks behind it; NULL: there are none around it. */
+static char *behind_quotes(char *field, const char *between) {
+    char *at = *field == '"' ? closing_quote(field) : NULL;
+    if (!at)
+        return NULL;
+    at++;
+    char *end = at + strspn(at, " ");
+    return *at == '\0' || strchr(between, *at) ? at : *end == '\0' || strchr(between, *end) ? end : NULL;
+}
+
+/* The quote that begins a field and that nothing ends in this text; NULL: there is none. `at` is where a field begins, or behind one. */
+static char *open_quote(const reader *r, char *at, bool begins) {
+    const char *between = between_fields(r);
+    for (;; at++) {
+        char *field = begins ? begin_field(r, at) : at, *behind = begins ? behind_quotes(field, between) : NULL;
+        if (begins && !behind && *field == '"' && !closing_quote(field))
+            return field;
+        at = behind ? behind : field;
+        at += strcspn(at, between);
+        if (*at == '\0')
+            return NULL;
+        begins = true;
+    }
+}
+
+/* How far behind `start` the quote is that ends a field over line ends, when the next one does; else 0. False when the stream fails. */
+static bool find_closing(reader *r, size_t quote, size_t *closing) {
+    *closing = 0;
+    for (size_t at = quote + 1; at - quote < LONGEST_FIELD;) {
+        const char *text = r->text + r->start;
+        const size_t size = r->stop - r->start;
+        const char *found = memchr(text + at, '"', size - at);
+        at = found ? (size_t)(found - text) : size;
+        size_t behind = at + 1;
+        while (behind < size && text[behind] == ' ')
+            behind++;
+        if (behind >= size && !r->end) {
+            if (!fill(r))
+                return false;
+        } else if (at + 1 < size && text[at + 1] == '"') {
+            at += 2;
+        } else {
+            if (at < size && (behind == size || strchr("\n\r", text[behind]) || strchr(between_fields(r), text[at + 1]) ||
+                              strchr(between_fields(r), text[behind])))
+                *closing = at;
             return true;
         }
-        *line = r->text + r->start;
-        r->start = end == r->stop ? end : end + (r->text[end] == '\r' && end + 1 < r->stop && r->text[end + 1] == '\n' ? 2 : 1);
-        r->text[end] = '\0'; /* text has room for it behind stop */
-        if (r->line++ == 0 && strncmp(*line, "\xef\xbb\xbf", 3) == 0) /* a byte order mark */
-            *line += 3;
+    }
+    return true;
+}
+
+/* From where its first line ends to where the row does: quotes hold lines together. A quote that nothing ends is a letter. */
+static bool find_row_end(reader *r, size_t *end) {
+    for (size_t from = 0, closing;; from = closing + 1) {
+        char *text = r->text + r->start, kept = r->text[*end];
+        r->text[*end] = '\0'; /* text has room for it behind stop */
+        const char *quote = open_quote(r, text + from, from == 0);
+        r->text[*end] = kept;
+        if (!quote)
+            return true;
+        const size_t opening = (size_t)(quote - text);
+        if (!find_closing(r, opening, &closing) || !find_end(r, closing > 0 ? closing : from, end))
+            return false;
+        if (closing == 0)
+            return true;
+        for (size_t i = r->start + opening; i < r->start + closing; i++)
+            r->breaks += r->text[i] == '\n' || (r->text[i] == '\r' && r->text[i + 1] != '\n');
+    }
+}
+
+/* Each line end becomes a blank: names and messages are lines. */
+static void join_lines(char *row) {
+    char *to = row;
+    for (const char *from = row; *from; from++)
+        if (from[0] != '\r' || from[1] != '\n')
+            *to++ = *from;
+    *to = '\0';
+    for (char *end = row; *(end += strcspn(end, "\n\r"));)
+        *end = ' ';
+}
+
+/* The next row that says something, as a string without its end; *row is NULL at the end of the stream. */
+static bool next_row(reader *r, char **row) {
+    for (size_t end;;) {
+        if (!find_end(r, 0, &end))
+            return false;
+        if (r->line == 0 && end - r->start >= 3 && memcmp(r->text + r->start, "\xef\xbb\xbf", 3) == 0) /* a byte order mark */
+            r->start += 3;
+        if (r->start == r->stop) {
+            *row = NULL;
+            return true;
+        }
+        r->line += 1 + r->breaks;
+        r->breaks = 0;
         /* A tab may stand for an empty first or last field: only lines of nothing else are empty. */
-        const char *first = skip_blanks(*line);
-        if (*first && *first != '#')
+        size_t first = r->start;
+        while (first < end && strchr(" \t\v\f", r->text[first]))
+            first++;
+        const bool says = first < end && r->text[first] != '#';
+        if (says && memchr(r->text + first, '"', end - first) && !find_row_end(r, &end))
+            return false;
+        *row = r->text + r->start;
+        r->start = end == r->stop ? end : end + (r->text[end] == '\r' && end + 1 < r->stop && r->text[end + 1] == '\n' ? 2 : 1);
+        r->text[end] = '\0';
+        if (r->breaks > 0)
+            join_lines(*row);
+        if (says)
             return true;
     }
 }
@@ -121,18 +227,6 @@ static void trim(char **field) {
     size_t length = strlen(*field);
     while (length > 0 && strchr(" \t\v\f", (*field)[length - 1]))
         (*field)[--length] = '\0';
-}
-
-/* What follows a field with quotes around it, in which "" is one quote, and the blanks behind it; NULL: there are none around it. */
-static char *behind_quotes(char *field, const char *between) {
-    char *at = *field == '"' ? strchr(field + 1, '"') : NULL;
-    while (at && at[1] == '"')
-        at = strchr(at + 2, '"');
-    if (!at)
-        return NULL;
-    at++;
-    char *end = at + strspn(at, " ");
-    return *at == '\0' || strchr(between, *at) ? at : *end == '\0' || strchr(between, *end) ? end : NULL;
 }
 
 static char *take_quotes_off(char *field) {
@@ -147,12 +241,8 @@ static char *take_quotes_off(char *field) {
 
 /* Takes a field off the line, and says where the rest begins (NULL: nowhere). */
 static char *cut_field(reader *r, char **rest) {
-    const char blanks[] = " \t", one[] = {r->delimiter, '\0'};
-    char *field = skip_blanks(*rest);
-    if (r->delimiter == '\t')
-        field = *rest + strspn(*rest, " ");
-    const char *between = r->delimiter == ' ' ? blanks : one;
-    char *end = behind_quotes(field, between);
+    const char *between = between_fields(r);
+    char *field = begin_field(r, *rest), *end = behind_quotes(field, between);
     if (end)
         field = take_quotes_off(field);
     else
@@ -265,7 +355,7 @@ static char guess_delimiter(char *line) {
 /* The first line says how many columns there are, what is between them, and perhaps their names. */
 static bool first_line(reader *r) {
     char *line;
-    if (!next_line(r, &line))
+    if (!next_row(r, &line))
         return false;
     if (!line)
         return fail(r, "it has no rows");
@@ -284,7 +374,7 @@ static bool first_line(reader *r) {
 static bool read_all(reader *r, csv_table *table) {
     char *line;
     bool good = first_line(r);
-    while (good && (good = next_line(r, &line)) && line)
+    while (good && (good = next_row(r, &line)) && line)
         good = split(r, line) && add_row(r);
     if (good && r->table.rows == 0)
         good = fail(r, "it has no rows, only a line of names");
@@ -314,7 +404,7 @@ bool csv_read_lenient(FILE *file, const char *path, csv_table *table, char *mess
 
 /* Quoted where csv_read would not take it for one field otherwise: alone, blanks would part it. */
 static void put_name(FILE *file, const char *name, bool alone) {
-    if (*name && name[strcspn(name, alone ? ",;\t " : ",;\t")] == '\0' && !strchr("#\" ", *name)) {
+    if (*name && name[strcspn(name, alone ? ",;\t\r\n " : ",;\t\r\n")] == '\0' && !strchr("#\" ", *name)) {
         fputs(name, file);
         return;
     }

@@ -3,8 +3,9 @@
  *
  * Read: one row a line, fields separated by commas, semicolons, tabs or blanks (guessed from the first line: the first of ; tab , that
  * it has outside quotes, else blanks). The first line may be names, none of which is a number; quotes around a field are taken off, and ""
- * within them is a quote, but a line ends a field in any case; empty lines and lines that begin with # are skipped. Everything else is an
- * error: a field that is not a finite decimal number, a line with more or fewer fields than the first, a file without rows.
+ * within them is a quote; a line end within them, as RFC 4180 has it, is read as a blank (a quote that nothing ends within 16 MB is a letter);
+ * empty lines and lines that begin with # are skipped. Everything else is an error: a field that is not a finite decimal number, a line with
+ * more or fewer fields than the first, a file without rows. Messages name the line in which a row begins.
  */
 #ifndef CSV_H
 #define CSV_H
@@ -16,7 +17,7 @@
 /* What is not a number in a column. */
 typedef struct csv_fault {
     size_t count;  /* how many fields */
-    size_t line;   /* of the first one */
+    size_t line;   /* of the first one, where its row begins */
     char text[48]; /* the first one; "" when it is empty */
 } csv_fault;
 

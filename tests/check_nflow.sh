@@ -114,6 +114,11 @@ status 1 train kinds.csv -o m.safetensors --columns x1,kind :: 'column 3 (kind) 
 sed '30s/.*/0.5,oops/' moons.csv >bad.csv
 status 1 train bad.csv -o m.safetensors :: 'bad.csv: line 30, column 2 (x2) is "oops", not a number'
 status 0 train bad.csv -o m.safetensors --epochs 1 --drop-missing :: left out 1 row with
+# Notes of several lines in a table, and a name of two.
+awk -F, 'NR == 1 { print "\"x\n1\",x2,note" } NR > 1 { print $0 ",\"it was\n\"\"" NR "\"\", they said\"" }' moons.csv >notes.csv
+status 0 train notes.csv -o notes.safetensors --epochs 1 :: left out, because they hold no numbers: note
+status 0 info notes.safetensors :: 'columns     x 1, x2'
+status 1 train notes.csv -o m.safetensors --columns x2,note :: 'line 3, column 3 (note) is "it was "2", they said", not a number'
 awk -F, '{ print $0 "," (NR == 1 ? "same" : 7) }' moons.csv >same.csv
 status 1 train same.csv -o m.safetensors :: the column same is 7 in every row
 awk -F, 'NR == 1 { print "x1,huge,tiny,far" } NR > 1 { printf "%s,%se170,%se-170,%se35\n", $1, $2, $2, $2 }' moons.csv >extreme.csv

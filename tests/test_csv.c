@@ -43,6 +43,16 @@ static const struct {
     {"\"a\"\t\"b\"\n2.385\t\"-17.5\" \n\"0.125\" \t3\n", "a"},
     {"\"a, b\" \"c;d\"\n\"2.385\" -17.5\n0.125 3\n", "a, b"},
     {"5\",y\n2.385,-17.5\n0.125,3\n", "5\""},
+    /* Lines within quotes. */
+    {"\"a\nb\",y\n2.385,-17.5\n0.125,3\n", "a b"},
+    {"\xef\xbb\xbf\"a\r\nb\r\n\r\nc\",y\r\n2.385,-17.5\r\n0.125,3\r\n", "a b  c"},
+    {"\"a\rb\"\"\n\",y\r2.385,-17.5\r0.125,3\r", "a b\""},
+    {"x;\"y\n\" \n2.385;-17.5\n0.125;3\n", "x"},
+    {"\"a \nb\"\t\"c\n\nd\"\n2.385\t\"-17.5\n\"\n\"\n0.125\"\t3\n", "a  b"},
+    {"\"a\n# b\" \"c\"\n2.385 -17.5\n0.125 \"3\n\"", "a # b"},
+    {"# \"\nx,y\n2.385,-17.5\n# \"\n0.125,3\n", "x"},
+    {"\"a,y\n2.385,-17.5\n0.125,3\n", "\"a"},
+    {"\"a,y\n\"2.385\",-17.5\n0.125,\"3\"\n", "\"a"},
 };
 
 START_TEST(takes_what_is_a_table) {
@@ -85,6 +95,9 @@ static const struct {
     {"1.5,2\n3.5,1 2\n", "line 2, column 2: \"1 2\" is not a number"},
     {"1.5,2\n3.5,\"1\"2\n", "line 2, column 2: \"\"1\"2\" is not a number"},
     {"x;y\n1,5;2\n", "line 2, column 1 (x): \"1,5\" is not a number"},
+    {"\"x\ny\",z\n1,2\n\"3\n4\",5\n", "line 4, column 1 (x y): \"3 4\" is not a number"},
+    {"x,\"y\n\nz\"\n1,2\n3\n", "line 5 has 1 column, and the first line has 2"},
+    {"x,y\n1,\"2\n3\"4,5\n", "line 2, column 2 (y): \"\"2\" is not a number"},
 };
 
 START_TEST(says_what_is_not) {
@@ -163,6 +176,35 @@ START_TEST(reads_one_column_that_it_writes) {
 }
 END_TEST
 
+/* Text with lines in it, longer than what is read at a time: each row stays one, and the line numbers are the file's. */
+START_TEST(keeps_rows_with_lines_in_them) {
+    enum { ROWS = 4000 };
+    char message[256] = "";
+    csv_table table;
+    FILE *file = fopen(path, "w");
+    ck_assert_ptr_nonnull(file);
+    fputs("id,note,x\n", file);
+    for (int i = 0; i < ROWS; i++)
+        fprintf(file, "%d,\"%*d said \"\"yes, no\"\"\r\n,\n\",%d.5\n", i, i % 97, i, i);
+    fclose(file);
+    file = fopen(path, "rb");
+    ck_assert_msg(csv_read_lenient(file, path, &table, message, sizeof message), "%s", message);
+    fclose(file);
+    ck_assert_uint_eq(table.rows, ROWS);
+    ck_assert_uint_eq(table.columns, 3);
+    for (size_t i = 0; i < ROWS; i++) {
+        ck_assert(table.values[3 * i] == (double)i);
+        ck_assert(table.values[3 * i + 2] == (double)i + .5);
+    }
+    ck_assert_uint_eq(table.faults[1].count, ROWS);
+    ck_assert_uint_eq(table.faults[1].line, 2);
+    ck_assert_str_eq(table.faults[1].text, "0 said \"yes, no\" ,");
+    csv_free(&table);
+    ck_assert(!csv_read(path, &table, message, sizeof message));
+    ck_assert_ptr_nonnull(strstr(message, "line 2, column 2 (note): \"0 said"));
+}
+END_TEST
+
 static Suite *csv_suite(void) {
     Suite *suite = suite_create("csv");
     TCase *tests = tcase_create("csv");
@@ -172,6 +214,7 @@ static Suite *csv_suite(void) {
     tcase_add_test(tests, refuses_bytes_and_missing_files);
     tcase_add_test(tests, notices_a_full_disk);
     tcase_add_test(tests, reads_what_it_writes);
+    tcase_add_test(tests, keeps_rows_with_lines_in_them);
     tcase_add_loop_test(tests, reads_one_column_that_it_writes, 0, 6);
     suite_add_tcase(suite, tests);
     return suite;
