@@ -306,6 +306,15 @@ def normflows_couplings():
     return NormalizingFlow(4, flows), normflows_values, 4, 0
 
 
+def normflows_shared():
+    """One module in several places."""
+    swap, activation = Permute(4, "swap"), nn.LeakyReLU(0.0)
+    blocks = [affine_block("channel", "exp", (2, 5, 5, 4)) for _ in range(2)]
+    for block in blocks:
+        block.flows[1].param_map.net[1] = block.flows[1].param_map.net[3] = activation
+    return NormalizingFlow(4, [blocks[0], swap, blocks[1], blocks[0], swap]), normflows_values, 4, 0
+
+
 def normflows_odd():
     flows = [affine_block("channel", "exp", (3, 4, 4)), Permute(5, "swap"), affine_block("channel_inv", "exp", (2, 4, 6))]
     return NormalizingFlow(5, flows), normflows_values, 5, 0
@@ -485,7 +494,7 @@ def write(folder, name, make):
 def main(folder, seed):
     torch.manual_seed(int(seed))
     torch.set_default_dtype(torch.float64)
-    for make in (nflows_simple, nflows_mixed, normflows_couplings, normflows_odd, normflows_finite, zuko_nice, zuko_realnvp, cnf):
+    for make in (nflows_simple, nflows_mixed, normflows_couplings, normflows_odd, normflows_finite, zuko_nice, zuko_realnvp, cnf, normflows_shared):
         write(folder, make.__name__, make)
 
 

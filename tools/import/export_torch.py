@@ -59,8 +59,10 @@ def describe(module):
             attributes[name] = value
         elif callable(value):
             attributes[name] = describe_callable(value)
+    # named_children() would leave out a module that stands in a second place.
+    children = {name: child for name, child in module._modules.items() if child is not None}  # pylint: disable=protected-access
     return {"class": type(module).__name__, "module": type(module).__module__, "attributes": attributes,
-            "children": {name: describe(child) for name, child in module.named_children()}}
+            "children": {name: describe(child) for name, child in children.items()}}
 
 
 def export(module, path):
