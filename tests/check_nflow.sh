@@ -212,6 +212,14 @@ status 1 train weightless.csv -o sparse.safetensors -w w :: all weights are 0
 awk -F, 'NR == 1 { print } NR > 1 { printf "%.1f,%.1f\n", $1, $2 }' moons.csv >rounded.csv
 status 0 train rounded.csv -o m.safetensors --epochs 1 :: repeat few values
 status 0 train rounded.csv -o m.safetensors --epochs 1 --jitter all :: uniform, 0.1 wide
+# What is said to be typed can be typed.
+for names in '' '"a, b",c' '"it'"'"'s",a-1' '"a column that has so many letters that they are cut off",'; do
+    { [ "$names" ] && echo "$names"; tail -n +2 rounded.csv; } >named.csv
+    "$nflow" train named.csv -o m.safetensors --epochs 1 2>errors
+    jitter=$(sed -n "s/.*'\(--jitter .*\)' spreads.*/\1/p" errors)
+    eval "status 0 train named.csv -o m.safetensors --epochs 1 $jitter :: uniform, 0.1 wide"
+    if [ "$(grep -c '^nflow train: jitter of' errors)" -eq 2 ]; then pass; else fail "$jitter is not of both columns"; fi
+done
 
 # ---- names: one for each column
 awk -F, '{ print (NR == 1 ? "" : NR - 2) "," $0 }' moons.csv >index.csv # as pandas writes it

@@ -1,5 +1,7 @@
 /* The rows of a fit: columns chosen, checked, shuffled, split. */
+#include <ctype.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -166,23 +168,40 @@ static void refuse_extreme_columns(const train_options *o, const char *path, siz
     }
 }
 
+/* How --jitter takes a column, as a word that a shell takes as it is: its name or else its number. */
+static const char *word_for(const table *t, size_t column, char *room, size_t size) {
+    const char *name = t->data.names ? t->data.names[column] : "";
+    size_t same;
+    bool plain = *name && *name != '-' && strlen(name) < size && table_named(t, name, &same) == 1;
+    for (const char *at = name; *at && plain; at++)
+        plain = isalnum((unsigned char)*at) || (unsigned char)*at >= 0x80 || strchr("-_.+:/%@", *at);
+    if (plain)
+        return name;
+    snprintf(room, size, "%zu", column + 1);
+    return room;
+}
+
 /* A density of values that repeat has no bound; the reader of its likelihood should know. */
-static void say_few_values(const train_data *d, const char *path) {
+static void say_few_values(const train_data *d, const table *t, const choice *chosen) {
     const size_t looked = d->rows < LOOKED_AT ? d->rows : LOOKED_AT;
-    char list[200] = "";
+    char list[200] = "", room[40];
     size_t used = 0;
+    bool more = false;
     for (size_t c = 0; c < d->dim && looked >= 200; c++) {
         double *sorted = sorted_column(looked, d->x, d->dim, c);
         size_t values = 1;
         for (size_t i = 1; i < looked; i++)
             values += sorted[i] != sorted[i - 1];
         free(sorted);
-        if (100 * values < FEW_VALUES * looked && used + 48 < sizeof list)
-            used += (size_t)snprintf(list + used, sizeof list - used, "%s%.40s", used ? "," : "", d->names[c]);
+        if (100 * values >= FEW_VALUES * looked)
+            continue;
+        more = more || used + 48 >= sizeof list;
+        if (!more)
+            used += (size_t)snprintf(list + used, sizeof list - used, "%s%s", used ? "," : "", word_for(t, chosen->x[c], room, sizeof room));
     }
     if (*list)
-        note("%s: these columns repeat few values, and a density of such has no bound; '--jitter %s' spreads them over the steps between",
-             path, list);
+        note("%s: these columns%s repeat few values, and a density of such has no bound; '--jitter %s' spreads them over the steps between",
+             t->path, more ? ", and others," : "", list);
 }
 
 static uint64_t random_bits(uint64_t *state) { /* splitmix64 (Steele, Lea & Flood 2014) */
@@ -381,7 +400,7 @@ void train_read(train_data *d, const char *path, const train_options *o) {
     refuse_extreme_columns(o, t.path, d->rows, d->context, d->context_names, d->context_dim);
     shuffle(d, o->seed);
     if (!o->jitter)
-        say_few_values(d, t.path);
+        say_few_values(d, &t, &c);
     jitter(d, &t, &c, o);
     split(d, o);
     if (o->precision == PRECISION_SINGLE)
