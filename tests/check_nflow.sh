@@ -98,6 +98,11 @@ if $as test -x "$nflow" 2>/dev/null; then # a file that can be written in a fold
     if [ $? -eq 1 ] && grep -q 'locked/new.safetensors: Permission denied: the model could' errors; then pass; else fail "a folder without permission is not noticed"; fi
 fi
 chmod 755 locked
+ln -s moons.csv moons-link.csv
+status 1 train moons.csv -o moons.csv :: 'the model would take the place of its data'
+status 1 train moons.csv -o ./moons-link.csv :: 'the model would take the place of its data'
+"$nflow" train - -o moons.csv <moons.csv >output 2>errors && fail "the model took the place of its data"
+lines 401 moons.csv
 status 2 train moons.csv -o m.safetensors --flow glow :: one of realnvp
 status 2 train moons.csv -o m.safetensors --matching :: --flow cnf
 status 2 train moons.csv -o m.safetensors --hidden 64x :: a width
@@ -143,6 +148,11 @@ for flow in realnvp planar radial cnf; do
     "$nflow" sample $flow.safetensors -n 50 | "$nflow" logprob $flow.safetensors - >output 2>errors
     lines 51 output
 done
+cp realnvp.safetensors kept.safetensors
+for command in 'sample kept.safetensors' 'logprob kept.safetensors moons.csv' 'transform kept.safetensors moons.csv'; do
+    status 1 $command -o kept.safetensors :: 'the table would take the place of the model'
+done
+if cmp -s kept.safetensors realnvp.safetensors; then pass; else fail "a table took the place of the model"; fi
 status 0 train moons.csv -o all.safetensors -v 0 --epochs 2 :: training NLL
 if grep -q 'held-out' errors; then fail "nothing is held out, and a held-out NLL told"; else pass; fi
 status 0 info all.safetensors :: nats a row in training

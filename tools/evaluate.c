@@ -12,6 +12,7 @@ const char *evaluation_words(const option_set *set, int count, char **words) {
 }
 
 void evaluation_begin(evaluation *e, const char *model_path) {
+    table_spare_model(&e->output, model_path);
     model_load(&e->m, model_path);
     must(nf_workspace_create(e->m.flow, e->threads ? e->threads : processors(), &e->workspace));
 }

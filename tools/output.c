@@ -138,6 +138,14 @@ bool output_possible(const char *path) {
     return possible;
 }
 
+bool output_replaces(const char *path, const char *input) {
+    struct stat to, from;
+    if (!path || strcmp(path, "-") == 0 || stat(path, &to) != 0 || !S_ISREG(to.st_mode))
+        return false;
+    const int found = strcmp(input, "-") == 0 ? fstat(STDIN_FILENO, &from) : stat(input, &from);
+    return found == 0 && to.st_dev == from.st_dev && to.st_ino == from.st_ino;
+}
+
 /* With the mode of the old file, or that of a new one, and on the disk before it has its name. */
 static bool settle(const output *o) {
     struct stat old;

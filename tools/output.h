@@ -23,6 +23,9 @@ bool output_open(output *o, const char *path);
 /* Whether output_open would succeed now; nothing is changed. False: and errno. */
 bool output_possible(const char *path);
 
+/* Whether what is written to one would take the place of the other, a file that is read: "-" is the standard input. */
+bool output_replaces(const char *path, const char *input);
+
 /* False, and errno, when not all could be written: then the old file, or none, is where it was. */
 bool output_close(output *o);
 

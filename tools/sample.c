@@ -64,6 +64,7 @@ int nflow_sample(int count, char **words) {
         "sample", "MODEL", "Draw rows from a model. The same seed gives the same rows.", entries, sizeof entries / sizeof entries[0], 1, 1};
     options_read(&set, count, words);
     model m;
+    table_spare_model(&o.output, words[1]);
     model_load(&m, words[1]);
     const int status = sample(&m, &o);
     model_free(&m);

@@ -309,6 +309,11 @@ table_format table_format_of(const table_output *to) {
 
 bool table_is_default(const table_output *to) { return is_standard(to) && !to->json && to->format < 0; }
 
+void table_spare_model(const table_output *to, const char *model_path) {
+    if (output_replaces(to->path, model_path))
+        die("-o %s: the table would take the place of the model: give it another name", to->path);
+}
+
 void table_write(const table_output *to, size_t rows, size_t columns, const double *values, const char *const *names) {
     const bool standard = is_standard(to);
     const table_format format = table_format_of(to);

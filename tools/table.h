@@ -55,6 +55,9 @@ typedef struct table_output {
 table_format table_format_of(const table_output *to);
 bool table_is_default(const table_output *to); /* nothing was said about where and how */
 
+/* Ends the program with a message when the table would take the place of this model file. */
+void table_spare_model(const table_output *to, const char *model_path);
+
 /* `names`: of the columns. Ends the program with a message when it fails. */
 void table_write(const table_output *to, size_t rows, size_t columns, const double *values, const char *const *names);
 

@@ -268,6 +268,8 @@ int nflow_train(int count, char **words) {
     options_read(&set, count, words);
     train_check_options(&o);
     check_output(o.output);
+    if (output_replaces(o.output, words[1]))
+        die("-o %s: the model would take the place of its data: give it another name", o.output);
     train_data d;
     train_read(&d, words[1], &o);
     const int status = run(&o, &d);
