@@ -441,7 +441,14 @@ if command -v gnuplot >/dev/null; then
     done
     status 0 plot units.safetensors units.csv -c 1995 -o units.pdf
     if head -c 5 units.pdf | grep -q %PDF-; then pass; else fail "units.pdf is no picture"; fi
-    status 1 plot realnvp.safetensors -o missing/a.png :: missing/a.png
+    status 1 plot realnvp.safetensors -o missing/a.png :: 'missing/a.png: No such file'
+    ln -s realnvp.png linked.png
+    status 0 plot realnvp.safetensors moons.csv -W curve -o linked.png
+    if [ -h linked.png ] && tail -c 12 realnvp.png | grep -q IEND; then pass; else fail "a picture takes the place of a link"; fi
+    if [ -c /dev/full ]; then
+        ln -s /dev/full full.png
+        status 1 plot realnvp.safetensors moons.csv -W curve -o full.png :: 'full.png: No space left'
+    fi
     # Names of all kinds: cut between characters, well-formed XML, and no commands or folders of gnuplot's or the shell's.
     umlauts=a$(printf '\303\274%.0s' $(seq 40))
     odd=$(printf '|~\t\001\377\355\240\200\303\274<&>"`\047$(id)\\101')

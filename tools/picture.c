@@ -1,13 +1,17 @@
 /* Pictures of a scene, as scripts for gnuplot. */
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "output.h"
 #include "scene.h"
 #include "tool.h"
 
 enum { BINS = 50 };
+
+#define PICTURE "picture" /* in the temporary directory */
 
 #define DATA_COLOUR "#1f4e79"
 #define SAMPLE_COLOUR "#b5482a"
@@ -331,7 +335,7 @@ static void put_kind(const job *j, scene_kind kind) {
         put_overview(j);
 }
 
-static bool write_script(job *j, scene_kind kind, const char *path, const char *format, unsigned width, unsigned height) {
+static bool write_script(job *j, scene_kind kind, const char *format, unsigned width, unsigned height) {
     j->script = gnuplot_create(&j->g, "plot.gp");
     if (!j->script)
         return false;
@@ -342,12 +346,46 @@ static bool write_script(job *j, scene_kind kind, const char *path, const char *
         return false;
     }
     gnuplot_terminal(j->script, format, width, height);
-    fputs("set output ", j->script);
-    gnuplot_quote_path(j->script, path);
-    fputc('\n', j->script);
+    fputs("set output directory . '/" PICTURE "'\n", j->script);
     put_kind(j, kind);
     fputs("unset output\n", j->script);
     return gnuplot_finish(&j->g, j->script, "plot.gp");
+}
+
+/* The words that each format ends with. gnuplot does not say when its disk is full. */
+static bool is_whole(FILE *picture, const char *format) {
+    const char *end = strcmp(format, "svg") == 0 ? "</svg>" : strcmp(format, "pdf") == 0 ? "%%EOF" : "IEND";
+    char tail[33] = "";
+    if (fseek(picture, -32, SEEK_END) != 0 || fread(tail, 1, 32, picture) != 32)
+        return false;
+    for (size_t i = 0; i < 32; i++)
+        if (strncmp(tail + i, end, strlen(end)) == 0)
+            return fseek(picture, 0, SEEK_SET) == 0;
+    return false;
+}
+
+/* From the temporary directory to its place, where the old picture is, or none, until the new one is whole. */
+static bool deliver(const job *j, const char *path, const char *format) {
+    char *drawn = new_text("%s/" PICTURE, j->g.directory), bytes[1 << 14];
+    FILE *picture = fopen(drawn, "rb");
+    const char *why = NULL;
+    output out;
+    if (!picture || !is_whole(picture, format)) {
+        why = "gnuplot drew a part of it: is the disk of TMPDIR, or of /tmp, full?";
+    } else if (!output_open(&out, path)) {
+        why = strerror(errno);
+    } else {
+        for (size_t size; (size = fread(bytes, 1, sizeof bytes, picture)) > 0;)
+            fwrite(bytes, 1, size, out.file);
+        if (!output_close(&out))
+            why = strerror(errno);
+    }
+    if (picture)
+        fclose(picture);
+    free(drawn);
+    if (why)
+        snprintf(j->g.message, j->g.message_size, "%s", why);
+    return !why;
 }
 
 plot_result picture_draw(const scene *s, scene_kind kind, const char *path, const char *format, unsigned width, unsigned height,
@@ -357,8 +395,10 @@ plot_result picture_draw(const scene *s, scene_kind kind, const char *path, cons
     job j = {.s = &drawn};
     plot_result result = PLOT_FAILED;
     if (gnuplot_begin(&j.g, message, size)) {
-        if (write_script(&j, kind, path, format, width, height))
+        if (write_script(&j, kind, format, width, height))
             result = gnuplot_run(&j.g);
+        if (result == PLOT_DRAWN && !deliver(&j, path, format))
+            result = PLOT_FAILED;
         gnuplot_end(&j.g);
     }
     free(drawn.data.x);
