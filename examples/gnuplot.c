@@ -248,15 +248,19 @@ plot_result gnuplot_run(const gnuplot *g) {
     path_of(g, "plot.gp", script);
     path_of(g, "log.txt", log);
     posix_spawn_file_actions_t actions;
-    if (posix_spawn_file_actions_init(&actions) != 0)
+    posix_spawnattr_t attributes;
+    if (posix_spawn_file_actions_init(&actions) != 0 || posix_spawnattr_init(&attributes) != 0)
         return fail(g, "no memory to run gnuplot"), PLOT_FAILED;
+    posix_spawnattr_setsigmask(&attributes, &g->before);
+    posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGMASK);
     posix_spawn_file_actions_addopen(&actions, 0, "/dev/null", O_RDONLY, 0);
     posix_spawn_file_actions_addopen(&actions, 1, log, O_WRONLY | O_CREAT | O_TRUNC, 0600);
     posix_spawn_file_actions_adddup2(&actions, 1, 2);
     char command[] = "gnuplot", *arguments[] = {command, script, NULL};
     pid_t child;
-    const int error = posix_spawnp(&child, command, &actions, NULL, arguments, environ);
+    const int error = posix_spawnp(&child, command, &actions, &attributes, arguments, environ);
     posix_spawn_file_actions_destroy(&actions);
+    posix_spawnattr_destroy(&attributes);
     if (error == ENOENT)
         return PLOT_NO_GNUPLOT;
     if (error)
@@ -279,7 +283,17 @@ bool gnuplot_begin(gnuplot *g, char *message, size_t size) {
     const int length = snprintf(g->directory, sizeof g->directory, "%s/nflow-plot-XXXXXX", parent && *parent ? parent : "/tmp");
     if (length < 0 || (size_t)length >= sizeof g->directory)
         return fail(g, "the name of the temporary directory is too long");
-    return mkdtemp(g->directory) ? true : fail(g, "%s: %s", g->directory, strerror(errno));
+    sigset_t ends;
+    sigemptyset(&ends);
+    sigaddset(&ends, SIGHUP);
+    sigaddset(&ends, SIGINT);
+    sigaddset(&ends, SIGTERM);
+    pthread_sigmask(SIG_BLOCK, &ends, &g->before);
+    if (mkdtemp(g->directory))
+        return true;
+    fail(g, "%s: %s", g->directory, strerror(errno));
+    pthread_sigmask(SIG_SETMASK, &g->before, NULL);
+    return false;
 }
 
 void gnuplot_end(const gnuplot *g) {
@@ -294,4 +308,5 @@ void gnuplot_end(const gnuplot *g) {
     if (directory)
         closedir(directory);
     rmdir(g->directory);
+    pthread_sigmask(SIG_SETMASK, &g->before, NULL);
 }

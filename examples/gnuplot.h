@@ -4,6 +4,7 @@
 #ifndef GNUPLOT_H
 #define GNUPLOT_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
@@ -42,9 +43,13 @@ typedef struct gnuplot {
     char directory[GNUPLOT_PATH]; /* names in it are shorter than 80 */
     char *message;                /* one line, after a failure */
     size_t message_size;
+    sigset_t before; /* the signals that were blocked before gnuplot_begin */
 } gnuplot;
 
-/* A directory of its own, until gnuplot_end removes it with all that is in it. */
+/*
+ * A directory of its own, until gnuplot_end removes it with all that is in it. Between the two the thread leaves SIGHUP, SIGINT and SIGTERM waiting, which
+ * gnuplot does not: what ends the program ends it when the directory is gone.
+ */
 bool gnuplot_begin(gnuplot *g, char *message, size_t size);
 void gnuplot_end(const gnuplot *g);
 

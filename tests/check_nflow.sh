@@ -449,6 +449,12 @@ if command -v gnuplot >/dev/null; then
         ln -s /dev/full full.png
         status 1 plot realnvp.safetensors moons.csv -W curve -o full.png :: 'full.png: No space left'
     fi
+    # A signal leaves nothing in the temporary directory.
+    mkdir temporary
+    for seconds in 0.1 0.2 0.3 0.5; do
+        TMPDIR=$PWD/temporary timeout -s TERM $seconds "$nflow" plot realnvp.safetensors moons.csv -q -o ended.png 2>errors
+        if [ -z "$(ls temporary)" ]; then pass; else fail "nflow plot leaves $(ls temporary) after $seconds s"; fi
+    done
     # Names of all kinds: cut between characters, well-formed XML, and no commands or folders of gnuplot's or the shell's.
     umlauts=a$(printf '\303\274%.0s' $(seq 40))
     odd=$(printf '|~\t\001\377\355\240\200\303\274<&>"`\047$(id)\\101')
