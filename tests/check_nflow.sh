@@ -463,6 +463,11 @@ if command -v gnuplot >/dev/null; then
     status 0 plot realnvp.safetensors moons.csv --title "$odd" -o "$odd.svg"
     if [ -s "$odd.svg" ]; then pass; else fail "the picture is not where -o says"; fi
     if command -v python3 >/dev/null; then
+        { cat moons.csv; echo 1e9,0; } >outlier.csv
+        status 0 plot realnvp.safetensors outlier.csv -W density -o outlier.svg
+        if python3 -c 'import base64, re, sys, zlib
+png = base64.b64decode(re.search("base64,([^\x27]*)", open(sys.argv[1]).read()).group(1))
+sys.exit(zlib.decompressobj().decompress(png[png.index(b"IDAT") + 4:])[1:4] != b"\xff\xff\xff")' outlier.svg; then pass; else fail "a density of 0 is not white"; fi
         for picture in umlauts.svg "$odd.svg"; do
             if python3 -c 'import sys, xml.dom.minidom as m; m.parse(sys.argv[1])' "$picture" 2>errors; then pass; else fail "$picture is not well-formed"; fi
         done

@@ -128,8 +128,18 @@ static void put_scatter(const job *j, const char *title, const char *file, const
     fprintf(j->script, "set title '%s'\nplot directory . '/%s' using 1:2 with points pt 7 ps dot lc rgb '%s'\n", title, file, colour);
 }
 
+/* Where data are so far apart that no point of the grid has a density, as by one value of another unit, all of it is white. */
+static bool is_empty(const plot_grid *g) {
+    for (size_t i = 0; i < g->nx * g->ny; i++)
+        if (g->value[i] > 0.0)
+            return false;
+    return true;
+}
+
 static void put_density(const job *j) {
     put_plane(j);
+    if (is_empty(&j->s->density))
+        fputs("set cbrange [0:1]\n", j->script);
     fprintf(j->script,
             "set title 'density; 50, 90, 99 %% inside the lines'\n"
             "plot directory . '/density.txt' with image%s, directory . '/contours.txt' with lines lw 0.9 lc rgb '#303030'\n",
