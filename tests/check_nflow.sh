@@ -514,6 +514,9 @@ elif [ $got -ne 0 ]; then # 0: it was over before the signal came
 fi
 status 0 train moons.csv -o stopped.safetensors --epochs 60 --resume
 if cmp -s stopped.safetensors whole.safetensors && [ ! -e stopped.safetensors.checkpoint ] && [ ! -e stopped.safetensors.checkpoint.curve ]; then pass; else fail "a fit that was taken up differs"; fi
+# What is no checkpoint.
+: >broken.safetensors.checkpoint
+status 1 train moons.csv -o broken.safetensors --resume -e 2 :: "broken.safetensors.checkpoint: it is not what a fit leaves there"
 
 # Killed again and again, with an older model in the place.
 cp kinds.safetensors killed.safetensors

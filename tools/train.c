@@ -197,6 +197,8 @@ static int run(train_options *o, train_data *d) {
     report.best_loss += offset;
     if (status == NF_ERR_MISMATCH && checkpoint)
         die("%s: it was begun with other data or options (%s); use those, or delete it to begin anew", checkpoint, nf_last_error());
+    if (status == NF_ERR_FORMAT && checkpoint)
+        die("%s: it is not what a fit leaves there (%s); delete it to begin anew", checkpoint, nf_last_error());
     if (status != NF_STOPPED && status != NF_ERR_DIVERGED)
         must(status);
     if (report.best_epoch == 0)
