@@ -306,13 +306,19 @@ def normflows_couplings():
     return NormalizingFlow(4, flows), normflows_values, 4, 0
 
 
+def clip(x, most=math.inf):
+    return x.clamp(max=most)
+
+
 def normflows_shared():
-    """One module in several places."""
+    """One module in several places, and functions whose values and defaults JSON does not have."""
     swap, activation = Permute(4, "swap"), nn.LeakyReLU(0.0)
     blocks = [affine_block("channel", "exp", (2, 5, 5, 4)) for _ in range(2)]
     for block in blocks:
         block.flows[1].param_map.net[1] = block.flows[1].param_map.net[3] = activation
-    return NormalizingFlow(4, [blocks[0], swap, blocks[1], blocks[0], swap]), normflows_values, 4, 0
+    flow = NormalizingFlow(4, [blocks[0], swap, blocks[1], blocks[0], swap])
+    flow.log, flow.clip = torch.log, clip
+    return flow, normflows_values, 4, 0
 
 
 def normflows_odd():

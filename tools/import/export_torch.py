@@ -28,6 +28,11 @@ DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.int64: "I64", torch.
 PROBES = [-1.5, -0.25, 0.75, 2.0]  # where functions of one tensor are evaluated, so that they are known whatever their name
 
 
+def is_number(value):
+    """One that JSON has, and a reader of it as a double."""
+    return isinstance(value, (int, float)) and abs(value) < 2**53
+
+
 def describe_callable(function):
     """A function or class: its name, its numeric defaults, and for a function of one tensor its values at PROBES."""
     keywords = {}
@@ -39,12 +44,13 @@ def describe_callable(function):
         parameters = inspect.signature(function).parameters
     except (TypeError, ValueError):
         parameters = {}
-    defaults = {name: one.default for name, one in parameters.items() if isinstance(one.default, (int, float))}
-    found["defaults"] = {name: value for name, value in {**defaults, **keywords}.items() if isinstance(value, (int, float))}
+    defaults = {**{name: one.default for name, one in parameters.items()}, **keywords}
+    found["defaults"] = {name: value for name, value in defaults.items() if is_number(value)}
     if not inspect.isclass(function):
         try:
-            values = function(torch.tensor(PROBES, dtype=torch.float64), **keywords)
-            found["values"] = [float(value) for value in values]
+            values = [float(value) for value in function(torch.tensor(PROBES, dtype=torch.float64), **keywords)]
+            if all(is_number(value) for value in values):
+                found["values"] = values
         except Exception:  # pylint: disable=broad-except  # a function of something else
             pass
     return found
@@ -55,7 +61,7 @@ def describe(module):
     for name, value in vars(module).items():
         if name.startswith("_") or name == "training":
             continue
-        if isinstance(value, (bool, str)) or (isinstance(value, (int, float)) and abs(value) < 2**53):
+        if isinstance(value, str) or is_number(value):
             attributes[name] = value
         elif callable(value):
             attributes[name] = describe_callable(value)
