@@ -115,6 +115,9 @@ printf 'a,b\n1,2\n' >one.csv
 status 1 train one.csv -o m.safetensors :: it has 1 row, and a fit needs at least 20
 awk -F, 'NR == 1 { print $0 ",kind" } NR > 1 { print $0 "," (NR % 2 ? "even" : "odd") }' moons.csv >kinds.csv
 status 0 train kinds.csv -o kinds.safetensors --epochs 1 :: left out, because they hold no numbers: kind
+# Years as names are numbers, and such a line is a row; this is said.
+awk -F, 'NR == 1 { print "kind,2019,2020" } NR > 1 { print "a," $0 }' moons.csv >years.csv
+status 0 train years.csv -o years.safetensors --epochs 1 :: 'hold no numbers: column 1; the first line is a row, for some of its fields are numbers'
 status 1 train kinds.csv -o m.safetensors --columns x1,kind :: 'column 3 (kind) is "odd"'
 sed '30s/.*/0.5,oops/' moons.csv >bad.csv
 status 1 train bad.csv -o m.safetensors :: 'bad.csv: line 30, column 2 (x2) is "oops", not a number'

@@ -58,7 +58,8 @@ static void take_all_others(choice *c) {
         }
     }
     if (*left)
-        note("%s: left out, because they hold no numbers: %s", t->path, left);
+        note("%s: left out, because they hold no numbers: %s%s", t->path, left,
+             t->data.names ? "" : "; the first line is a row, for some of its fields are numbers");
     if (c->x_count == 0)
         die("%s: no column of numbers is left to model", t->path);
 }
