@@ -20,7 +20,8 @@
 #define TOLERANCE 1e-12
 
 static const char *const names[] = {"nflows_simple", "nflows_mixed", "normflows_couplings", "normflows_odd", "normflows_finite",
-                                    "zuko_nice",     "zuko_realnvp", "cnf",                 "cnf_state",     "normflows_shared"};
+                                    "zuko_nice",     "zuko_realnvp", "cnf",                 "cnf_state",     "normflows_shared",
+                                    "nflows_actnorm"};
 enum { NAMES = sizeof names / sizeof names[0] };
 
 static const char *program(void) {

@@ -123,6 +123,7 @@ void layers_of_nflows(draft *d, const node *n) {
         nflows_batch_norm(d, n);
     } else if (node_is(n, "ActNorm")) {
         draft_add_affine(d, node_need(n, "log_scale", d->dim), node_need(n, "shift", d->dim));
+        node_ignore(n, "initialized"); /* a tensor in later versions; it matters in training alone */
     } else if (node_is(n, "Permutation") || node_is(n, "RandomPermutation") || node_is(n, "ReversePermutation")) {
         size_t count;
         const size_t *source = node_indices(n, "_permutation", &count);

@@ -100,9 +100,12 @@ class BatchNorm(nn.Module):
 
 
 class ActNormOfNflows(nn.Module):
-    def __init__(self, features):
+    def __init__(self, features, has_buffer=False):  # as later versions have it
         super().__init__()
-        self.initialized = True
+        if has_buffer:
+            self.register_buffer("initialized", torch.tensor(True))
+        else:
+            self.initialized = True
         self.log_scale = nn.Parameter(torch.zeros(features))
         self.shift = nn.Parameter(torch.zeros(features))
 
@@ -170,6 +173,11 @@ def nflows_mixed():
               AdditiveCouplingTransform([1, 2, 3], [0], residual_net(3, 1, 4, 1, nn.SiLU())), ActNormOfNflows(4),
               AffineCouplingTransform([2], [0, 1, 3], nn.Sequential(nn.Linear(1, 7), nn.Tanh(), nn.Dropout(0.1), nn.Linear(7, 6)))]
     return FlowOfNflows(4, layers), nflows_values, 4, 0
+
+
+def nflows_actnorm():
+    layers = [ActNormOfNflows(3, True), AffineCouplingTransform([1], [0, 2], nn.Sequential(nn.Linear(1, 5), nn.SiLU(), nn.Linear(5, 4)))]
+    return FlowOfNflows(3, layers), nflows_values, 3, 0
 
 
 # ---- normflows: from base to data
@@ -500,7 +508,7 @@ def write(folder, name, make):
 def main(folder, seed):
     torch.manual_seed(int(seed))
     torch.set_default_dtype(torch.float64)
-    for make in (nflows_simple, nflows_mixed, normflows_couplings, normflows_odd, normflows_finite, zuko_nice, zuko_realnvp, cnf, normflows_shared):
+    for make in (nflows_simple, nflows_mixed, normflows_couplings, normflows_odd, normflows_finite, zuko_nice, zuko_realnvp, cnf, normflows_shared, nflows_actnorm):
         write(folder, make.__name__, make)
 
 
