@@ -50,10 +50,10 @@ static void normflows_flow(draft *d, const node *root) {
     node_ignore_all(&target); /* what the flow was trained to approximate */
     d->dim = mean->count;
     d->mean = mean->values;
-    const double *log_sd = node_need(&base, "log_scale", d->dim);
+    const double *log_sd = node_need(&base, "log_scale", d->dim), temperature = node_number(&base, "temperature", 1);
     double *sd = archive_keep(d->a, d->dim, sizeof *sd);
     for (size_t i = 0; i < d->dim; i++)
-        sd[i] = exp(log_sd[i]);
+        sd[i] = exp(log_sd[i]) * temperature;
     d->sd = sd;
     for (size_t i = 0; i < node_count(&flows); i++) {
         const node one = node_at(&flows, i);

@@ -305,7 +305,8 @@ def normflows_values(flow, z, _):
     for layer in flow.flows:
         x, log_det = layer(x)
         total = total + log_det
-    return x, z, normal((z - flow.q0.loc) / flow.q0.log_scale.exp()) - flow.q0.log_scale.sum() - total
+    log_scale = flow.q0.log_scale + math.log(flow.q0.temperature or 1)
+    return x, z, normal((z - flow.q0.loc) / log_scale.exp()) - log_scale.sum() - total
 
 
 def normflows_couplings():
@@ -319,13 +320,14 @@ def clip(x, most=math.inf):
 
 
 def normflows_shared():
-    """One module in several places, and functions whose values and defaults JSON does not have."""
+    """One module in several places, functions whose values and defaults JSON does not have, and a base with a temperature."""
     swap, activation = Permute(4, "swap"), nn.LeakyReLU(0.0)
     blocks = [affine_block("channel", "exp", (2, 5, 5, 4)) for _ in range(2)]
     for block in blocks:
         block.flows[1].param_map.net[1] = block.flows[1].param_map.net[3] = activation
     flow = NormalizingFlow(4, [blocks[0], swap, blocks[1], blocks[0], swap])
     flow.log, flow.clip = torch.log, clip
+    flow.q0.temperature = 0.7
     return flow, normflows_values, 4, 0
 
 
