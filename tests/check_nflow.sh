@@ -115,6 +115,10 @@ printf 'a,b\n1,2\n' >one.csv
 status 1 train one.csv -o m.safetensors :: it has 1 row, and a fit needs at least 20
 awk -F, 'NR == 1 { print $0 ",kind" } NR > 1 { print $0 "," (NR % 2 ? "even" : "odd") }' moons.csv >kinds.csv
 status 0 train kinds.csv -o kinds.safetensors --epochs 1 :: left out, because they hold no numbers: kind
+# Numbers as much of Europe writes them.
+tr ,. ';,' <moons.csv | sed 's/$/;7,5/; 1s/;7,5/;c/; 5s/;7,5/;7/' >commas.csv
+status 1 train commas.csv -o m.safetensors :: 'left out, because they hold no numbers: x1, x2; numbers are written with a decimal point'
+status 1 train commas.csv -o m.safetensors --columns x1,c :: ', not a number: write numbers with a decimal point, and without commas'
 # Years as names are numbers, and such a line is a row; this is said.
 awk -F, 'NR == 1 { print "kind,2019,2020" } NR > 1 { print "a," $0 }' moons.csv >years.csv
 status 0 train years.csv -o years.safetensors --epochs 1 :: 'hold no numbers: column 1; the first line is a row, for some of its fields are numbers'

@@ -193,6 +193,11 @@ bool table_find(const table *t, const char *list, size_t **index, size_t *count,
     return good;
 }
 
+bool table_has_comma(const table *t, size_t column) {
+    const char *text = t->data.faults[column].text, *comma = strchr(text, ',');
+    return comma && comma[1] >= '0' && comma[1] <= '9' && text[strspn(text, "+-.,0123456789")] == '\0';
+}
+
 bool table_check(const table *t, const size_t *index, size_t count, char *message, size_t size) {
     for (size_t i = 0; i < count; i++) {
         const csv_fault *fault = &t->data.faults[index[i]];
@@ -201,9 +206,10 @@ bool table_check(const table *t, const size_t *index, size_t count, char *messag
         char name[100] = "";
         if (t->data.names)
             snprintf(name, sizeof name, " (%.60s)", t->data.names[index[i]]);
-        snprintf(message, size, "%s: %s %zu, column %zu%s %s%.47s%s: leave the column out with --columns, or such rows with --drop-missing",
-                 t->path, t->npy ? "row" : "line", fault->line, index[i] + 1, name, *fault->text ? "is \"" : "is empty", fault->text,
-                 *fault->text ? "\", not a number" : "");
+        snprintf(message, size, "%s: %s %zu, column %zu%s %s%.47s%s: %s", t->path, t->npy ? "row" : "line", fault->line, index[i] + 1, name,
+                 *fault->text ? "is \"" : "is empty", fault->text, *fault->text ? "\", not a number" : "",
+                 table_has_comma(t, index[i]) ? "write numbers with a decimal point, and without commas"
+                                              : "leave the column out with --columns, or such rows with --drop-missing");
         return false;
     }
     return true;

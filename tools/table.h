@@ -33,6 +33,9 @@ const char *table_name(const table *t, size_t column, char *room, size_t size);
 /* False when one of these columns has something that is not a number; the message names the line, the column and what may be done. */
 bool table_check(const table *t, const size_t *index, size_t count, char *message, size_t size);
 
+/* Whether what is first no number in a column is one with a comma: "1,5", as much of Europe writes it, or "1,000". */
+bool table_has_comma(const table *t, size_t column);
+
 /* Takes the rows out in which one of these columns is not a number; returns how many there were. The columns have no faults then. */
 size_t table_drop(table *t, const size_t *index, size_t count);
 

@@ -47,19 +47,23 @@ static void take_all_others(choice *c) {
     const table *t = c->t;
     char left[256] = "", room[32];
     size_t used = 0;
+    bool commas = false;
     c->x = allocate(t->data.columns, sizeof *c->x);
     for (size_t i = 0; i < t->data.columns; i++) {
         if (i == c->weight || holds(c->context, c->context_count, i))
             continue;
         if (t->data.faults[i].count < t->data.rows) {
             c->x[c->x_count++] = i;
-        } else if (used + 64 < sizeof left) {
-            used += (size_t)snprintf(left + used, sizeof left - used, "%s%.56s", used ? ", " : "", table_name(t, i, room, sizeof room));
+            continue;
         }
+        commas = commas || table_has_comma(t, i);
+        if (used + 64 < sizeof left)
+            used += (size_t)snprintf(left + used, sizeof left - used, "%s%.56s", used ? ", " : "", table_name(t, i, room, sizeof room));
     }
     if (*left)
-        note("%s: left out, because they hold no numbers: %s%s", t->path, left,
-             t->data.names ? "" : "; the first line is a row, for some of its fields are numbers");
+        note("%s: left out, because they hold no numbers: %s%s%s", t->path, left,
+             t->data.names ? "" : "; the first line is a row, for some of its fields are numbers",
+             commas ? "; numbers are written with a decimal point, and without commas" : "");
     if (c->x_count == 0)
         die("%s: no column of numbers is left to model", t->path);
 }
