@@ -9,6 +9,7 @@
 
 #include "context.h"
 #include "evaluate.h"
+#include "output.h"
 #include "scene.h"
 
 enum { GRID = 180, MOST_ROWS = 40000, SAMPLES = 40000 };
@@ -288,6 +289,8 @@ static void draw(const gathered *g, const plot_options *o, scene_kind kind) {
     }
     char *path = o->output ? copy_text(o->output) : default_output(g->e.m.path), message[512];
     unsigned width, height;
+    if (output_replaces(path, g->e.m.path))
+        die("-o %s: the picture would take the place of the model: give it another name", path);
     find_size(g, o, kind, &width, &height);
     const plot_result result = picture_draw(&g->s, kind, path, format_of(path), width, height, message, sizeof message);
     if (result == PLOT_NO_GNUPLOT)
