@@ -288,6 +288,8 @@ status 0 sample score.safetensors --log-prob :: a,log_prob,log_prob_
 same() { if cmp -s "$1" "$2"; then pass; else fail "$3"; fi; }
 awk -F, 'NR > 1 { print 1990 + 10 * $2 "," $1 "," $2 * $2 "," 1 }' moons.csv >places.csv
 status 0 train places.csv -c 1 -w 4 -o places.safetensors --epochs 2 -q
+"$nflow" info places.safetensors --json | tr -d ' \n' >output
+if grep -qF '"places":{"of":4,"columns":[2,3],"context_columns":[1]}' output; then pass; else fail "info --json does not say where the columns stood"; fi
 status 0 logprob places.safetensors places.csv
 cp output places.txt
 (echo x1,x2,x3,x4 && cat places.csv) >named.csv

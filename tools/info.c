@@ -125,6 +125,8 @@ static void put_json(const model *m) {
     json_object_set_new(all, "parameters", json_integer((json_int_t)nf_parameter_count(m->flow)));
     json_object_set_new(all, "columns", names_json(m->names, m->dim));
     json_object_set_new(all, "context_columns", names_json(m->context_names, m->context_dim));
+    if (m->places)
+        json_object_set_new(all, "places", model_places(m));
     json_object_set(all, "flow", m->structure);
     json_object_set(all, "training", m->training ? m->training : json_null());
     json_dumpf(all, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(17));

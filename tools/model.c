@@ -206,6 +206,13 @@ static json_t *counts_of(const size_t *places, size_t count) {
     return array;
 }
 
+json_t *model_places(const model *m) {
+    if (!m->places)
+        return NULL;
+    return json_pack("{s:I, s:o, s:o}", "of", (json_int_t)m->table_columns, "columns", counts_of(m->places, m->dim), "context_columns",
+                     counts_of(m->places + m->dim, m->context_dim));
+}
+
 /* The length and the header with more metadata: what stands before the data. */
 static unsigned char *new_head(const model *m, const unsigned char *bytes, size_t *size) {
     json_t *header = json_loadb((const char *)bytes + SAFETENSORS_LENGTH, (size_t)safetensors_length(bytes), 0, NULL);
@@ -223,8 +230,7 @@ static unsigned char *new_head(const model *m, const unsigned char *bytes, size_
         json_decref(names);
     }
     if (m->places) {
-        json_t *places = json_pack("{s:I, s:o, s:o}", "of", (json_int_t)m->table_columns, "columns", counts_of(m->places, m->dim),
-                                   "context_columns", counts_of(m->places + m->dim, m->context_dim));
+        json_t *places = model_places(m);
         add_metadata(metadata, "places", places);
         json_decref(places);
     }

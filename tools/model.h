@@ -33,6 +33,9 @@ typedef struct model {
 void model_load(model *m, const char *path);
 void model_free(model *m);
 
+/* Of the metadata; NULL: none. */
+json_t *model_places(const model *m);
+
 /* All of it or nothing, as output.h has it. False, and one line in message. */
 bool model_save(const model *m, const char *path, char *message, size_t size);
 
