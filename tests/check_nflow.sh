@@ -122,6 +122,13 @@ status 1 train commas.csv -o m.safetensors --columns x1,c :: ', not a number: wr
 # Years as names are numbers, and such a line is a row; this is said.
 awk -F, 'NR == 1 { print "kind,2019,2020" } NR > 1 { print "a," $0 }' moons.csv >years.csv
 status 0 train years.csv -o years.safetensors --epochs 1 :: 'hold no numbers: column 1; the first line is a row, for some of its fields are numbers'
+{ # an array of 20 rows, whose second column is nan
+    printf '\223NUMPY\1\0\100\0%-63s\n' "{'descr': '<f8', 'fortran_order': True, 'shape': (20, 2), }"
+    for _ in 1 2 3 4 5 6 7 8 9 10; do printf '\0\0\0\0\0\0\360\77\0\0\0\0\0\0\0\100'; done
+    for _ in 1 2 3 4 5 6 7 8 9 10; do printf '\0\0\0\0\0\0\370\177\0\0\0\0\0\0\370\177'; done
+} >nans.npy
+status 0 train nans.npy -o m.safetensors --epochs 1 :: 'hold no numbers: column 2'
+if grep -q 'first line' errors; then fail "an array has no first line"; else pass; fi
 status 1 train kinds.csv -o m.safetensors --columns x1,kind :: 'column 3 (kind) is "odd"'
 sed '30s/.*/0.5,oops/' moons.csv >bad.csv
 status 1 train bad.csv -o m.safetensors :: 'bad.csv: line 30, column 2 (x2) is "oops", not a number'

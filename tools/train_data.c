@@ -62,7 +62,7 @@ static void take_all_others(choice *c) {
     }
     if (*left)
         note("%s: left out, because they hold no numbers: %s%s%s", t->path, left,
-             t->data.names ? "" : "; the first line is a row, for some of its fields are numbers",
+             t->data.names || t->npy ? "" : "; the first line is a row, for some of its fields are numbers",
              commas ? "; numbers are written with a decimal point, and without commas" : "");
     if (c->x_count == 0)
         die("%s: no column of numbers is left to model", t->path);
