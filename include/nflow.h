@@ -270,7 +270,7 @@ typedef struct nf_cnf_config {
     size_t dim, context_dim; /* hyper dynamics take no context */
     uint64_t seed;
     nf_precision precision;
-    nf_activation activation; /* of MLP dynamics; default tanh; ReLU is refused: the dynamics must be smooth */
+    nf_activation activation; /* of MLP dynamics; default tanh; ReLU is refused: the dynamics must be smooth. Hyper dynamics have tanh */
     nf_dynamics dynamics;
     nf_ode_method method;
     size_t hidden_layers, hidden_width; /* of the net: default 4 x 24 in one or two dimensions, else 2 x 64; of the hypernetwork: 2 x 32 */

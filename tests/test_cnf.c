@@ -578,6 +578,27 @@ START_TEST(defaults_are_those_of_the_header) {
 }
 END_TEST
 
+/* Files do not tell it, and a flow that came back with another one was another density. */
+START_TEST(the_net_of_hyper_dynamics_has_no_choice_of_activation) {
+    const double x[] = {0.31, -1.27};
+    for (int activation = NF_ACTIVATION_DEFAULT; activation <= NF_SOFTPLUS; activation++) {
+        nf_cnf *flow, *again;
+        void *bytes;
+        size_t size;
+        double before, after;
+        must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .dynamics = NF_DYNAMICS_HYPER, .activation = (nf_activation)activation, .seed = 3), &flow));
+        must(nf_flow_save_memory(flow, &bytes, &size));
+        must(nf_flow_load_memory(bytes, size, &again));
+        must(nf_log_prob(flow, NULL, 1, x, NULL, &before));
+        must(nf_log_prob(again, NULL, 1, x, NULL, &after));
+        ck_assert_mem_eq(&before, &after, sizeof before);
+        nf_free(bytes);
+        nf_flow_free(again);
+        nf_flow_free(flow);
+    }
+}
+END_TEST
+
 START_TEST(configs_are_checked) {
     nf_cnf *flow;
 #define REFUSED(status, text, ...)                                                                                                        \
@@ -678,6 +699,7 @@ int main(void) {
         tcase_add_loop_test(c, estimated_log_det_is_unbiased_about_the_exact, 0, 2);
     tcase_add_test(c, the_default_net_is_deep_where_its_trace_is_cheap);
     tcase_add_test(c, defaults_are_those_of_the_header);
+    tcase_add_test(c, the_net_of_hyper_dynamics_has_no_choice_of_activation);
     tcase_add_test(c, configs_are_checked);
     tcase_add_test(c, solver_settings_are_checked_as_the_configs_are);
     tcase_add_test(c, probes_are_no_more_than_can_be_counted);

@@ -268,6 +268,7 @@ static nf_status cnf_complete(nf_layer *layer) {
         if (!nf_size_multiply(c->width, 3, &fields))
             return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: width %zu is too large", c->width);
         layer->net.inputs = 1;
+        layer->net.activation = NF_TANH; /* always: files do not tell it */
         nf_status status = net_outputs(layer, fields, c->width);
         if (status != NF_OK)
             return status;
