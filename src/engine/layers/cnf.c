@@ -361,6 +361,19 @@ static void compare_starts(const tile *t, const cnf_record *record, const ode_pr
     }
 }
 
+/* Fixed steps arrive whatever they meet on the way back: a lane's place and its cotangent may be no numbers. */
+static void note_overflown(const tile *t, const cotangent *c, const cnf_scratch *s) {
+    const size_t half = t->dim * PANEL;
+    for (size_t l = 0; l < t->rows; l++) {
+        const size_t p = l / PANEL, lane = l % PANEL;
+        bool finite = true;
+        for (size_t i = lane; i < half; i += PANEL)
+            finite = finite && isfinite(s->state[2 * p * half + i]) && isfinite(c->x[p * half + i]);
+        if (t->failed[l] == ROW_GOOD && !finite)
+            t->failed[l] = ROW_RETRACE;
+    }
+}
+
 static void solve_adjoint(const layer_run *run, const tile *t, cotangent *c, dynamics *d, const ode_pullback *pullback, bool inverse, const cnf_scratch *s) {
     const nf_layer *layer = run->layer;
     const cnf_record record = map_record(layer, TILE_PANELS, run->record);
@@ -381,6 +394,8 @@ static void solve_adjoint(const layer_run *run, const tile *t, cotangent *c, dyn
     note_outcomes(t, s);
     if (problem.tableau->error_order != 0)
         compare_starts(t, &record, &problem, s);
+    else
+        note_overflown(t, c, s);
 }
 
 static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverse) {
