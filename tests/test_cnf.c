@@ -375,6 +375,22 @@ START_TEST(rows_whose_adjoint_overflows_add_nothing) {
 }
 END_TEST
 
+/* The adjoint equation is linear in them; those below the normal numbers once made their rows bad. */
+START_TEST(cotangents_of_the_adjoint_may_be_tiny) {
+    const nf_precision precision = (nf_precision)(_i % 2);
+    const double tiny = precision == NF_SINGLE ? 0x1p-140 : 0x1p-1060, x[] = {0.31, -1.27};
+    nf_flow *flow = MAKE(.dynamics = (nf_dynamics)(_i / 2), .precision = precision, .gradient = NF_ODE_ADJOINT, .rtol = 1e-5, .atol = 1e-5);
+    double got[2][DIM];
+    for (int k = 0; k < 2; k++) {
+        const double size = k ? tiny : 1, d_z[] = {size, -2 * size}, d_log_det = size;
+        must(nf_inverse_vjp(flow, NULL, 1, x, NULL, d_z, &d_log_det, got[k], NULL, NULL));
+    }
+    for (size_t i = 0; i < DIM; i++)
+        ck_assert_double_eq_tol(got[1][i] / tiny, got[0][i], 1e-2 * (1 + fabs(got[0][i])));
+    nf_flow_free(flow);
+}
+END_TEST
+
 START_TEST(the_loss_of_reverse_kl_leaves_untraced_rows_out) {
     bool met = false;
     double *x = new_numbers(UNTRACED * DIM), *log_q = new_numbers(UNTRACED), *log_p = new_numbers(UNTRACED), *d = new_numbers(UNTRACED * DIM),
@@ -718,6 +734,7 @@ int main(void) {
     tcase_add_loop_test(c, rows_that_the_adjoint_cannot_trace_add_nothing, 0, 2);
     tcase_add_test(c, rows_whose_adjoint_goes_astray_add_nothing);
     tcase_add_loop_test(c, rows_whose_adjoint_overflows_add_nothing, 0, 2);
+    tcase_add_loop_test(c, cotangents_of_the_adjoint_may_be_tiny, 0, 4);
     tcase_add_test(c, the_loss_of_reverse_kl_leaves_untraced_rows_out);
     tcase_add_loop_test(c, regularisers_are_their_integrals, 0, 4);
     if (!is_brief()) /* a mean of many */

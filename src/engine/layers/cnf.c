@@ -334,7 +334,7 @@ static void load_adjoint(const tile *t, const cotangent *c, const real *end, con
             scale[l] = vm_abs(c->log_det[p * PANEL + l]);
             for (size_t i = 0; i < t->dim; i++)
                 scale[l] = vm_abs(d[i * PANEL + l]) > scale[l] ? vm_abs(d[i * PANEL + l]) : scale[l];
-            scale[l] = scale[l] > 0 ? scale[l] : 1;
+            scale[l] = scale[l] > REAL_MIN ? scale[l] : scale[l] > 0 ? REAL_MIN : 1; /* what is divided by it stays a number */
         }
         for (size_t i = 0; i < half; i++)
             y[half + i] = d[i] / scale[i % PANEL];
