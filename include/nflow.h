@@ -276,7 +276,7 @@ typedef struct nf_cnf_config {
     nf_ode_method method;
     size_t hidden_layers, hidden_width; /* of the net: default 4 x 24 in one or two dimensions, else 2 x 64; of the hypernetwork: 2 x 32 */
     size_t units;                       /* hyper: how many planar fields; default 64 */
-    double t0, t1;                      /* taken literally; both 0: 0 and 1; equal or not finite is an error */
+    double t0, t1;                      /* taken literally; both 0: 0 and 1; equal, not finite or a distance that is not is an error */
     double rtol, atol;                  /* of the adaptive methods, log_det included; defaults 1e-7 and 1e-9; negative: 0; not both 0 */
     size_t steps, max_steps;            /* steps: of the fixed-step methods, default 32; max_steps: attempts after which a row is given up, default 10000;
                                            at most SIZE_MAX / 2 each */
@@ -717,7 +717,8 @@ typedef struct nf_ode_config {
 /*
  * From y at t0 (rows x size) to y at t1, in place; t1 may be less than t0. `path` (times x rows x size) receives dense output at `times` instants t, monotone between t0 and
  * t1; both may be NULL with times 0. `config` and `stats` (struct_size set by the caller) may be NULL. NF_ERR_ROWS: rows whose step
- * underflowed, whose budget ended or that are not finite are NaN in y and path, the others are right. NF_ERR_ARGUMENT, NF_ERR_MEMORY: y is as it was. rows 0 is NF_OK.
+ * underflowed, whose budget ended or that are not finite are NaN in y and path, the others are right. NF_ERR_ARGUMENT (also for t0 and t1 that are equal, not finite or
+ * at a distance that is not), NF_ERR_MEMORY: y is as it was. rows 0 is NF_OK.
  */
 NF_API nf_status nf_ode_solve(const nf_ode_config *config, size_t rows, size_t size, nf_ode_fn f, void *user, double t0, double t1, double *y,
                               size_t times, const double *t, double *path, nf_stats *stats);

@@ -652,6 +652,7 @@ START_TEST(configs_are_checked) {
     REFUSED(NF_ERR_ARGUMENT, "method is 7", .dim = 2, .method = (nf_ode_method)7);
     REFUSED(NF_ERR_ARGUMENT, "t0 = 1 and t1 = 1", .dim = 2, .t0 = 1, .t1 = 1);
     REFUSED(NF_ERR_ARGUMENT, "t1 = inf", .dim = 2, .t1 = INFINITY);
+    REFUSED(NF_ERR_ARGUMENT, "further apart", .dim = 2, .t0 = -1e308, .t1 = 1e308);
     REFUSED(NF_ERR_ARGUMENT, "not both 0", .dim = 2, .rtol = -1, .atol = -1);
     REFUSED(NF_ERR_ARGUMENT, "smooth", .dim = 2, .activation = NF_RELU);
     REFUSED(NF_ERR_ARGUMENT, "trace is 3", .dim = 2, .trace = (nf_trace)3);

@@ -321,6 +321,7 @@ static const struct {
      "more parameters than"},
     {FLOW(COUPLING(SPLIT)), "tensor layers.0.net.0.weight is missing"},
     {FLOW(CNF("\"t0\": 1, \"t1\": 1")), "must be finite and different"},
+    {FLOW(CNF("\"t0\": -1e308, \"t1\": 1e308")), "further apart"},
     {FLOW("{\"type\": \"cnf\", \"dynamics\": \"mlp\", \"hidden\": [3], \"activation\": \"relu\", \"t0\": 0, \"t1\": 1}"), "smooth"},
     {FLOW("{\"type\": \"cnf\", \"dynamics\": \"hyper\", \"hidden\": 3, \"t0\": 0, \"t1\": 1}"), "width is missing"},
     {FLOW(CNF("\"t0\": 0, \"t1\": 1, \"width\": 3")), "key \"width\""},

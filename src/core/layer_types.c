@@ -2,6 +2,7 @@
  * The types of layer, as far as they can be told without numbers: the name in files, the fields of the JSON, what a
  * layer must satisfy, and its tensors. The numerics of each are in engine/layers/, in a file of the same name.
  */
+#include <float.h>
 #include <math.h>
 #include <string.h>
 
@@ -245,6 +246,8 @@ static nf_status cnf_complete(nf_layer *layer) {
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: dynamics is %d, which is none", (int)c->dynamics);
     if (!isfinite(c->t0) || !isfinite(c->t1) || c->t0 == c->t1)
         return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: t0 = %g and t1 = %g, must be finite and different", c->t0, c->t1);
+    if (fabs(c->t1 / 2 - c->t0 / 2) > DBL_MAX / 2)
+        return nf_fail(NF_ERR_ARGUMENT, NULL, "cnf: t0 = %g and t1 = %g are further apart than a number can tell", c->t0, c->t1);
     const nf_status solver = nf_check_solver(c);
     if (solver != NF_OK)
         return solver;
