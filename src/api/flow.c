@@ -277,8 +277,6 @@ static nf_status copy_flow(const nf_flow *flow, nf_precision precision, nf_flow 
     nf_status status = nf_flow_begin(NULL, &flow->allocator, flow->model.dim, flow->model.context_dim, precision, &copy);
     if (status != NF_OK)
         return status;
-    if (precision == flow->engine->precision)
-        copy->engine = flow->engine; /* whatever NFLOW_ISA says now: workspaces of one serve the other */
     status = nf_model_copy(&flow->model, &copy->allocator, &copy->model);
     if (status == NF_OK)
         status = nf_flow_finish(copy);
@@ -304,6 +302,7 @@ nf_status nf_flow_clone(const nf_flow *flow, nf_flow **copy) {
     if (status != NF_OK)
         return nf_fail_in(status, __func__);
     memcpy(made->theta, flow->theta, flow->model.parameter_count * flow->engine->real_size);
+    made->engine = flow->engine; /* whatever NFLOW_ISA says now: workspaces of one serve the other */
     made->structure = flow->structure;
     *copy = made;
     return NF_OK;
