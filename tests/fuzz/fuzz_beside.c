@@ -7,32 +7,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "fuzz_bytes.h"
 #include "nflow.h"
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 enum { MOST_DIM = 4, MOST_ROWS = 40, MOST_TIMES = 5, MOST_CALLS = 4, NUMBERS = MOST_ROWS * MOST_DIM, MOST_PARAMETERS = 3000 };
-
-typedef struct bytes {
-    const uint8_t *data;
-    size_t size, at;
-} bytes;
-
-static unsigned take(bytes *b) { return b->at < b->size ? b->data[b->at++] : 0; }
-
-static double take_number(bytes *b) {
-    static const double odd[] = {0, -0.0, 1, -1, 1e-300, 1e300, 5e-324, INFINITY, -INFINITY, NAN, 0.385, 710, -745, 1e16, 3e38, 1e-40};
-    const unsigned byte = take(b);
-    return byte < 64 ? odd[byte % 16] : ((double)byte - 160) / 24;
-}
-
-static void fill(bytes *b, double *to, size_t count) {
-    const unsigned seed = take(b), odd = take(b);
-    for (size_t i = 0; i < count; i++)
-        to[i] = 0.385 * (double)((i * 7 + seed) % 13) - 2;
-    if (odd < 96 && count > 0)
-        to[odd % count] = take_number(b);
-}
 
 static void check(nf_status status) {
     if ((status != NF_OK) != (*nf_last_error() != '\0'))
@@ -41,7 +21,7 @@ static void check(nf_status status) {
 
 /* ---- nets ---- */
 
-static void train_net(bytes *b, nf_mlp *net, size_t rows, size_t inputs, size_t outputs) {
+static void train_net(fuzz_bytes *b, nf_mlp *net, size_t rows, size_t inputs, size_t outputs) {
     static double x[NUMBERS], y[NUMBERS], grad_y[NUMBERS], grad_x[NUMBERS], theta[MOST_PARAMETERS];
     nf_workspace *ws = NULL;
     nf_gradient *gradient = NULL;
@@ -67,7 +47,7 @@ static void train_net(bytes *b, nf_mlp *net, size_t rows, size_t inputs, size_t 
     nf_optimizer_free(optimizer);
 }
 
-static void use_net(bytes *b) {
+static void use_net(fuzz_bytes *b) {
     nf_mlp *net = (nf_mlp *)b;
     nf_mlp_config c = {.struct_size = sizeof c, .inputs = take(b) % (MOST_DIM + 1), .outputs = take(b) % (MOST_DIM + 1), .seed = take(b)};
     c.precision = (nf_precision)(take(b) % 2);
@@ -107,7 +87,7 @@ static nf_status slope(void *user, size_t count, const size_t *row, const double
     return NF_OK;
 }
 
-static void solve(bytes *b) {
+static void solve(fuzz_bytes *b) {
     static double y[NUMBERS], path[MOST_TIMES * NUMBERS];
     double t[MOST_TIMES];
     equation e = {.rate = take_number(b), .kind = take(b) % 4, .size = take(b) % (MOST_DIM + 1)};
@@ -128,7 +108,7 @@ static void solve(bytes *b) {
 /* ---- flows ---- */
 
 /* kinds 3: continuous flows too. */
-static nf_flow *make_flow(bytes *b, size_t dim, unsigned kinds) {
+static nf_flow *make_flow(fuzz_bytes *b, size_t dim, unsigned kinds) {
     nf_flow *flow = NULL;
     const size_t context_dim = take(b) % 3;
     const uint64_t seed = take(b);
@@ -150,7 +130,7 @@ static nf_flow *make_flow(bytes *b, size_t dim, unsigned kinds) {
     return flow;
 }
 
-static void follow(bytes *b) {
+static void follow(fuzz_bytes *b) {
     static double z[NUMBERS], context[NUMBERS], path[MOST_TIMES * NUMBERS];
     double t[MOST_TIMES];
     nf_flow *flow = make_flow(b, take(b) % 3 + 1, 3);
@@ -193,7 +173,7 @@ static void must_be_finite(const nf_flow *flow) {
                 abort();
 }
 
-static void fit_target(bytes *b) {
+static void fit_target(fuzz_bytes *b) {
     static double context[NUMBERS];
     nf_flow *flow = make_flow(b, take(b) % 3 + 1, 3);
     target_settings s = {.width = take_number(b), .kind = take(b) % 4, .dim = nf_flow_dim(flow)};
@@ -213,7 +193,7 @@ static void fit_target(bytes *b) {
     nf_flow_free(flow);
 }
 
-static void diagnose(bytes *b) {
+static void diagnose(fuzz_bytes *b) {
     static double x[NUMBERS], context[NUMBERS];
     char text[200];
     nf_flow *flow = make_flow(b, take(b) % 2 ? 1 : 4, 2); /* the grids of two and three, and tight solvers, take too long */
@@ -240,8 +220,8 @@ static void diagnose(bytes *b) {
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
-    static void (*const acts[])(bytes *) = {use_net, solve, follow, fit_target, use_net, solve, follow, fit_target, diagnose};
-    bytes b = {data, size, 0};
+    static void (*const acts[])(fuzz_bytes *) = {use_net, solve, follow, fit_target, use_net, solve, follow, fit_target, diagnose};
+    fuzz_bytes b = {data, size, 0};
     for (size_t calls = 0; b.at < size && calls < MOST_CALLS; calls++)
         acts[take(&b) % (sizeof acts / sizeof acts[0])](&b);
     return 0;
