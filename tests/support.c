@@ -79,6 +79,19 @@ double *new_copy(const double *from, size_t count) {
 
 bool equal_bits(const double *a, const double *b, size_t count) { return count == 0 || memcmp(a, b, count * sizeof *a) == 0; }
 
+double *new_parameters(const nf_flow *flow) {
+    double *theta = new_numbers(nf_parameter_count(flow));
+    must(nf_get_parameters(flow, theta));
+    return theta;
+}
+
+void same_parameters(const nf_flow *a, const nf_flow *b) {
+    double *p = new_parameters(a), *q = new_parameters(b);
+    same_bits("parameters", p, q, nf_parameter_count(a));
+    free(p);
+    free(q);
+}
+
 void same_bits(const char *what, const double *a, const double *b, size_t count) {
     for (size_t i = 0; i < count; i++)
         ck_assert_msg(memcmp(a + i, b + i, sizeof *a) == 0, "%s: number %zu of %zu is %.17g and %.17g (seed %llu)", what, i, count, a[i], b[i],

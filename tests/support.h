@@ -43,8 +43,10 @@ void *new_bytes(size_t size);
 double *new_numbers(size_t count); /* filled with a NaN, so that what a call leaves out is seen */
 double *new_normals(random_source *random, size_t count, double sd);
 double *new_copy(const double *from, size_t count);
+double *new_parameters(const nf_flow *flow);
 void same_bits(const char *what, const double *a, const double *b, size_t count);
 bool equal_bits(const double *a, const double *b, size_t count);
+void same_parameters(const nf_flow *a, const nf_flow *b); /* of as many, to the bit */
 
 /* ---- comparing ---- */
 

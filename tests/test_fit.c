@@ -42,19 +42,6 @@ static double mean_nll(const nf_flow *flow, const double *x, const double *weigh
     return sum / total;
 }
 
-static double *new_parameters(const nf_flow *flow) {
-    double *theta = new_numbers(nf_parameter_count(flow));
-    must(nf_get_parameters(flow, theta));
-    return theta;
-}
-
-static void same_parameters(const nf_flow *a, const nf_flow *b) {
-    double *p = new_parameters(a), *q = new_parameters(b);
-    same_bits("parameters", p, q, nf_parameter_count(a));
-    free(p);
-    free(q);
-}
-
 /* The plain settings: no noise, average, decay or schedule, so that what a test adds stands alone. */
 static const nf_optimizer_config plain_adam = {.struct_size = sizeof plain_adam, .kind = NF_ADAM, .learning_rate = 5e-3};
 
