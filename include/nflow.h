@@ -575,8 +575,9 @@ typedef struct nf_fit_config {
                                   for the solver's own solution either way, NF_ODE_ADJOINT's errs by this tolerance, and loses the rows that it cannot
                                   trace back with it; default 1e-3; negative: their own too */
     int standardize;          /* 0: an affine layer at the data end that is still the identity takes the training rows' mean and
-                                 standard deviation; steps, decay and clipping see such a layer in units of those, so that a fit
-                                 does not depend on the units of its data; negative: neither */
+                                 standard deviation, in which rows of weight 0 have no part and all others the same; steps, decay
+                                 and clipping see such a layer in units of those, so that a fit does not depend on the units of
+                                 its data; negative: neither */
     nf_pairing pairing;       /* of flow matching; optimal pairs: not for flows with a context */
     const char *checkpoint;   /* path of a file to resume from and write to (below); NULL: none */
     size_t checkpoint_every;  /* epochs; default 1; the last one, and one that progress stops, are written anyhow */

@@ -451,7 +451,7 @@ START_TEST(weights_are_repetitions) {
     nf_fit_report a = {.struct_size = sizeof a}, b = a;
     config.batch_size = 1000;
     config.validation_fraction = -1;
-    config.standardize = -1; /* the mean and standard deviation of the columns are those of rows, not of weights */
+    config.standardize = -1; /* the mean and standard deviation of the columns are those of rows, whatever their weights */
     must(nf_fit(duplicated, count, repeated, NULL, &config, &a));
     config.weight = weight;
     must(nf_fit(weighted, FEW, x, NULL, &config, &b));
@@ -938,7 +938,7 @@ START_TEST(a_fit_that_succeeds_says_nothing) {
 }
 END_TEST
 
-/* What lies beyond the flow's precision is a bad row, and sets neither mean nor deviation; nor does a row whose context is no number. */
+/* What lies beyond the flow's precision is a bad row, and sets neither mean nor deviation; nor does a row whose context is no number, or one of weight 0. */
 START_TEST(rows_that_are_left_out_do_not_standardise) {
     double *x = gaussian_rows(1, ROWS), *good = new_copy(x, ROWS * DIM), *context = new_numbers(ROWS), a[2 * DIM], b[2 * DIM];
     nf_fit_config config = plain(1);
@@ -967,6 +967,27 @@ START_TEST(rows_that_are_left_out_do_not_standardise) {
     must_be(NF_ERR_ROWS, nf_fit(flow, ROWS, x, context, &config, NULL));
     must(nf_get_parameters(flow, b));
     must_agree("a row without context", whole_error(b, a, 2 * DIM), 1e-6);
+    nf_flow_free(flow);
+
+    /* Nor has it a part in the spread of the noise: the fit goes on as if it held anything else. */
+    nf_flow *other;
+    double weight[ROWS];
+    for (size_t r = 0; r < ROWS; r++)
+        weight[r] = r % 3 > 0;
+    memcpy(x, good, ROWS * DIM * sizeof *x);
+    for (size_t r = 0; r < ROWS; r += 3)
+        x[DIM * r] = x[DIM * r + 1] = -9999;
+    config = plain(2);
+    config.weight = weight;
+    config.noise = 0.2;
+    must(nf_affine_create(DIM, NF_DOUBLE, &flow));
+    must(nf_affine_create(DIM, NF_DOUBLE, &other));
+    must(nf_fit(flow, ROWS, x, NULL, &config, NULL));
+    must(nf_fit(other, ROWS, good, NULL, &config, NULL));
+    must_be(NF_OK, nf_get_parameters(flow, b));
+    ck_assert_msg(fabs(b[DIM] - 17.5) < 1 && fabs(b[0] - log(2.385)) < 0.2, "mean %g, standard deviation %g", b[DIM], exp(b[0]));
+    same_parameters(flow, other);
+    nf_flow_free(other);
     nf_flow_free(flow);
     nf_flow_free(expected);
     free(context);

@@ -122,19 +122,19 @@ static void release(fit *f) {
     nf_ranks_end(&f->ranks);
 }
 
-/* The columns of the rows that can be used. */
+/* The columns of the rows that count: those of weight 0 may hold anything. */
 static void add_rows(const fit *f, size_t rows, nf_moments *columns) {
     const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
     for (size_t r = 0; r < rows; r++) {
         const double *row = f->batch.x + r * dim;
-        if (nf_fit_has_numbers(f, row, context_dim ? f->batch.context + r * context_dim : NULL))
+        if (f->batch.weight[r] > 0.0 && nf_fit_has_numbers(f, row, context_dim ? f->batch.context + r * context_dim : NULL))
             for (size_t i = 0; i < dim; i++)
                 nf_moments_add(&columns[i], row[i]);
     }
 }
 
 /*
- * Mean and standard deviation of the columns of the finite training rows. Their order is that of the split, so every row goes to rank 0 once; what that
+ * Mean and standard deviation of the columns of the training rows that count, each once. Their order is that of the split, so every row goes to rank 0 once; what that
  * takes is little beside an epoch.
  */
 static nf_status measure_columns(fit *f) {
