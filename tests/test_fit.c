@@ -1018,6 +1018,39 @@ START_TEST(bad_rows_are_left_out) {
 }
 END_TEST
 
+/* The loss that is told is a mean over the rows that are left, however they fall into batches. */
+START_TEST(left_out_rows_have_no_part_in_the_loss) {
+    double *x = gaussian_rows(1, ROWS), *log_prob = new_numbers(ROWS), weight[ROWS], sum = 0, total = 0;
+    const nf_optimizer_config still = {.struct_size = sizeof still, .kind = NF_SGD, .learning_rate = -1};
+    nf_fit_config config = plain(1);
+    nf_fit_report report = {.struct_size = sizeof report};
+    nf_flow *flow = make_flow(NF_DOUBLE);
+    for (size_t r = 0; r < ROWS; r++) {
+        weight[r] = (double)(1 + r % 4);
+        if (r % 7 % 2)
+            x[DIM * r + r % DIM] = NAN;
+    }
+    config.optimizer = &still;
+    config.batch_size = 5;
+    config.validation_fraction = -1;
+    for (int weighted = 0; weighted < 2; weighted++) {
+        config.weight = weighted ? weight : NULL;
+        must_be(NF_ERR_ROWS, nf_fit(flow, ROWS, x, NULL, &config, &report));
+        must_be(NF_ERR_ROWS, nf_log_prob(flow, NULL, ROWS, x, NULL, log_prob));
+        sum = total = 0;
+        for (size_t r = 0; r < ROWS; r++)
+            if (!(r % 7 % 2)) {
+                sum -= (weighted ? weight[r] : 1.0) * log_prob[r];
+                total += weighted ? weight[r] : 1.0;
+            }
+        must_agree("loss", fabs(report.train_loss * total / sum - 1), 1e-12);
+    }
+    free(log_prob);
+    free(x);
+    nf_flow_free(flow);
+}
+END_TEST
+
 START_TEST(bad_contexts_are_bad_rows) {
     enum { FEW = 50 };
     nf_flow *flow;
@@ -1087,6 +1120,7 @@ int main(void) {
     tcase_add_test(wrong, rows_that_are_left_out_do_not_standardise);
     tcase_add_test(wrong, a_fit_that_succeeds_says_nothing);
     tcase_add_test(wrong, bad_rows_are_left_out);
+    tcase_add_test(wrong, left_out_rows_have_no_part_in_the_loss);
     tcase_add_test(wrong, bad_contexts_are_bad_rows);
     tcase_add_test(wrong, one_row_is_enough);
     TCase *all[] = {learning, bits, stopping, settings, wrong};

@@ -263,22 +263,26 @@ static double rate_at(const fit *f, size_t epoch, size_t step) {
                                              (double)c->epochs * (double)f->steps_per_epoch);
 }
 
+/* Whether a row of the batch is one of numbers. */
+static bool has_numbers(const batch *b, size_t row) {
+    const nf_model *model = &b->f->flow->model;
+    return nf_fit_has_numbers(b->f, b->step.x + row * model->dim, b->step.context ? b->step.context + row * model->context_dim : NULL);
+}
+
 /* Whether any row of a wave is one of numbers, and counts. */
 static bool any_row_counts(const batch *b, const nf_wave *wave) {
-    const fit *f = b->f;
-    const size_t dim = f->flow->model.dim, context_dim = f->flow->model.context_dim;
     for (size_t r = wave->row; r < wave->row + wave->rows; r++)
-        if ((!b->step.weight || b->step.weight[r] > 0.0) &&
-            nf_fit_has_numbers(f, b->step.x + r * dim, b->step.context ? b->step.context + r * context_dim : NULL))
+        if ((!b->step.weight || b->step.weight[r] > 0.0) && has_numbers(b, r))
             return true;
     return false;
 }
 
-/* Weights of all rows of a wave, by shard; its tiles take turns. */
+/* Weights of the rows of a wave, by shard; its tiles take turns. Rows that are left out have none. */
 static void weigh_rows(const batch *b, const nf_wave *wave, nf_shard_sum *sums) {
     const size_t tile_rows = b->f->flow->engine->tile_rows;
     for (size_t r = 0; r < wave->rows; r++)
-        sums[r / tile_rows % wave->count].rows_weight += b->step.weight ? b->step.weight[wave->row + r] : 1.0;
+        if (b->f->report.bad_rows == 0 || has_numbers(b, wave->row + r))
+            sums[r / tile_rows % wave->count].rows_weight += b->step.weight ? b->step.weight[wave->row + r] : 1.0;
 }
 
 static nf_status run_wave(void *user, const nf_wave *wave, nf_shard_sum *sums, nf_step_sum *sum) {
