@@ -29,7 +29,7 @@
  * Memory.  A call with a workspace allocates nothing, but that the checkpoints of a CNF grow its arena until it has seen its longest solve. With ws
  *     NULL a call makes a workspace of one thread for itself and frees it.
  * Floating-point mode.  Each call computes in the default environment (round to nearest, no traps, denormals kept) on all its threads and restores
- *     the caller's, flags included. User callbacks run in the caller's.
+ *     the caller's, flags and errno included. User callbacks run in the caller's.
  * Structs.  The first member of config, report, stats and progress structs is struct_size = sizeof of the struct. Config structs are zero-initialised, and
  *     zero means the default; where zero itself is sensible, NF_NONE or any negative double asks for it. A struct_size below the first version's is
  *     NF_ERR_ARGUMENT; bytes beyond what the library knows must be zero, or it is NF_ERR_UNSUPPORTED. Into structs that it fills the library writes no

@@ -142,6 +142,25 @@ static nf_status convert(const nf_flow *flow) {
     return freed(single, status);
 }
 
+/* As many as it takes for a power of beta1 to underflow. */
+static nf_status take_many_steps(const work *w) {
+    nf_status status = NF_OK;
+    for (int i = 0; i < 8000 && status == NF_OK; i++)
+        status = nf_optimizer_step(w->optimizer, w->flow, w->gradient);
+    return status;
+}
+
+/* A planar layer whose u.w is far below what it is constrained to: exp underflows. */
+static nf_status evaluate_steep_layer(work *w) {
+    nf_flow *flow;
+    nf_status status = nf_planar_create(NF_CONFIG(nf_planar_config, .dim = DIM), &flow);
+    if (status == NF_OK)
+        status = nf_set_parameters(flow, (const double[2 * DIM + 1]){-30, -30, 30, 30, 0});
+    if (status == NF_OK)
+        status = nf_log_prob(flow, NULL, ROWS, w->x, NULL, w->out);
+    return freed(flow, status);
+}
+
 #define CALL(name, wanted, ...)                                                                                                           \
     static nf_status name(work *w) {                                                                                                      \
         (void)w;                                                                                                                          \
@@ -170,6 +189,8 @@ CALL(optimizer_nan, NF_ERR_ARGUMENT, return make_optimizer(w, (nf_optimizer_conf
 CALL(optimizer_beta_nan, NF_ERR_ARGUMENT, return make_optimizer(w, (nf_optimizer_config){.beta2 = NAN}))
 CALL(rate_nan, NF_ERR_ARGUMENT, return nf_optimizer_set_learning_rate(w->optimizer, NAN))
 CALL(step_nan, NF_ERR_DIVERGED, w->parameters[0] = NAN; nf_gradient_set(w->gradient, w->parameters); return nf_optimizer_step(w->optimizer, w->flow, w->gradient))
+CALL(many_steps, NF_OK, return take_many_steps(w))
+CALL(steep_layer, NF_OK, return evaluate_steep_layer(w))
 CALL(forward_nan, NF_ERR_ROWS, w->x[1] = NAN; return nf_forward(w->flow, NULL, ROWS, w->x, NULL, w->out, NULL))
 CALL(forward_inf, NF_ERR_ROWS, w->x[1] = -INFINITY; return nf_forward(w->flow, NULL, ROWS, w->x, NULL, w->out, NULL))
 CALL(inverse_huge, NF_OK, w->x[1] = 1e300; nf_inverse(w->flow, NULL, ROWS, w->x, NULL, w->out, NULL); return NF_OK)
@@ -215,7 +236,7 @@ static const struct {
     nf_status wanted;
 } calls[] = {ROW(parameters), ROW(parameters_nan), ROW(parameters_beyond), ROW(net_parameters_nan), ROW(net_of_nan), ROW(base_nan), ROW(base_sd_nan), ROW(solver), ROW(solver_nan),
              ROW(solver_huge), ROW(cnf), ROW(cnf_nan), ROW(cnf_nan_t), ROW(cnf_nan_penalty), ROW(realnvp), ROW(realnvp_nan), ROW(optimizer), ROW(optimizer_nan),
-             ROW(optimizer_beta_nan), ROW(rate_nan), ROW(step_nan), ROW(forward_nan), ROW(forward_inf), ROW(inverse_huge), ROW(log_prob), ROW(score), ROW(sample), ROW(vjp_nan),
+             ROW(optimizer_beta_nan), ROW(rate_nan), ROW(step_nan), ROW(many_steps), ROW(steep_layer), ROW(forward_nan), ROW(forward_inf), ROW(inverse_huge), ROW(log_prob), ROW(score), ROW(sample), ROW(vjp_nan),
              ROW(nll), ROW(nll_weight_nan), ROW(nll_reverse_kl), ROW(matching), ROW(matching_weight_nan), ROW(path), ROW(path_nan), ROW(ode), ROW(ode_nan_times),
              ROW(ode_nan_end), ROW(ode_nan_tolerance), ROW(ode_too_long), ROW(standardize), ROW(standardize_nan), ROW(fit_plain), ROW(fit_nan_row), ROW(fit_weights),
              ROW(fit_weight_nan), ROW(fit_held_out), ROW(fit_held_out_nan), ROW(fit_average_nan), ROW(fit_fraction_nan), ROW(fit_contamination_nan), ROW(kl), ROW(kl_nan),

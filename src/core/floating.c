@@ -1,21 +1,18 @@
 #include "core/floating.h"
 
-#include <errno.h>
 #include <stddef.h>
 
 /* The call that this thread is in; NULL: none, or something of the caller's is running. */
 static _Thread_local nf_call *current;
 
 static void enter(nf_call *call) {
-    call->error = errno;
-    call->mode = nf_floating_enter();
+    call->saved = nf_floating_enter();
     current = call;
 }
 
 static void leave(const nf_call *call) {
     current = NULL;
-    nf_floating_leave(call->mode);
-    errno = call->error;
+    nf_floating_leave(call->saved);
 }
 
 void nf_call_begin(nf_call *call) {
