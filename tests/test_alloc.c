@@ -365,23 +365,29 @@ START_TEST(each_allocation_may_fail) {
 }
 END_TEST
 
-/* nf_fit and nf_fit_reverse_kl take their own memory from the allocator in the config. */
+/* nf_fit, nf_fit_reverse_kl and nf_diagnose take all their own memory from the allocator in the config, and none from that of the flow. */
 START_TEST(fits_have_an_allocator_of_their_own) {
-    for (int which = 0; which < 2; which++)
+    static const char *const names[] = {"nf_fit", "nf_fit_reverse_kl", "nf_diagnose"};
+    for (int which = 0; which < 3; which++)
         for (size_t n = 1, done = 0; !done; n++) {
             scene s;
             set_scene(&s, NF_DOUBLE);
             s.other.calls = 0;
             s.other.fail_at = n;
-            const size_t live = s.other.live;
-            const nf_fit_config config = {.struct_size = sizeof config, .epochs = 1, .allocator = &s.other_allocator};
+            const size_t live = s.other.live, before = s.memory.calls;
+            const nf_fit_config config = {.struct_size = sizeof config, .epochs = 1, .threads = 2, .allocator = &s.other_allocator};
             const nf_reverse_kl_config kl = {.struct_size = sizeof kl, .steps = 2, .samples = 20, .evaluation_samples = 50, .allocator = &s.other_allocator};
-            const nf_status status = which ? nf_fit_reverse_kl(s.flow, zero_target, NULL, &kl, NULL) : nf_fit(s.flow, ROWS, s.x, NULL, &config, NULL);
+            const nf_diagnose_config look = {.struct_size = sizeof look, .samples = 50, .permutations = 19, .allocator = &s.other_allocator};
+            nf_diagnose_report report = {.struct_size = sizeof report};
+            const nf_status status = which == 0   ? nf_fit(s.flow, ROWS, s.x, NULL, &config, NULL)
+                                     : which == 1 ? nf_fit_reverse_kl(s.flow, zero_target, NULL, &kl, NULL)
+                                                  : nf_diagnose(s.flow, ROWS, s.x, NULL, &look, &report);
             done = status == NF_OK;
             ck_assert(status == NF_OK || status == NF_ERR_MEMORY);
-            ck_assert_msg(!done || n > 1, "the fit never used its allocator");
+            ck_assert_msg(!done || n > 1, "%s never used its allocator", names[which]);
+            ck_assert_msg(s.memory.calls == before, "%s used the allocator of the flow", names[which]);
             ck_assert_uint_eq(s.other.live, live);
-            clear_scene(&s, "fit");
+            clear_scene(&s, names[which]);
         }
 }
 END_TEST

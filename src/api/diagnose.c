@@ -90,7 +90,8 @@ static size_t many(size_t steps, size_t times) { return steps < NF_MOST_COUNT / 
 
 /* The flow without the errors of its precision and its solvers. */
 static void make_exact(nf_diagnosis *d) {
-    nf_diagnosis_did(d, nf_flow_convert(d->flow, NF_DOUBLE, &d->exact));
+    const nf_flow flow = nf_flow_in(d->flow, &d->allocator);
+    nf_diagnosis_did(d, nf_flow_convert(&flow, NF_DOUBLE, &d->exact));
     for (size_t i = 0; d->status == NF_OK && i < d->exact->model.layer_count; i++) {
         nf_cnf_spec *cnf = &d->exact->model.layers[i]->cnf;
         if (d->exact->model.layers[i]->kind != NF_LAYER_CNF)
@@ -103,7 +104,7 @@ static void make_exact(nf_diagnosis *d) {
         cnf->trace = NF_TRACE_EXACT;
     }
     if (d->status == NF_OK)
-        nf_diagnosis_did(d, nf_workspace_create(d->flow, d->config.threads, &d->workspace));
+        nf_diagnosis_did(d, nf_workspace_create(&flow, d->config.threads, &d->workspace));
     if (d->status == NF_OK)
         nf_diagnosis_did(d, nf_workspace_create(d->exact, d->config.threads, &d->exact_workspace));
     if (d->status == NF_OK)

@@ -41,12 +41,13 @@ static size_t own_rows(const fit *f, size_t rows) {
 }
 
 static nf_status allocate_handles(fit *f) {
-    nf_status status = nf_workspace_create(f->flow, f->config.threads, &f->workspace);
+    const nf_flow flow = nf_flow_in(f->flow, &f->allocator);
+    nf_status status = nf_workspace_create(&flow, f->config.threads, &f->workspace);
     if (status == NF_OK)
-        status = nf_gradient_create(f->flow, &f->gradient);
+        status = nf_gradient_create(&flow, &f->gradient);
     const nf_optimizer_config standard = nf_fit_standard_optimizer(f);
     if (status == NF_OK)
-        status = nf_optimizer_create(f->flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
+        status = nf_optimizer_create(&flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
     if (status == NF_OK)
         f->base_rate = f->optimizer->update.rate;
     return status == NF_OK ? NF_OK : nf_fail_in(status, f->function);

@@ -115,11 +115,12 @@ static nf_status allocate_evaluation(kl_fit *f) {
 static nf_status allocate(kl_fit *f) {
     const nf_optimizer_config standard = {.struct_size = sizeof standard, .learning_rate = 2e-2, .clip_norm = 10.0};
     const size_t bytes = f->flow->model.parameter_count * f->flow->engine->real_size;
-    nf_status status = nf_workspace_create(f->flow, f->config.threads, &f->workspace);
+    const nf_flow flow = nf_flow_in(f->flow, &f->allocator);
+    nf_status status = nf_workspace_create(&flow, f->config.threads, &f->workspace);
     if (status == NF_OK)
-        status = nf_gradient_create(f->flow, &f->gradient);
+        status = nf_gradient_create(&flow, &f->gradient);
     if (status == NF_OK)
-        status = nf_optimizer_create(f->flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
+        status = nf_optimizer_create(&flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
     f->base_rate = f->optimizer->update.rate;

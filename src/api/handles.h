@@ -22,6 +22,13 @@ struct nf_flow {
     uint64_t epoch;     /* changes with the parameters; unique in the process */
 };
 
+/* The flow for those that make things from it, in other memory than its own. */
+static inline nf_flow nf_flow_in(const nf_flow *flow, const nf_allocator *allocator) {
+    nf_flow view = *flow;
+    view.allocator = *allocator;
+    return view;
+}
+
 /* Gradient work is cut into at most this many slots, so that the sums do not depend on the number of threads. */
 #define GRADIENT_SLOTS 8
 
