@@ -496,7 +496,7 @@ typedef struct nf_optimizer_config {
     const nf_allocator *allocator;
 } nf_optimizer_config;
 
-/* An optimizer with zero moments for flows of this structure; config NULL: the defaults. */
+/* An optimizer with zero moments for flows of this structure; config NULL: the defaults. NF_ERR_ARGUMENT: a setting that is no number in the flow's precision. */
 NF_API nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_config *config, nf_optimizer **optimizer);
 NF_API void nf_optimizer_free(nf_optimizer *optimizer); /* NULL is allowed */
 /*

@@ -294,6 +294,21 @@ START_TEST(settings_that_are_not_allowed) {
         ck_assert_ptr_null(optimizer);
     }
     nf_flow_free(flow);
+
+    /* Numbers, but not in single precision: infinity times a parameter of 0 is none. */
+    const nf_optimizer_config beyond[] = {{.learning_rate = 1e39}, {.epsilon = 1e39}, {.weight_decay = 1e39}, {.momentum = 1e39}};
+    const char *const say_beyond[] = {"learning_rate is 1e+39", "epsilon is 1e+39", "weight_decay is 1e+39", "momentum is 1e+39"};
+    for (size_t i = 0; i < 8; i++) {
+        nf_optimizer *optimizer;
+        nf_optimizer_config config = beyond[i / 2];
+        config.struct_size = sizeof config;
+        flow = make_flow(i % 2 ? NF_SINGLE : NF_DOUBLE, theta);
+        must_be(i % 2 ? NF_ERR_ARGUMENT : NF_OK, nf_optimizer_create(flow, &config, &optimizer));
+        if (i % 2)
+            must_say("nf_optimizer_create", say_beyond[i / 2]);
+        nf_optimizer_free(optimizer);
+        nf_flow_free(flow);
+    }
 }
 END_TEST
 

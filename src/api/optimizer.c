@@ -47,6 +47,18 @@ static nf_status read_settings(const char *function, const nf_optimizer_config *
     return NF_OK;
 }
 
+/* What is rounded to the precision of the parameters, and would make infinities of them. */
+static nf_status check_reals(const char *function, const engine_update *u, const nf_engine *engine) {
+    const struct {
+        const char *name;
+        double value;
+    } reals[] = {{"learning_rate", u->rate}, {"epsilon", u->epsilon}, {"weight_decay", u->weight_decay}, {"momentum", u->momentum}};
+    for (size_t i = 0; i < sizeof reals / sizeof reals[0]; i++)
+        if (!nf_finite_row(&reals[i].value, 1, engine))
+            return nf_fail(NF_ERR_ARGUMENT, function, "config->%s is %g, must be finite in the flow's precision", reals[i].name, reals[i].value);
+    return NF_OK;
+}
+
 nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure,
                             size_t count, const nf_optimizer_config *config, nf_optimizer **out) {
     nf_optimizer settings = {0};
@@ -55,8 +67,9 @@ nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator,
     nf_status status = read_settings(function, config ? config : &defaults, &settings, &c);
     if (status != NF_OK)
         return status;
-    if (!nf_finite_row(&settings.update.rate, 1, engine))
-        return nf_fail(NF_ERR_ARGUMENT, function, "config->learning_rate is %g, must be finite in the flow's precision", settings.update.rate);
+    status = check_reals(function, &settings.update, engine);
+    if (status != NF_OK)
+        return status;
     /* A gradient that was always 0 makes no step, also without epsilon: 0 / 0 would be none. */
     settings.update.epsilon = fmax(settings.update.epsilon, engine->precision == NF_SINGLE ? (double)__FLT_MIN__ : __DBL_MIN__);
     settings.allocator = nf_allocator_or(c.allocator, allocator);
