@@ -394,6 +394,10 @@ START_TEST(fit_configs) {
     nf_fit_report report = {.struct_size = offsetof(nf_fit_report, rhs_evaluations) - 1};
     refused(NF_ERR_ARGUMENT, "nf_fit", "flow is NULL", nf_fit(NULL, ROWS, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "rows is 0", nf_fit(w->flow, 0, w->x, w->context, NULL, NULL));
+    refused(NF_ERR_ARGUMENT, "nf_fit", "more than memory can hold", nf_fit(w->flow, SIZE_MAX / 8, w->x, w->context, NULL, NULL));
+    refused(NF_ERR_ARGUMENT, "nf_fit", "config->validation_rows",
+            nf_fit(w->flow, ROWS, w->x, w->context,
+                   NF_CONFIG(nf_fit_config, .validation_rows = SIZE_MAX / 8, .validation_x = w->x, .validation_context = w->context), NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "x is NULL", nf_fit(w->flow, ROWS, NULL, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "context is NULL", nf_fit(w->flow, ROWS, w->x, NULL, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "context is not NULL", nf_fit(w->plain, ROWS, w->x, w->context, NULL, NULL));
