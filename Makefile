@@ -388,6 +388,14 @@ include src/mpi/mpi.mk
 
 include debian/debian.mk
 
+# Recipes take folders as words: of a name with a blank they would make two, and uninstall would remove what others put into the first.
+FOLDERS = $(DESTDIR)$(PREFIX)$(LIBDIR)$(INCLUDEDIR)$(BINDIR)$(MANDIR)$(DATADIR)$(CMAKEDIR)$(COMPLETIONDIR)
+ifneq ($(filter install% uninstall%,$(MAKECMDGOALS)),)
+ifneq ($(words $(FOLDERS)),1)
+$(error a folder to install into has a blank in its name, in DESTDIR, PREFIX, LIBDIR or another; make takes none)
+endif
+endif
+
 clean: ## remove build/, where all builds are unless BUILD says otherwise
 	rm -rf build
 

@@ -5,6 +5,16 @@ set -eu
 prefix=$(mktemp -d)
 trap 'rm -rf "$prefix"' EXIT
 (umask 077 && make --no-print-directory BUILD="$1" PREFIX="$prefix" install >/dev/null)
+# A blank in a name makes two words in make: nothing is written, and nothing removed.
+mkdir "$prefix/a"
+for what in "install PREFIX" "uninstall DESTDIR" "install LIBDIR"; do
+    if make --no-print-directory BUILD="$1" "${what% *}" "${what#* }=$prefix/a b" >/dev/null 2>"$prefix/blank.txt" || ! grep -q 'has a blank' "$prefix/blank.txt"; then
+        echo "a folder with a blank: $(cat "$prefix/blank.txt")"
+        exit 1
+    fi
+done
+[ -z "$(ls -A "$prefix/a")" ] || { echo "something was put into half a folder"; exit 1; }
+rm -r "$prefix/a" "$prefix/blank.txt"
 hidden=$(find "$prefix" -type f ! -perm -044)
 if [ -n "$hidden" ]; then
     echo "others cannot read: $hidden"
