@@ -608,7 +608,7 @@ typedef struct nf_fit_report {
  * Fit a flow to rows of x by mini-batches. With held-out rows the flow ends with the parameters of the best epoch, without them with the last ones; held-out rows none of
  * which counts, because their weights are 0 or they are not finite, are as none.
  * Same seed, same bits, for any number of threads. Working memory does not depend on rows. A loss or gradient that is not finite never reaches the
- * parameters: NF_ERR_DIVERGED, and the flow holds its best ones (without held-out rows, the last that a batch has shown to be good). NF_STOPPED: progress asked for it. NF_ERR_ROWS: some rows are not
+ * parameters: NF_ERR_DIVERGED, and the flow holds its best ones (without held-out rows, the last with which an epoch began and its first batch was good). NF_STOPPED: progress asked for it. NF_ERR_ROWS: some rows are not
  * finite; they were left out, and the fit is done. `config` NULL: all defaults. `report` may be NULL.
  *
  * config->checkpoint: after an epoch, before progress is called, all that the fit depends on is saved there, atomically as by nf_flow_save. A call that finds the file
