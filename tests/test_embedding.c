@@ -1,6 +1,6 @@
 /*
  * A guest that leaves no trace. The shared library is loaded with dlopen into a process that has OpenMP's threads, a locale, signal handlers, an unusual floating-point mode and OpenBLAS settings; it is used from 8 threads, in a forked child, and unloaded; and the process
- * finds everything as it was, and the same bits as a plain call gives.
+ * finds everything as it was, and the same bits as a plain call gives. So it does with the numbers in files, whatever the host's locale and rounding.
  *
  * NFLOW_LIBRARY names the library; make sets it.
  */
@@ -32,7 +32,7 @@ enum { GUESTS = 8, ROWS = 333, DIM = 3 };
 
 #define FUNCTIONS(F) \
     F(nf_realnvp_create) F(nf_flow_free) F(nf_workspace_create) F(nf_workspace_free) F(nf_log_prob) F(nf_sample) F(nf_fit) F(nf_last_error) F(nf_get_parameters) \
-    F(nf_parameter_count) F(nf_flow_save_memory) F(nf_flow_load_memory) F(nf_free)
+    F(nf_parameter_count) F(nf_flow_save_memory) F(nf_flow_load_memory) F(nf_free) F(nf_flow_set_base_normal)
 
 typedef struct guest {
     void *handle;
@@ -330,11 +330,94 @@ START_TEST(a_guest_leaves_no_trace) {
 }
 END_TEST
 
+/* ---- numbers in files ---- */
+
+/* A locale that is made here, if the system has the sources of locales; false otherwise. */
+static bool enter_locale(const char *folder, const char *name) {
+    char command[1024], full[64];
+    snprintf(full, sizeof full, "%s.UTF-8", name);
+    snprintf(command, sizeof command, "localedef -i %s -f UTF-8 %s/%s >%s/said 2>&1", name, folder, full, folder);
+    if (system(command) != 0)
+        return false;
+    setenv("LOCPATH", folder, 1);
+    return setlocale(LC_ALL, full) != NULL;
+}
+
+/* A flow whose file has numbers with many digits, as text. */
+static nf_flow *make_with_digits(const guest *g) {
+    static const double mean[DIM] = {0.1, -1.0 / 3, 2.0 / 7}, sd[DIM] = {0.7, 1.0 / 9, 1.1};
+    nf_flow *flow = NULL;
+    ck_assert_msg(g->nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = DIM, .couplings = 2, .scale_clamp = 2.1234567890123457), &flow) == NF_OK, "%s", g->nf_last_error());
+    ck_assert_int_eq(g->nf_flow_set_base_normal(flow, mean, sd), NF_OK);
+    return flow;
+}
+
+typedef struct written {
+    const guest *g;
+    void *bytes;
+    size_t size;
+    double log_prob[ROWS];
+    char checkpoint[256];
+} written;
+
+/* What a plain process wrote is written again, and read to the same bits; a fit's checkpoint is taken up. */
+static void check_written(const written *w, const char *where) {
+    nf_flow *flow = make_with_digits(w->g), *loaded = NULL;
+    void *bytes = NULL;
+    size_t size = 0;
+    double log_prob[ROWS];
+    ck_assert_msg(w->g->nf_flow_save_memory(flow, &bytes, &size) == NF_OK, "%s: %s", where, w->g->nf_last_error());
+    ck_assert_msg(size == w->size && memcmp(bytes, w->bytes, size) == 0, "%s: other bytes are saved", where);
+    ck_assert_msg(w->g->nf_flow_load_memory(w->bytes, w->size, &loaded) == NF_OK, "%s: %s", where, w->g->nf_last_error());
+    ck_assert_int_eq(w->g->nf_log_prob(loaded, NULL, ROWS, rows(), NULL, log_prob), NF_OK);
+    same_bits(where, log_prob, w->log_prob, ROWS);
+    ck_assert_msg(w->g->nf_fit(flow, ROWS, rows(), NULL, NF_CONFIG(nf_fit_config, .epochs = 2, .noise = 0.1, .checkpoint = w->checkpoint), NULL) == NF_OK, "%s: %s", where,
+                  w->g->nf_last_error());
+    w->g->nf_free(bytes);
+    w->g->nf_flow_free(loaded);
+    w->g->nf_flow_free(flow);
+}
+
+START_TEST(numbers_in_files_do_not_follow_the_host) {
+    static const int roundings[] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO, FE_TONEAREST};
+    static const char *const locales[] = {"de_DE", "ps_AF"}; /* the second has a decimal point of two bytes */
+    static written w;
+    guest g = load();
+    char folder[256], command[512];
+    snprintf(folder, sizeof folder, "%s/nflow-locales-XXXXXX", scratch_folder());
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+    w.g = &g;
+    snprintf(w.checkpoint, sizeof w.checkpoint, "%.200s/checkpoint", folder);
+    nf_flow *flow = make_with_digits(&g);
+    ck_assert_int_eq(g.nf_flow_save_memory(flow, &w.bytes, &w.size), NF_OK);
+    ck_assert_int_eq(g.nf_log_prob(flow, NULL, ROWS, rows(), NULL, w.log_prob), NF_OK);
+    g.nf_flow_free(flow);
+    check_written(&w, "plain");
+    for (size_t i = 0; i < sizeof roundings / sizeof *roundings; i++) {
+        fesetround(roundings[i]);
+        check_written(&w, "rounding");
+        ck_assert_int_eq(fegetround(), roundings[i]);
+    }
+    for (size_t i = 0; i < sizeof locales / sizeof *locales; i++) {
+        if (!enter_locale(folder, locales[i]))
+            continue;
+        check_written(&w, locales[i]);
+        ck_assert_ptr_nonnull(strstr(setlocale(LC_ALL, NULL), locales[i]));
+        setlocale(LC_ALL, "C");
+    }
+    g.nf_free(w.bytes);
+    dlclose(g.handle);
+    snprintf(command, sizeof command, "rm -r %s", folder);
+    ck_assert_int_eq(system(command), 0);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("embedding");
     TCase *c = tcase_create("all");
     tcase_set_timeout(c, 120);
     tcase_add_test(c, a_guest_leaves_no_trace);
+    tcase_add_test(c, numbers_in_files_do_not_follow_the_host);
     suite_add_tcase(suite, c);
     return run_suite(suite);
 }

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "api/fit.h"
+#include "io/json_text.h"
 #include "io/safetensors.h"
 #include "io/schema.h"
 
@@ -125,11 +126,11 @@ static char *next_setting(nf_checkpoint *c, const char *name) {
 
 static void set_count(nf_checkpoint *c, const char *name, uint64_t value) { snprintf(next_setting(c, name), MOST_DIGITS, "%" PRIu64, value); }
 
-/* By jansson, whose numbers have a point whatever the locale. */
+/* Whose numbers have a point whatever the locale, and are rounded alike in any mode. */
 static void set_real(nf_checkpoint *c, const char *name, double value) {
     char *digits = next_setting(c, name);
     json_t *number = json_real(value);
-    const size_t used = number ? json_dumpb(number, digits, MOST_DIGITS - 1, JSON_ENCODE_ANY | JSON_REAL_PRECISION(17)) : 0;
+    const size_t used = number ? nf_json_write(number, digits, MOST_DIGITS - 1, JSON_ENCODE_ANY | JSON_REAL_PRECISION(17)) : 0;
     json_decref(number);
     c->failed = c->failed || used == 0 || used >= MOST_DIGITS;
     digits[used < MOST_DIGITS ? used : 0] = '\0';

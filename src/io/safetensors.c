@@ -10,6 +10,7 @@
 #include "core/memory.h"
 #include "core/status.h"
 #include "io/json_limits.h"
+#include "io/json_text.h"
 
 #define LENGTH_BYTES ((size_t)8)
 #define METADATA "__metadata__"
@@ -198,7 +199,7 @@ static nf_status parse_header(const char *text, size_t size, json_t **header) {
     if (status != NF_OK)
         return status;
     json_error_t error;
-    *header = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    *header = nf_json_read(text, size, &error);
     if (*header)
         return NF_OK;
     if (nf_json_lacked_memory(&error))

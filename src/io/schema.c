@@ -9,6 +9,7 @@
 #include "core/memory.h"
 #include "core/status.h"
 #include "io/json_limits.h"
+#include "io/json_text.h"
 
 /* A flow's JSON is four deep: flow, layers, layer, list. */
 #define DEPTH_LIMIT 4
@@ -141,9 +142,9 @@ static json_t *write_flow(const nf_model *model, nf_precision precision) {
 nf_status nf_schema_write(const nf_model *model, nf_precision precision, const nf_allocator *allocator, char **text) {
     json_t *flow = write_flow(model, precision);
     const size_t flags = JSON_COMPACT;
-    const size_t size = flow ? json_dumpb(flow, NULL, 0, flags) : 0;
+    const size_t size = flow ? nf_json_write(flow, NULL, 0, flags) : 0;
     char *made = size ? nf_allocate(allocator, size + 1) : NULL;
-    if (made && json_dumpb(flow, made, size, flags) == size) {
+    if (made && nf_json_write(flow, made, size, flags) == size) {
         made[size] = '\0';
         *text = made;
     } else {
@@ -477,7 +478,7 @@ nf_status nf_schema_read(const char *text, size_t size, const nf_allocator *allo
     if (status != NF_OK)
         return status;
     json_error_t error;
-    json_t *flow = json_loadb(text, size, JSON_REJECT_DUPLICATES, &error);
+    json_t *flow = nf_json_read(text, size, &error);
     if (!flow)
         return nf_json_lacked_memory(&error)
                    ? nf_fail(NF_ERR_MEMORY, NULL, "no memory for the JSON of the flow")
