@@ -173,7 +173,7 @@ typedef enum nf_pairing { NF_PAIRING_INDEPENDENT = 0, NF_PAIRING_OPTIMAL = 1 } n
 typedef enum nf_stop_reason {
     NF_STOP_EPOCHS = 0,   /* all epochs done */
     NF_STOP_PATIENCE = 1, /* the held-out loss did not improve for `patience` epochs */
-    NF_STOP_CALLBACK = 2, /* progress asked for it */
+    NF_STOP_CALLBACK = 2, /* progress, or what gives the rows or the target, asked for it */
     NF_STOP_DIVERGED = 3  /* a loss or gradient was not finite */
 } nf_stop_reason;
 

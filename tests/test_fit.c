@@ -902,6 +902,35 @@ START_TEST(a_reader_that_fails_at_once_changes_nothing) {
 }
 END_TEST
 
+/* The line is about the reader: a held-out row that is no number has left one an epoch before. */
+START_TEST(a_reader_that_fails_later_has_no_words_of_others) {
+    const double held_out[] = {0.31, NAN, -0.77, 1.9};
+    double *x = gaussian_rows(1, ROWS);
+    for (int k = 0; k < 2; k++) {
+        nf_flow *flow = make_flow(NF_DOUBLE);
+        const nf_status status = k ? NF_STOPPED : NF_ERR_IO;
+        failing_reader reader = {x, 0, 0, status};
+        nf_fit_config config = plain(2);
+        nf_fit_report report = {.struct_size = sizeof report};
+        config.read = read_or_fail;
+        config.read_user = &reader;
+        config.validation_rows = 2;
+        config.validation_x = held_out;
+        must(nf_fit(flow, ROWS, NULL, NULL, &config, &report));
+        reader.fails_at = reader.calls;
+        reader.calls = 0;
+        must_be(status, nf_fit(flow, ROWS, NULL, NULL, &config, &report));
+        ck_assert_uint_eq(report.epochs_run, 1);
+        if (status == NF_STOPPED)
+            ck_assert_int_eq(report.stop_reason, NF_STOP_CALLBACK);
+        else
+            must_say("nf_fit", "config->read returned");
+        nf_flow_free(flow);
+    }
+    free(x);
+}
+END_TEST
+
 /* In a batch where only rows count that are no numbers there is nothing to learn, whatever the rows are like that do not count. */
 START_TEST(rows_without_weight_do_not_make_a_fit_diverge) {
     double *x = gaussian_rows(1, ROWS), *weight = new_numbers(ROWS);
@@ -1116,6 +1145,7 @@ int main(void) {
     tcase_add_loop_test(wrong, what_diverges_is_not_kept, 0, 2);
     tcase_add_loop_test(wrong, a_last_step_into_nothing_is_not_kept, 0, 2);
     tcase_add_test(wrong, a_reader_that_fails_at_once_changes_nothing);
+    tcase_add_test(wrong, a_reader_that_fails_later_has_no_words_of_others);
     tcase_add_test(wrong, rows_without_weight_do_not_make_a_fit_diverge);
     tcase_add_test(wrong, rows_that_are_left_out_do_not_standardise);
     tcase_add_test(wrong, a_fit_that_succeeds_says_nothing);

@@ -481,7 +481,6 @@ static nf_status end_epoch(fit *f, size_t epoch) {
     status = nf_ranks_agree(&f->ranks, f->checkpoint && !due ? nf_checkpoint_write(f) : NF_OK);
     if (status == NF_OK && !f->validates)
         status = keep_best(f, epoch + 1, f->report.train_loss);
-    f->report.stop_reason = NF_STOP_CALLBACK;
     return status == NF_OK ? NF_STOPPED : status;
 }
 
@@ -585,6 +584,8 @@ static nf_status run(fit *f) {
     if (status == NF_OK)
         status = run_epochs(f);
     nf_checkpoint_end(f);
+    if (status == NF_STOPPED)
+        f->report.stop_reason = NF_STOP_CALLBACK;
     if (!f->initial)
         return status;
     const bool keeps = status == NF_OK || status == NF_STOPPED || status == NF_ERR_DIVERGED;
