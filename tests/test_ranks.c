@@ -634,12 +634,16 @@ START_TEST(communication_that_fails) {
 }
 END_TEST
 
-static int disturb(void *user, const nf_fit_progress *p) {
+static void move_a_little(nf_flow *flow) {
     double parameters[MOST_PARAMETERS];
-    (void)p;
-    must(nf_get_parameters(user, parameters));
+    must(nf_get_parameters(flow, parameters));
     parameters[3] += 1e-9;
-    must(nf_set_parameters(user, parameters));
+    must(nf_set_parameters(flow, parameters));
+}
+
+static int disturb(void *user, const nf_fit_progress *p) {
+    (void)p;
+    move_a_little(user);
     return 0;
 }
 
@@ -666,7 +670,7 @@ END_TEST
 typedef struct kl_task {
     size_t samples, failing_call[MOST_RANKS], calls[MOST_RANKS];
     const nf_allocator *allocator[MOST_RANKS]; /* NULL: the flow's */
-    bool stops[MOST_RANKS];                    /* by progress */
+    bool stops[MOST_RANKS], disturbs[MOST_RANKS]; /* by progress */
     size_t more_steps[MOST_RANKS];             /* than config's */
     nf_reverse_kl_config config;
     nf_precision precision;
@@ -694,7 +698,17 @@ static nf_status target(void *user, size_t rows, const double *x, double *log_de
     return NF_OK;
 }
 
-static int stop_kl(void *user, const nf_reverse_kl_progress *p) { return *(const bool *)user && p->step >= 4; }
+typedef struct kl_watcher {
+    bool stops, disturbs;
+    nf_flow *flow;
+} kl_watcher;
+
+static int watch_kl(void *user, const nf_reverse_kl_progress *p) {
+    const kl_watcher *w = user;
+    if (w->disturbs && p->step == 3)
+        move_a_little(w->flow);
+    return w->stops && p->step >= 4;
+}
 
 static nf_status kl_on(void *user, const nf_comm *comm, char line[LINE]) {
     kl_task *t = user;
@@ -714,8 +728,9 @@ static nf_status kl_on(void *user, const nf_comm *comm, char line[LINE]) {
     c.context = t->context ? context : NULL;
     c.comm = comm;
     c.allocator = t->allocator[rank];
-    c.progress = stop_kl;
-    c.progress_user = &t->stops[rank];
+    kl_watcher watcher = {t->stops[rank], t->disturbs[rank], flow};
+    c.progress = watch_kl;
+    c.progress_user = &watcher;
     kl_user u = {0, t->failing_call[rank], t->fails_with};
     t->report[rank].struct_size = sizeof t->report[rank];
     const nf_status status = nf_fit_reverse_kl(flow, target, &u, &c, &t->report[rank]);
@@ -813,6 +828,17 @@ START_TEST(memory_that_one_rank_lacks_for_reverse_kl) {
 }
 END_TEST
 
+START_TEST(reverse_kl_that_comes_apart) {
+    kl_task *t = new_bytes(sizeof *t);
+    rank_result results[MOST_RANKS];
+    *t = (kl_task){.samples = 300, .config = {.steps = 6}, .disturbs = {[1] = true}};
+    ck_assert(run_ranks(&(rank_options){.size = 3}, kl_on, t, results));
+    all_are(results, 3, NF_ERR_MISMATCH, "rank 1 have come apart");
+    all_are(results, 3, NF_ERR_MISMATCH, "step 3");
+    free(t);
+}
+END_TEST
+
 START_TEST(reverse_kl_settings_that_are_wrong_or_differ) {
     kl_task *t = new_bytes(sizeof *t);
     rank_result results[MOST_RANKS];
@@ -856,6 +882,7 @@ int main(void) {
     tcase_add_test(failures, progress_of_one_rank_stops_the_reverse_kl_of_all);
     tcase_add_loop_test(failures, reverse_kl_whose_communication_fails, 0, 3);
     tcase_add_loop_test(failures, memory_that_one_rank_lacks_for_reverse_kl, 0, 2);
+    tcase_add_test(failures, reverse_kl_that_comes_apart);
     tcase_add_test(failures, reverse_kl_settings_that_are_wrong_or_differ);
     suite_add_tcase(suite, bits);
     suite_add_tcase(suite, failures);

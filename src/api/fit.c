@@ -439,27 +439,6 @@ static bool is_over(fit *f) {
     return true;
 }
 
-/*
- * Whether progress stops the fit on any rank. By the way the ranks see whether they still have the same parameters, which they have unless their processors or
- * mathematics libraries are not the same.
- */
-static nf_status hear_all(fit *f, bool stop, bool *stops) {
-    *stops = stop;
-    if (f->ranks.size == 1)
-        return NF_OK;
-    const uint64_t digest = nf_ranks_digest(f->flow->theta, f->flow->model.parameter_count * f->flow->engine->real_size);
-    const double own[3] = {stop, (double)(digest >> 32), (double)(digest & UINT32_MAX)};
-    nf_status status = nf_ranks_gather(&f->ranks, own, f->all_outcomes, 3);
-    for (size_t q = 0; status == NF_OK && q < f->ranks.size; q++) {
-        const double *said = f->all_outcomes + 3 * q;
-        *stops = *stops || said[0] != 0.0;
-        if (said[1] != f->all_outcomes[1] || said[2] != f->all_outcomes[2])
-            status = nf_fail(NF_ERR_MISMATCH, f->function, "the parameters of rank %zu have come apart from those of rank 0 in epoch %zu", q,
-                             f->report.epochs_run);
-    }
-    return status;
-}
-
 /* What follows an epoch: the best parameters, the checkpoint, and word to the caller, who may kill the process in his callback. */
 static nf_status end_epoch(fit *f, size_t epoch) {
     f->report.epochs_run = epoch + 1;
@@ -474,8 +453,8 @@ static nf_status end_epoch(fit *f, size_t epoch) {
     status = nf_ranks_agree(&f->ranks, due ? nf_checkpoint_write(f) : NF_OK);
     if (status != NF_OK)
         return status;
-    bool stops;
-    status = hear_all(f, progress_stops(f, epoch, now() - f->seconds_begun), &stops);
+    bool stops = progress_stops(f, epoch, now() - f->seconds_begun);
+    status = nf_ranks_hear_all(&f->ranks, f->flow, "epoch", epoch + 1, &stops);
     if (status != NF_OK || !stops)
         return status;
     status = nf_ranks_agree(&f->ranks, f->checkpoint && !due ? nf_checkpoint_write(f) : NF_OK);

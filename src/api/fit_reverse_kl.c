@@ -246,18 +246,6 @@ static bool progress_stops(const kl_fit *f, size_t step, double loss) {
     return stops;
 }
 
-/* Whether progress stops the fit on any rank. */
-static nf_status hear_all(kl_fit *f, bool stop, bool *stops) {
-    *stops = stop;
-    if (f->ranks.size == 1)
-        return NF_OK;
-    const double own = stop;
-    const nf_status status = nf_ranks_gather(&f->ranks, &own, f->ranks.statuses, 1);
-    for (size_t q = 0; status == NF_OK && q < f->ranks.size; q++)
-        *stops = *stops || f->ranks.statuses[q] != 0.0;
-    return status;
-}
-
 static nf_status run_steps(kl_fit *f) {
     const nf_reverse_kl_config *c = &f->config;
     const size_t tail = c->steps - c->steps / 100 - 1;
@@ -281,8 +269,8 @@ static nf_status run_steps(kl_fit *f) {
         }
         if ((step + 1) % c->progress_every != 0 && step + 1 != c->steps)
             continue;
-        bool stops;
-        const nf_status heard = hear_all(f, progress_stops(f, step, since / (double)counted), &stops);
+        bool stops = progress_stops(f, step, since / (double)counted);
+        const nf_status heard = nf_ranks_hear_all(&f->ranks, f->flow, "step", step + 1, &stops);
         if (heard != NF_OK)
             return heard;
         since = 0;

@@ -187,7 +187,7 @@ static nf_status share_line(nf_ranks *r, nf_status status, size_t root) {
 
 /* What the other agreements need; this one goes by a broadcast from each rank, which needs no memory. */
 static nf_status agree_on_memory(nf_ranks *r) {
-    r->statuses = nf_allocate(&r->allocator, r->size * sizeof *r->statuses);
+    r->statuses = nf_allocate(&r->allocator, 3 * r->size * sizeof *r->statuses);
     r->counts = nf_allocate(&r->allocator, r->size * sizeof *r->counts);
     nf_status status = NF_OK;
     if (!r->statuses || !r->counts)
@@ -293,5 +293,20 @@ nf_status nf_ranks_share_flow(nf_ranks *r, struct nf_flow *flow) {
     if (status == NF_OK)
         status = nf_ranks_broadcast(r, flow->theta, flow->model.parameter_count * flow->engine->real_size, 0);
     flow->epoch = nf_unique();
+    return status;
+}
+
+nf_status nf_ranks_hear_all(nf_ranks *r, const struct nf_flow *flow, const char *unit, size_t number, bool *stop) {
+    if (r->size == 1)
+        return NF_OK;
+    const uint64_t digest = nf_ranks_digest(flow->theta, flow->model.parameter_count * flow->engine->real_size);
+    const double own[3] = {*stop, (double)(digest >> 32), (double)(digest & UINT32_MAX)}, *first = r->statuses;
+    nf_status status = nf_ranks_gather(r, own, r->statuses, 3);
+    for (size_t q = 0; status == NF_OK && q < r->size; q++) {
+        const double *said = r->statuses + 3 * q;
+        *stop = *stop || said[0] != 0.0;
+        if (said[1] != first[1] || said[2] != first[2])
+            status = nf_fail(NF_ERR_MISMATCH, r->function, "the parameters of rank %zu have come apart from those of rank 0 in %s %zu", q, unit, number);
+    }
     return status;
 }

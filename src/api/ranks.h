@@ -19,7 +19,7 @@ typedef struct nf_ranks {
     size_t rank, size, shards;
     bool fast;
     bool broken; /* a callback has failed: nobody is there any more */
-    double *statuses, *spare;
+    double *statuses, *spare; /* statuses: three numbers of each rank */
     size_t *counts;
     size_t spare_size;
 } nf_ranks;
@@ -62,6 +62,12 @@ nf_status nf_ranks_compare(nf_ranks *ranks, const nf_rank_setting *settings, siz
 struct nf_flow;
 /* That the flow's structure and engine are the same on all ranks; then all take rank 0's parameters. */
 nf_status nf_ranks_share_flow(nf_ranks *ranks, struct nf_flow *flow);
+
+/*
+ * Between steps: *stop becomes true when it is on any rank. By the way the ranks see whether they still have the same parameters, which they have unless their processors
+ * or mathematics libraries are not the same: else NF_ERR_MISMATCH on all of them. `unit` and `number` say in the message when that was.
+ */
+nf_status nf_ranks_hear_all(nf_ranks *ranks, const struct nf_flow *flow, const char *unit, size_t number, bool *stop);
 
 /* Word of bytes, and of a vector's bits: to see whether ranks hold the same. */
 uint64_t nf_ranks_digest(const void *bytes, size_t size);
