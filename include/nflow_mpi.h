@@ -11,7 +11,7 @@
  *     nf_mpi_free(mpi);
  *
  * Everything here is collective: all processes of the communicator call it, and return the same status. Failures of MPI are NF_ERR_IO on the processes that
- * see them. Lines about failures are in nf_mpi_last_error; those of nf_fit are in nf_last_error as always. MIT licence.
+ * see them. Lines about failures are in nf_mpi_last_error, the failing process's on all of them; those of nf_fit are in nf_last_error as always. MIT licence.
  */
 #ifndef NFLOW_MPI_H
 #define NFLOW_MPI_H

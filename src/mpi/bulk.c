@@ -28,7 +28,7 @@ typedef struct bulk {
     double *said;             /* of all ranks */
     double *packed, *part;    /* rows or results on their way; x, context, result of the part in work */
     size_t packed_size;
-    size_t bad;
+    nf_status worst; /* of this rank's rounds; NF_ERR_ROWS counts when nothing worse has come about */
 } bulk;
 
 /* Rank, status, and what must be the same; seed, stream and position in halves. */
@@ -39,7 +39,18 @@ static void halves(double *out, uint64_t word) {
     out[1] = (double)(word & UINT32_MAX);
 }
 
-/* The first rank's status and line for all; `mine` is this rank's. NF_ERR_ROWS counts when nothing worse has come about. */
+/* The line of a failing rank for all, and the rank. */
+static nf_status share_line(const bulk *b, nf_status status, size_t root) {
+    char line[NF_MPI_LINE];
+    snprintf(line, sizeof line, "%.600s (rank %zu of %d)", nf_mpi_last_error(), root, b->mpi->size);
+    if (nf_mpi_broadcast(b->mpi, line, sizeof line, (int)root))
+        return NF_ERR_IO;
+    line[sizeof line - 1] = '\0';
+    nf_mpi_say(line);
+    return status;
+}
+
+/* The first rank's status and line for all; `mine` is this rank's. */
 static nf_status agree(bulk *b, nf_status mine) {
     const double own = mine;
     const size_t size = (size_t)b->mpi->size;
@@ -49,16 +60,7 @@ static nf_status agree(bulk *b, nf_status mine) {
     for (size_t q = size; q-- > 0;)
         if (b->said[q] != NF_OK && (b->said[q] != NF_ERR_ROWS || first == size || b->said[first] == NF_ERR_ROWS))
             first = q;
-    if (first == size)
-        return NF_OK;
-    char line[NF_MPI_LINE];
-    const nf_status status = (nf_status)b->said[first];
-    snprintf(line, sizeof line, "%.600s (rank %zu of %zu)", nf_mpi_last_error(), first, size);
-    if (nf_mpi_broadcast(b->mpi, line, sizeof line, (int)first))
-        return NF_ERR_IO;
-    line[sizeof line - 1] = '\0';
-    nf_mpi_say(line);
-    return status;
+    return first == size ? NF_OK : share_line(b, (nf_status)b->said[first], first);
 }
 
 /* What each rank brings. No rank has memory for the others' words yet, so each tells its own to all. */
@@ -80,6 +82,7 @@ static nf_status begin(bulk *b, nf_status status) {
         halves(own + POSITION, b->rng->position);
     }
     nf_status found = NF_OK;
+    size_t failing = size;
     for (size_t q = 0; q < size; q++) {
         double theirs[WORDS];
         memcpy(theirs, own, sizeof theirs);
@@ -89,8 +92,7 @@ static nf_status begin(bulk *b, nf_status status) {
             memcpy(first, theirs, sizeof first);
         if (found == NF_OK && theirs[STATUS] != NF_OK) {
             found = (nf_status)theirs[STATUS];
-            if (q != (size_t)b->mpi->rank)
-                nf_mpi_fail(found, "%s: rank %zu of %zu: %s", b->function, q, size, nf_status_name(found));
+            failing = q;
         }
         for (size_t i = DIM; found == NF_OK && i < WORDS; i++)
             if (theirs[i] != first[i])
@@ -98,7 +100,7 @@ static nf_status begin(bulk *b, nf_status status) {
         if (b->begin && b->said)
             b->begin[q + 1] = b->begin[q] + (size_t)theirs[ROWS];
     }
-    return found;
+    return failing == size ? found : share_line(b, found, failing);
 }
 
 /* ---- who works on what */
@@ -160,14 +162,14 @@ static nf_status send_rows(bulk *b, size_t round, double *arrived) {
 }
 
 /* The part in work: x, context, log_prob. */
-static nf_status work(bulk *b, size_t round, const double *arrived) {
+static void work(bulk *b, size_t round, const double *arrived) {
     const size_t size = (size_t)b->mpi->size, rank = (size_t)b->mpi->rank;
     size_t first, last, at;
     round_of(b, rank, round, &first, &last);
     const size_t rows = last - first;
     double *x = b->part, *context = x + rows * b->dim, *log_prob = context + rows * b->context_dim;
     if (rows == 0)
-        return NF_OK;
+        return;
     for (size_t q = 0; q < size; q++) {
         const size_t count = common(b, q, rank, round, &at);
         if (count == 0)
@@ -186,9 +188,8 @@ static nf_status work(bulk *b, size_t round, const double *arrived) {
     } else {
         status = nf_log_prob(b->flow, b->ws, rows, x, b->context_dim ? context : NULL, log_prob);
     }
-    if (status != NF_OK)
-        nf_mpi_fail(status, "%s: rows from number %zu on: %.500s", b->function, first, nf_last_error());
-    return status;
+    if (status != NF_OK && (b->worst == NF_OK || (b->worst == NF_ERR_ROWS && status != NF_ERR_ROWS)))
+        b->worst = nf_mpi_fail(status, "%s: rows from number %zu on: %.500s", b->function, first, nf_last_error());
 }
 
 /* Results to those whose rows they are. */
@@ -241,7 +242,8 @@ static nf_status allocate(bulk *b, size_t rounds) {
 }
 
 static nf_status run(bulk *b, nf_status status) {
-    nf_mpi_say(status == NF_OK ? "" : nf_mpi_last_error());
+    if (status == NF_OK)
+        nf_mpi_say("");
     status = begin(b, status);
     if (status != NF_OK)
         return status;
@@ -250,17 +252,14 @@ static nf_status run(bulk *b, nf_status status) {
     if (status != NF_OK)
         return status;
     double *arrived = b->packed + b->packed_size;
-    nf_status worst = NF_OK;
     for (size_t round = 0; round < rounds; round++) {
         if (send_rows(b, round, arrived) != NF_OK)
             return NF_ERR_IO;
-        const nf_status own = work(b, round, arrived);
-        if (worst == NF_OK || (worst == NF_ERR_ROWS && own != NF_OK))
-            worst = own;
+        work(b, round, arrived);
         if (return_results(b, round, arrived) != NF_OK)
             return NF_ERR_IO;
     }
-    return agree(b, worst);
+    return agree(b, b->worst);
 }
 
 static void release(bulk *b) {

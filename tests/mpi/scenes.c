@@ -207,6 +207,9 @@ static void bulk(void) {
     rng.seed += (uint64_t)rank;
     EXPECT(size == 1 || nf_mpi_sample(mpi, flow, NULL, &rng, count, NULL, samples, NULL) == NF_ERR_MISMATCH);
     EXPECT(nf_mpi_sample(mpi, flow, NULL, rank == size - 1 ? NULL : &alone, 1, NULL, samples, NULL) == NF_ERR_ARGUMENT);
+    char words[64];
+    snprintf(words, sizeof words, "rng is NULL (rank %d of %d)", size - 1, size);
+    EXPECT(strstr(nf_mpi_last_error(), words));
     nf_flow_free(flow);
     free(density), free(wanted), free(samples), free(all), free(log_prob), free(x);
     nf_mpi_free(mpi);
@@ -227,6 +230,10 @@ static void bulk_rounds(void) {
     EXPECT(nf_log_prob(flow, NULL, MANY, wanted, NULL, x) == NF_OK);
     EXPECT(nf_mpi_log_prob(mpi, flow, NULL, count, wanted, NULL, log_prob) == NF_OK);
     EXPECT(memcmp(log_prob, x, count * sizeof *x) == 0);
+    wanted[3] = wanted[70000] = NAN; /* in two rounds of rank 0: it tells of the first */
+    EXPECT(nf_mpi_log_prob(mpi, flow, NULL, count, wanted, NULL, log_prob) == NF_ERR_ROWS);
+    EXPECT(strstr(nf_mpi_last_error(), "rows from number 0 on"));
+    EXPECT(count == 0 || (isnan(log_prob[3]) && isnan(log_prob[70000]) && isfinite(log_prob[4])));
     free(wanted), free(log_prob), free(x);
     nf_flow_free(flow);
     nf_mpi_free(mpi);
