@@ -1,7 +1,7 @@
 /*
  * A call with a workspace of one thread asks nothing of the system: no allocation, not even from the C library behind the allocator's back, and no
  * system call. The second is what a child proves that has forbidden itself all of them but read, write and exit: it calls, and would be killed. And calls that take
- * no allocator meet a malloc that fails, at each turn (test_alloc.c has those that take one).
+ * no allocator meet a malloc that fails, at each turn (test_alloc.c has those that take one). Of the threads of a larger workspace, a small call leaves asleep those that it cannot use.
  */
 #include <math.h>
 #include <stdio.h>
@@ -12,6 +12,7 @@
 #include "support.h"
 
 #if defined(__linux__) && defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
+#include <dirent.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
@@ -129,6 +130,73 @@ START_TEST(calls_make_no_system_call) {
 }
 END_TEST
 
+/* ---- threads ---- */
+
+enum { THREADS = 16 };
+
+/* How often each thread of this process has gone to sleep, by its place in the folder; -1 while it is awake. The number of threads. */
+static size_t count_sleeps(long sleeps[THREADS]) {
+    DIR *folder = opendir("/proc/self/task");
+    ck_assert_ptr_nonnull(folder);
+    size_t count = 0;
+    for (const struct dirent *entry = readdir(folder); entry && count < THREADS; entry = readdir(folder)) {
+        char path[300], line[200];
+        snprintf(path, sizeof path, "/proc/self/task/%s/status", entry->d_name);
+        FILE *file = entry->d_name[0] == '.' ? NULL : fopen(path, "r");
+        if (!file)
+            continue;
+        char state = 0;
+        while (fgets(line, sizeof line, file))
+            if (sscanf(line, "State: %c", &state) != 1)
+                sscanf(line, "voluntary_ctxt_switches: %ld", &sleeps[count]);
+        if (state != 'S')
+            sleeps[count] = -1;
+        fclose(file);
+        count++;
+    }
+    closedir(folder);
+    return count;
+}
+
+static bool all_sleep(const long *sleeps) {
+    for (size_t i = 1; i < THREADS; i++)
+        if (sleeps[i] <= 0)
+            return false;
+    return true;
+}
+
+static size_t count_changes(const long *a, const long *b) {
+    size_t changes = 0;
+    for (size_t i = 1; i < THREADS; i++) /* the first is the caller */
+        changes += a[i] != b[i];
+    return changes;
+}
+
+START_TEST(threads_without_work_sleep) {
+    work w;
+    nf_workspace *ws;
+    double loss;
+    long before[THREADS] = {0}, after[THREADS] = {0};
+    open_work(&w, 0, NF_DOUBLE);
+    must(nf_workspace_create(w.s.flow, THREADS, &ws));
+    for (int tries = 0; tries < 500; tries++) { /* until all of them have gone to sleep */
+        ck_assert_uint_eq(count_sleeps(before), THREADS);
+        usleep(20000);
+        ck_assert_uint_eq(count_sleeps(after), THREADS);
+        if (all_sleep(before) && count_changes(before, after) == 0)
+            break;
+    }
+    ck_assert(all_sleep(before));
+    ck_assert_uint_eq(count_changes(before, after), 0);
+    for (int i = 0; i < 30; i++)
+        must(nf_grad_nll(w.s.flow, ws, ROWS, w.x, w.context, NULL, w.s.gradient, &loss)); /* two tiles */
+    count_sleeps(after);
+    ck_assert_uint_le(count_changes(before, after), 1);
+    nf_workspace_free(ws);
+    close_work(&w);
+}
+END_TEST
+
 /* ---- a malloc that fails ---- */
 
 static const size_t turned[] = {1, 0};
@@ -206,6 +274,7 @@ int main(void) {
     tcase_set_timeout(t, 300);
     tcase_add_loop_test(t, calls_allocate_nothing, 0, 4 * (int)fixture_count);
     tcase_add_loop_test(t, calls_make_no_system_call, 0, 4 * (int)fixture_count);
+    tcase_add_test(t, threads_without_work_sleep);
     tcase_add_loop_test(t, malloc_may_fail, 0, sizeof takers / sizeof takers[0]);
     suite_add_tcase(suite, t);
     return run_suite(suite);

@@ -155,7 +155,7 @@ static void clear_slots(nf_gradient *g, size_t slots) {
 
 /* Slots divided by a weight into the gradient, a block of all of them after the other so that the sum stays at hand. */
 #define COMMIT_BLOCK ((size_t)2048)
-#define COMMIT_ALONE ((size_t)65536) /* numbers that one thread has added before others wake up */
+#define COMMIT_ALONE ((size_t)65536) /* numbers for which it is worth to wake one thread more */
 
 typedef struct commit {
     nf_gradient *g;
@@ -177,9 +177,8 @@ static void commit_blocks(void *user, size_t thread) {
 }
 
 static void commit_slots(nf_gradient *g, nf_workspace *ws, size_t slots, double weight) {
-    commit c = {.g = g, .slots = slots, .threads = 1, .scale = 1.0 / weight};
-    if (ws->pool && slots > 1 && g->count > COMMIT_ALONE / slots)
-        c.threads = ws->thread_count;
+    const size_t worth = slots > 1 ? slots * g->count / COMMIT_ALONE + 1 : 1;
+    commit c = {.g = g, .slots = slots, .threads = worth < ws->thread_count ? worth : ws->thread_count, .scale = 1.0 / weight};
     if (c.threads > 1)
         nf_pool_run(ws->pool, c.threads, commit_blocks, &c);
     else

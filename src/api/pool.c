@@ -18,6 +18,8 @@ typedef struct worker {
     nf_pool *pool;
     pthread_t thread;
     size_t index;
+    _Atomic uint64_t turn; /* grows by one for each run that it takes part in */
+    pthread_cond_t start;
 } worker;
 
 struct nf_pool {
@@ -25,11 +27,9 @@ struct nf_pool {
     size_t count; /* workers: one less than the threads */
     pid_t process;
     pthread_mutex_t lock;
-    pthread_cond_t start, finish;
-    _Atomic uint64_t turn;   /* grows by one for each run */
-    _Atomic size_t running;  /* workers that have not finished this turn */
+    pthread_cond_t finish;
+    _Atomic size_t running; /* workers that have not finished this run */
     bool stop;
-    size_t threads; /* that take part in this turn */
     nf_pool_work work;
     void *user;
     worker workers[];
@@ -42,18 +42,18 @@ static void relax(void) {
 }
 
 /* Wait until the turn is no longer `seen`. */
-static uint64_t await_turn(nf_pool *pool, uint64_t seen) {
+static uint64_t await_turn(worker *self, uint64_t seen) {
     uint64_t turn = seen;
     for (int i = 0; i < SPINS && turn == seen; i++) {
         relax();
-        turn = atomic_load_explicit(&pool->turn, memory_order_acquire);
+        turn = atomic_load_explicit(&self->turn, memory_order_acquire);
     }
     if (turn != seen)
         return turn;
-    pthread_mutex_lock(&pool->lock);
-    while ((turn = atomic_load_explicit(&pool->turn, memory_order_acquire)) == seen)
-        pthread_cond_wait(&pool->start, &pool->lock);
-    pthread_mutex_unlock(&pool->lock);
+    pthread_mutex_lock(&self->pool->lock);
+    while ((turn = atomic_load_explicit(&self->turn, memory_order_acquire)) == seen)
+        pthread_cond_wait(&self->start, &self->pool->lock);
+    pthread_mutex_unlock(&self->pool->lock);
     return turn;
 }
 
@@ -69,31 +69,49 @@ static void *worker_main(void *argument) {
     worker *self = argument;
     nf_pool *pool = self->pool;
     for (uint64_t seen = 0;;) {
-        seen = await_turn(pool, seen);
+        seen = await_turn(self, seen);
         if (pool->stop)
             return NULL;
-        if (self->index < pool->threads) {
-            const nf_floating saved = nf_floating_enter();
-            pool->work(pool->user, self->index);
-            nf_floating_leave(saved);
-        }
+        const nf_floating saved = nf_floating_enter();
+        pool->work(pool->user, self->index);
+        nf_floating_leave(saved);
         finish_turn(pool);
     }
 }
 
-static void begin_turn(nf_pool *pool) {
-    atomic_store_explicit(&pool->running, pool->count, memory_order_relaxed);
+/* The first `count` workers; the others sleep on. */
+static void begin_turn(nf_pool *pool, size_t count) {
+    atomic_store_explicit(&pool->running, count, memory_order_relaxed);
     pthread_mutex_lock(&pool->lock);
-    atomic_fetch_add_explicit(&pool->turn, 1, memory_order_release);
-    pthread_cond_broadcast(&pool->start);
+    for (size_t i = 0; i < count; i++) {
+        atomic_fetch_add_explicit(&pool->workers[i].turn, 1, memory_order_release);
+        pthread_cond_signal(&pool->workers[i].start);
+    }
     pthread_mutex_unlock(&pool->lock);
 }
 
-static void join_workers(nf_pool *pool, size_t count) {
+/* End the first `count` workers, which are all that were started, and what they waited with. */
+static void end_workers(nf_pool *pool, size_t count) {
     pool->stop = true;
-    begin_turn(pool);
-    for (size_t i = 0; i < count; i++)
+    begin_turn(pool, count);
+    for (size_t i = 0; i < count; i++) {
         pthread_join(pool->workers[i].thread, NULL);
+        pthread_cond_destroy(&pool->workers[i].start);
+    }
+    pthread_cond_destroy(&pool->finish);
+    pthread_mutex_destroy(&pool->lock);
+}
+
+static bool start_worker(nf_pool *pool, size_t i) {
+    worker *w = &pool->workers[i];
+    w->pool = pool;
+    w->index = i + 1;
+    if (pthread_cond_init(&w->start, NULL) != 0)
+        return false;
+    if (pthread_create(&w->thread, NULL, worker_main, w) == 0)
+        return true;
+    pthread_cond_destroy(&w->start);
+    return false;
 }
 
 nf_status nf_pool_create(const nf_allocator *allocator, size_t threads, nf_pool **out) {
@@ -106,8 +124,7 @@ nf_status nf_pool_create(const nf_allocator *allocator, size_t threads, nf_pool 
     pool->allocator = *allocator;
     pool->process = getpid();
     pool->count = threads - 1;
-    if (pthread_mutex_init(&pool->lock, NULL) != 0 || pthread_cond_init(&pool->start, NULL) != 0 ||
-        pthread_cond_init(&pool->finish, NULL) != 0) {
+    if (pthread_mutex_init(&pool->lock, NULL) != 0 || pthread_cond_init(&pool->finish, NULL) != 0) {
         nf_release(allocator, pool);
         return nf_fail(NF_ERR_MEMORY, NULL, "no lock for a pool of %zu threads", threads);
     }
@@ -115,20 +132,11 @@ nf_status nf_pool_create(const nf_allocator *allocator, size_t threads, nf_pool 
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
     size_t started = 0;
-    while (started < pool->count) {
-        worker *w = &pool->workers[started];
-        w->pool = pool;
-        w->index = started + 1;
-        if (pthread_create(&w->thread, NULL, worker_main, w) != 0)
-            break;
+    while (started < pool->count && start_worker(pool, started))
         started++;
-    }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (started < pool->count) {
-        join_workers(pool, started);
-        pthread_cond_destroy(&pool->finish);
-        pthread_cond_destroy(&pool->start);
-        pthread_mutex_destroy(&pool->lock);
+        end_workers(pool, started);
         nf_release(allocator, pool);
         return nf_fail(NF_ERR_MEMORY, NULL, "thread %zu of %zu cannot be started", started + 2, threads);
     }
@@ -141,12 +149,8 @@ void nf_pool_free(nf_pool *pool) {
         return;
     const nf_allocator allocator = pool->allocator;
     /* In a forked child the workers do not exist, and their locks may be held by nobody: only the memory is given back. */
-    if (pool->process == getpid()) {
-        join_workers(pool, pool->count);
-        pthread_cond_destroy(&pool->finish);
-        pthread_cond_destroy(&pool->start);
-        pthread_mutex_destroy(&pool->lock);
-    }
+    if (pool->process == getpid())
+        end_workers(pool, pool->count);
     nf_release(&allocator, pool);
 }
 
@@ -156,10 +160,9 @@ void nf_pool_run(nf_pool *pool, size_t threads, nf_pool_work work, void *user) {
             work(user, t);
         return;
     }
-    pool->threads = threads;
     pool->work = work;
     pool->user = user;
-    begin_turn(pool);
+    begin_turn(pool, threads - 1);
     work(user, 0);
     for (int i = 0; i < SPINS && atomic_load_explicit(&pool->running, memory_order_acquire) > 0; i++)
         relax();
