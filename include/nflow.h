@@ -539,7 +539,7 @@ typedef struct nf_comm {
     int (*allreduce)(void *user, double *values, size_t count); /* sums over the ranks, in place, the same on all; only for `fast` */
     size_t shards; /* pieces of a step's gradient, at most one for each 128 rows, each computed on one rank; default 8. The bits depend on it, and on
                       nothing else here: more ranks than shards have nothing to do */
-    int fast;      /* 1: gradients are summed by allreduce. Less is sent, and the bits depend on the number of ranks */
+    int fast;      /* 1: gradients are summed by allreduce. Messages are fewer, though not always shorter, and the bits depend on the number of ranks */
     int reserved;  /* 0 */
 } nf_comm;
 
