@@ -89,8 +89,9 @@ $(STATIC): $(OBJECTS)
 	@rm -f $@
 	@$(AR) rcs $@ $^
 
+# Its calls of its own functions stay within it, whatever the host or another guest calls by the same names.
 $(SHARED): $(OBJECTS) src/libnflow.map
-	$(CC) -shared $(EXTRA) $(LDFLAGS) -Wl,-soname,libnflow.so.$(SOVERSION) -Wl,--version-script=src/libnflow.map -Wl,-z,defs \
+	$(CC) -shared $(EXTRA) $(LDFLAGS) -Wl,-soname,libnflow.so.$(SOVERSION) -Wl,--version-script=src/libnflow.map -Wl,-z,defs -Wl,-Bsymbolic-functions \
 	    $(OBJECTS) $(JANSSON_LIBS) -lpthread -lm -o $@
 	@ln -sf libnflow.so.$(VERSION) $(BUILD)/libnflow.so.$(SOVERSION)
 	@ln -sf libnflow.so.$(SOVERSION) $(BUILD)/libnflow.so
@@ -144,6 +145,8 @@ ISA_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(TESTS_PLAIN:tests/
 ifneq (,$(findstring gcc,$(notdir $(CC)))$(filter cc,$(CC)))
 $(BUILD)/tests/test_embedding $(BUILD)/tests/test_embedding.o: EXTRA += -fopenmp
 endif
+# It has the library in itself, too, and shows it to what it loads.
+$(BUILD)/tests/test_embedding: LDFLAGS += -rdynamic
 
 # The shared library, for the suite that loads it, and the command, for those that run it.
 export NFLOW_LIBRARY = $(abspath $(SHARED))

@@ -330,6 +330,19 @@ START_TEST(a_guest_leaves_no_trace) {
 }
 END_TEST
 
+/* This program has the library in itself, too, and exports it (make links it with -rdynamic): the guest must not take it for its own. */
+START_TEST(a_guest_calls_itself) {
+    guest g = load();
+    nf_flow *flow = make(&g);
+    ck_assert_ptr_ne(dlsym(RTLD_DEFAULT, "nf_workspace_create"), NULL);
+    ck_assert_int_eq(g.nf_fit(flow, ROWS, rows(), NULL, NF_CONFIG(nf_fit_config, .threads = 5000), NULL), NF_ERR_ARGUMENT);
+    ck_assert_msg(strstr(g.nf_last_error(), "threads is 5000") != NULL, "it says: %s", g.nf_last_error());
+    ck_assert_str_eq(nf_last_error(), "");
+    g.nf_flow_free(flow);
+    dlclose(g.handle);
+}
+END_TEST
+
 /* ---- numbers in files ---- */
 
 /* A locale that is made here, if the system has the sources of locales; false otherwise. */
@@ -417,6 +430,7 @@ int main(void) {
     TCase *c = tcase_create("all");
     tcase_set_timeout(c, 120);
     tcase_add_test(c, a_guest_leaves_no_trace);
+    tcase_add_test(c, a_guest_calls_itself);
     tcase_add_test(c, numbers_in_files_do_not_follow_the_host);
     suite_add_tcase(suite, c);
     return run_suite(suite);
