@@ -61,8 +61,6 @@ nf_status nf_construct_read(const char *function, const void *config, void *copy
     return nf_read_config(function, config, copy, size, first_size);
 }
 
-size_t nf_size_or_default(size_t value, size_t fallback) { return value == 0 ? fallback : value == NF_NONE ? 0 : value; }
-
 nf_status nf_construct_count(const char *function, const char *name, size_t count) {
     if (count <= NF_MOST_LAYERS)
         return NF_OK;

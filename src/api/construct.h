@@ -32,9 +32,6 @@ nf_status nf_construct_read(const char *function, const void *config, void *copy
 #define NF_CONSTRUCT_READ(type, config, copy, flow)                                                                              \
     nf_construct_read(__func__, config, copy, sizeof *(copy), offsetof(type, allocator) + sizeof(const nf_allocator *), flow)
 
-/* Sizes in configs: zero means the default, NF_NONE zero. */
-size_t nf_size_or_default(size_t value, size_t fallback);
-
 /* Layers that a constructor may be asked for; more are a mistake in the call, and would take all memory before it is noticed. */
 #define NF_MOST_LAYERS 65536
 nf_status nf_construct_count(const char *function, const char *name, size_t count);

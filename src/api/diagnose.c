@@ -111,13 +111,11 @@ static void make_exact(nf_diagnosis *d) {
         nf_diagnosis_did(d, nf_gradient_create(d->exact, &d->gradient));
 }
 
-static size_t size_or(size_t value, size_t fallback) { return value ? value : fallback; }
-
 static void fill_defaults(nf_diagnose_config *c) {
-    c->rows = size_or(c->rows, 1000);
-    c->exact_rows = size_or(c->exact_rows, 32);
-    c->samples = size_or(c->samples, 4096);
-    c->permutations = size_or(c->permutations, 1999);
+    c->rows = nf_size_or(c->rows, 1000);
+    c->exact_rows = nf_size_or(c->exact_rows, 32);
+    c->samples = nf_size_or(c->samples, 4096);
+    c->permutations = nf_size_or(c->permutations, 1999);
     c->significance = c->significance == 0.0 ? 1e-3 : c->significance;
     c->least_effective_sample_size = c->least_effective_sample_size == 0.0 ? 0.05 : c->least_effective_sample_size;
     c->most_weight = c->most_weight == 0.0 ? 0.1 : c->most_weight;

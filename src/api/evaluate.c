@@ -35,6 +35,12 @@ static engine_job job_of(const nf_flow *flow, size_t rows, const double *in, con
                         .rows = rows};
 }
 
+/* Lanes of work: as many as threads can be used on so many rows. */
+static size_t evaluation_lanes(const nf_workspace *ws, size_t rows) {
+    const size_t tiles = (rows + ws->engine->tile_rows - 1) / ws->engine->tile_rows;
+    return tiles < ws->thread_count ? tiles : ws->thread_count;
+}
+
 nf_status nf_run_evaluation(const char *function, const nf_flow *flow, nf_workspace *given, const engine_job *job, run_action action,
                             const char *input) {
     if (job->rows == 0) {
@@ -50,7 +56,7 @@ nf_status nf_run_evaluation(const char *function, const nf_flow *flow, nf_worksp
     const nf_run run = {.job = job,
                         .workspace = ws,
                         .action = action,
-                        .lanes = nf_evaluation_lanes(ws, job->rows)};
+                        .lanes = evaluation_lanes(ws, job->rows)};
     status = nf_run_rows(&run, 0);
     if (status != NF_OK)
         nf_fail_in(status, function);

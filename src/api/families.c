@@ -88,11 +88,11 @@ nf_status nf_realnvp_create(const nf_realnvp_config *config, nf_realnvp **flow) 
     if (status == NF_OK)
         status = check_realnvp(__func__, &given);
     if (status == NF_OK)
-        status = nf_construct_count(__func__, "couplings", nf_size_or_default(given.couplings, 8));
+        status = nf_construct_count(__func__, "couplings", nf_size_or_none(given.couplings, 8));
     size_t items[NF_MOST_HIDDEN];
     nf_size_list hidden = {0, NULL};
     if (status == NF_OK)
-        status = nf_construct_hidden(__func__, nf_size_or_default(given.hidden_layers, 2), nf_size_or_default(given.hidden_width, 64), items, &hidden);
+        status = nf_construct_hidden(__func__, nf_size_or_none(given.hidden_layers, 2), nf_size_or_none(given.hidden_width, 64), items, &hidden);
     if (status != NF_OK)
         return status;
     nf_construction c = nf_construct_begin(__func__, given.allocator, given.dim, given.context_dim, given.precision);
@@ -102,7 +102,7 @@ nf_status nf_realnvp_create(const nf_realnvp_config *config, nf_realnvp **flow) 
 
     const bool splits = given.dim > 1 || given.context_dim > 0;
     nf_sequence random = nf_sequence_begin(given.seed, UINT64_MAX);
-    for (size_t i = 0; splits && c.status == NF_OK && i < nf_size_or_default(given.couplings, 8); i++) {
+    for (size_t i = 0; splits && c.status == NF_OK && i < nf_size_or_none(given.couplings, 8); i++) {
         const size_t identity = split(given.mask, given.dim, i, &random, order);
         add_coupling(&c, &given, &hidden, identity, order);
         if (given.actnorm > 0)

@@ -6,10 +6,10 @@
 /* In place of the defaults; 0 keeps them. */
 static void set_solver(nf_cnf_spec *cnf, nf_ode_method method, double rtol, double atol, size_t steps, size_t max_steps) {
     cnf->method = method;
-    cnf->rtol = rtol == 0.0 ? cnf->rtol : rtol < 0.0 ? 0.0 : rtol;
-    cnf->atol = atol == 0.0 ? cnf->atol : atol < 0.0 ? 0.0 : atol;
-    cnf->steps = nf_size_or_default(steps, cnf->steps);
-    cnf->max_steps = nf_size_or_default(max_steps, cnf->max_steps);
+    cnf->rtol = nf_real_or_none(rtol, cnf->rtol);
+    cnf->atol = nf_real_or_none(atol, cnf->atol);
+    cnf->steps = nf_size_or_none(steps, cnf->steps);
+    cnf->max_steps = nf_size_or_none(max_steps, cnf->max_steps);
 }
 
 static nf_layer draft_of(const nf_cnf_config *c, const nf_size_list *hidden) {
@@ -18,7 +18,7 @@ static nf_layer draft_of(const nf_cnf_config *c, const nf_size_list *hidden) {
     if (c->activation != NF_ACTIVATION_DEFAULT)
         draft.net.activation = c->activation;
     draft.cnf.dynamics = c->dynamics;
-    draft.cnf.width = c->dynamics == NF_DYNAMICS_HYPER ? nf_size_or_default(c->units, 64) : 0;
+    draft.cnf.width = c->dynamics == NF_DYNAMICS_HYPER ? nf_size_or_none(c->units, 64) : 0;
     if (c->t0 != 0.0 || c->t1 != 0.0) {
         draft.cnf.t0 = c->t0;
         draft.cnf.t1 = c->t1;
@@ -27,7 +27,7 @@ static nf_layer draft_of(const nf_cnf_config *c, const nf_size_list *hidden) {
     draft.cnf.shared_step = c->shared_step != 0;
     draft.cnf.trace = c->trace;
     draft.cnf.gradient = c->gradient;
-    draft.cnf.probes = nf_size_or_default(c->probes, draft.cnf.probes);
+    draft.cnf.probes = nf_size_or_none(c->probes, draft.cnf.probes);
     draft.cnf.noise_seed = c->seed;
     draft.cnf.kinetic = c->kinetic;
     draft.cnf.jacobian = c->jacobian;
@@ -54,7 +54,7 @@ nf_status nf_cnf_create(const nf_cnf_config *config, nf_cnf **flow) {
     if (status == NF_OK) {
         size_t layers, width;
         default_shape(&given, &layers, &width);
-        status = nf_construct_hidden(__func__, nf_size_or_default(given.hidden_layers, layers), nf_size_or_default(given.hidden_width, width), items,
+        status = nf_construct_hidden(__func__, nf_size_or_none(given.hidden_layers, layers), nf_size_or_none(given.hidden_width, width), items,
                                      &hidden);
     }
     if (status != NF_OK)

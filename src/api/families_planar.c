@@ -63,12 +63,12 @@ static nf_status check_stack(const char *function, const stack_config *c) {
 static nf_status create_stack(const char *function, nf_layer_kind kind, const stack_config *config, nf_flow **flow) {
     size_t items[NF_MOST_HIDDEN];
     nf_size_list hidden = {0, NULL};
-    const size_t layers = nf_size_or_default(config->layers, 1);
+    const size_t layers = nf_size_or_none(config->layers, 1);
     nf_status status = check_stack(function, config);
     if (status == NF_OK)
         status = nf_construct_count(function, "layers", layers);
     if (status == NF_OK && config->context_dim > 0)
-        status = nf_construct_hidden(function, nf_size_or_default(config->hidden_layers, 2), nf_size_or_default(config->hidden_width, 64), items,
+        status = nf_construct_hidden(function, nf_size_or_none(config->hidden_layers, 2), nf_size_or_none(config->hidden_width, 64), items,
                                      &hidden);
     if (status != NF_OK)
         return status;

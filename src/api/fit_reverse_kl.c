@@ -44,8 +44,6 @@ static double now(void) {
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-static size_t size_or(size_t value, size_t fallback) { return value == 0 ? fallback : value; }
-
 static nf_status check(const kl_fit *f) {
     const nf_reverse_kl_config *c = &f->config;
     if (c->schedule < NF_SCHEDULE_COSINE || c->schedule > NF_SCHEDULE_STEP)
@@ -68,21 +66,21 @@ static nf_status check(const kl_fit *f) {
 
 static void fill_defaults(kl_fit *f) {
     nf_reverse_kl_config *c = &f->config;
-    c->steps = size_or(c->steps, 10000);
-    c->samples = size_or(c->samples, 256);
-    c->schedule_step = size_or(c->schedule_step, c->steps / 3 + 1);
+    c->steps = nf_size_or(c->steps, 10000);
+    c->samples = nf_size_or(c->samples, 256);
+    c->schedule_step = nf_size_or(c->schedule_step, c->steps / 3 + 1);
     if (c->schedule_factor == 0.0 && c->schedule == NF_SCHEDULE_STEP)
         c->schedule_factor = 0.1;
     if (c->schedule_factor < 0.0)
         c->schedule_factor = 0.0;
     if (c->beta_start == 0.0)
         c->beta_start = 1.0;
-    c->anneal_steps = size_or(c->anneal_steps, c->steps / 2);
-    c->ema_decay = c->ema_decay == 0.0 ? 0.998 : c->ema_decay < 0.0 ? 0.0 : c->ema_decay;
-    c->evaluation_samples = c->evaluation_samples == NF_NONE ? 0 : size_or(c->evaluation_samples, 10000);
+    c->anneal_steps = nf_size_or(c->anneal_steps, c->steps / 2);
+    c->ema_decay = nf_real_or_none(c->ema_decay, 0.998);
+    c->evaluation_samples = nf_size_or_none(c->evaluation_samples, 10000);
     if (c->context && c->evaluation_samples > c->samples)
         c->evaluation_samples = c->samples;
-    c->progress_every = size_or(c->progress_every, c->steps / 100 + 1);
+    c->progress_every = nf_size_or(c->progress_every, c->steps / 100 + 1);
 }
 
 /* The rows of the context that go with this rank's samples. */

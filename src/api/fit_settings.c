@@ -10,8 +10,6 @@
 
 typedef struct nf_fitting fit;
 
-static size_t size_or(size_t value, size_t fallback) { return value == 0 ? fallback : value; }
-
 static nf_status check_weights(const fit *f, const char *name, const double *weight, size_t rows) {
     for (size_t r = 0; weight && r < rows; r++)
         if (!(weight[r] >= 0.0) || !isfinite(weight[r]))
@@ -143,26 +141,26 @@ static fit_defaults defaults_of(const fit *f) {
 void nf_fit_fill_defaults(fit *f) {
     nf_fit_config *c = &f->config;
     const fit_defaults d = defaults_of(f);
-    c->batch_size = size_or(c->batch_size, 64);
-    c->ema_decay = c->ema_decay == 0.0 ? 0.998 : c->ema_decay < 0.0 ? 0.0 : c->ema_decay;
-    c->training_tolerance = c->training_tolerance == 0.0 ? 1e-3 : c->training_tolerance < 0.0 ? 0.0 : c->training_tolerance;
-    c->noise = c->noise == 0.0 ? d.noise : c->noise < 0.0 ? 0.0 : c->noise;
-    c->contamination = c->contamination == 0.0 ? d.contamination : c->contamination < 0.0 ? 0.0 : c->contamination;
+    c->batch_size = nf_size_or(c->batch_size, 64);
+    c->ema_decay = nf_real_or_none(c->ema_decay, 0.998);
+    c->training_tolerance = nf_real_or_none(c->training_tolerance, 1e-3);
+    c->noise = nf_real_or_none(c->noise, d.noise);
+    c->contamination = nf_real_or_none(c->contamination, d.contamination);
     if (c->schedule_factor == 0.0 && c->schedule == NF_SCHEDULE_STEP)
         c->schedule_factor = 0.1;
     if (c->schedule_factor < 0.0)
         c->schedule_factor = 0.0;
-    const double fraction = c->validation_fraction == 0.0 ? d.validation_fraction : c->validation_fraction < 0.0 ? 0.0 : c->validation_fraction;
+    const double fraction = nf_real_or_none(c->validation_fraction, d.validation_fraction);
     f->validation_rows = f->held_out.given ? f->held_out.total : (size_t)((double)f->data.total * fraction);
     f->training_rows = f->held_out.given ? f->data.total : f->data.total - f->validation_rows;
     if (c->batch_size > f->training_rows)
         c->batch_size = f->training_rows;
     f->steps_per_epoch = (f->training_rows + c->batch_size - 1) / c->batch_size;
     const size_t enough = MATCH_STEPS / f->steps_per_epoch + 1;
-    c->epochs = size_or(c->epochs, d.epochs ? d.epochs : enough < FEWEST_EPOCHS ? FEWEST_EPOCHS : enough);
-    c->patience = size_or(c->patience, c->epochs / 2 + 1);
-    c->schedule_step = size_or(c->schedule_step, c->epochs / 3 + 1);
-    c->checkpoint_every = size_or(c->checkpoint_every, 1);
+    c->epochs = nf_size_or(c->epochs, d.epochs ? d.epochs : enough < FEWEST_EPOCHS ? FEWEST_EPOCHS : enough);
+    c->patience = nf_size_or(c->patience, c->epochs / 2 + 1);
+    c->schedule_step = nf_size_or(c->schedule_step, c->epochs / 3 + 1);
+    c->checkpoint_every = nf_size_or(c->checkpoint_every, 1);
     f->steps_at_once = f->ranks.size > 1 && c->batch_size < EXCHANGED_ROWS ? EXCHANGED_ROWS / c->batch_size : 1;
     f->split = nf_shuffle_begin(c->seed, STREAM_SPLIT, f->data.total);
 }

@@ -93,23 +93,11 @@ nf_status nf_gradient_set(nf_gradient *gradient, const double *in) {
     return NF_OK;
 }
 
-static nf_status check(const char *function, const nf_flow *flow, const nf_workspace *ws, size_t rows, const double *context) {
-    nf_clear_error();
-    nf_status status = nf_check_pointer(function, "flow", flow);
-    if (status == NF_OK)
-        status = nf_check_workspace(function, flow, ws);
-    if (status != NF_OK)
-        return status;
-    size_t total;
-    if (rows == 0)
-        return nf_fail(NF_ERR_ARGUMENT, function, "rows is 0");
-    if (!nf_size_multiply(rows, flow->model.dim * sizeof(double), &total))
-        return nf_fail(NF_ERR_ARGUMENT, function, "rows is %zu, which is more than memory can hold", rows);
-    if (flow->model.context_dim == 0 && context)
-        return nf_fail(NF_ERR_ARGUMENT, function, "context is not NULL, and the flow takes none");
-    if (flow->model.context_dim != 0 && !context)
-        return nf_fail(NF_ERR_ARGUMENT, function, "context is NULL, and the flow takes %zu columns", flow->model.context_dim);
-    return NF_OK;
+/* As for an evaluation, but that a mean, and what is summed, is of some rows. `name` NULL: no input. */
+static nf_status check(const char *function, const nf_flow *flow, const nf_workspace *ws, size_t rows, const char *name, const double *input,
+                       const double *context) {
+    const nf_status status = nf_check_evaluation(function, flow, ws, rows, name, input, context);
+    return status == NF_OK && rows == 0 ? nf_fail(NF_ERR_ARGUMENT, function, "rows is 0") : status;
 }
 
 double nf_largest_weight(size_t rows, const double *weight) {
@@ -194,6 +182,12 @@ static size_t tiles_of(const nf_flow *flow, size_t rows) {
     return rows / flow->engine->tile_rows + (rows % flow->engine->tile_rows != 0);
 }
 
+/* A function of the rows alone. */
+static size_t slots_of(const nf_flow *flow, size_t rows) {
+    const size_t tiles = tiles_of(flow, rows);
+    return tiles < GRADIENT_SLOTS ? tiles : GRADIENT_SLOTS;
+}
+
 static engine_job job_of(const nf_flow *flow, size_t rows, const double *in, const double *context, bool inverse, nf_gradient *g) {
     return (engine_job){.model = &flow->model,
                         .theta = flow->theta,
@@ -226,7 +220,7 @@ static nf_status differentiate_lanes(nf_workspace *ws, const engine_job *job, ru
 /* The sums of all lanes, in order. */
 static nf_status differentiate(const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action, nf_gradient *g,
                                engine_sum *total) {
-    const size_t lanes = nf_gradient_slots(tiles_of(flow, job->rows));
+    const size_t lanes = slots_of(flow, job->rows);
     const nf_status status = differentiate_lanes(ws, job, action, lanes, g);
     memset(total, 0, sizeof *total);
     for (size_t i = 0; status == NF_OK && i < lanes; i++) {
@@ -250,7 +244,7 @@ static nf_status differentiate_mean(const char *function, const nf_flow *flow, n
         nf_fail_in(status, function);
     } else {
         if (gradient && total.weight > 0.0)
-            commit_slots(gradient, ws, nf_gradient_slots(tiles_of(flow, job->rows)), total.weight);
+            commit_slots(gradient, ws, slots_of(flow, job->rows), total.weight);
         if (loss)
             *loss = mean_of(&total, total.weight);
         status = nf_run_end(function, ws, job, "x");
@@ -272,9 +266,7 @@ nf_status nf_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const 
                       const double *weight, nf_gradient *gradient, double *loss) {
     NF_CALL;
     double scale;
-    nf_status status = check(__func__, flow, ws, rows, context);
-    if (status == NF_OK)
-        status = nf_check_pointer(__func__, "x", x);
+    nf_status status = check(__func__, flow, ws, rows, "x", x, context);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "gradient", gradient);
     if (status == NF_OK)
@@ -300,7 +292,7 @@ static nf_status vjp(const char *function, const nf_flow *flow, nf_workspace *gi
         nf_fail_in(status, function);
     } else {
         if (gradient)
-            commit_slots(gradient, ws, nf_gradient_slots(tiles_of(flow, job->rows)), 1.0);
+            commit_slots(gradient, ws, slots_of(flow, job->rows), 1.0);
         status = nf_run_end(function, ws, job, input);
     }
     nf_workspace_return(given, ws);
@@ -309,9 +301,7 @@ static nf_status vjp(const char *function, const nf_flow *flow, nf_workspace *gi
 
 static nf_status check_vjp(const char *function, const nf_flow *flow, const nf_workspace *ws, size_t rows, const char *name,
                            const double *in, const double *context, const nf_gradient *gradient) {
-    nf_status status = check(function, flow, ws, rows, context);
-    if (status == NF_OK)
-        status = nf_check_pointer(function, name, in);
+    nf_status status = check(function, flow, ws, rows, name, in, context);
     if (status == NF_OK && gradient)
         status = nf_check_gradient(function, flow, gradient);
     return status;
@@ -446,7 +436,7 @@ nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_worksp
 nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *rng, size_t rows, const double *context,
                              nf_target_fn target, void *user, nf_gradient *gradient, double *loss) {
     NF_CALL;
-    nf_status status = check(__func__, flow, given, rows, context);
+    nf_status status = check(__func__, flow, given, rows, NULL, NULL, context);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "rng", rng);
     if (status == NF_OK && !target)
@@ -461,7 +451,7 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
     status = nf_workspace_borrow(flow, given, &ws);
     if (status != NF_OK)
         return nf_fail_in(status, __func__);
-    const size_t slots = nf_gradient_slots(tiles_of(flow, rows));
+    const size_t slots = slots_of(flow, rows);
     const nf_wave all = {.count = slots, .shards = slots, .rows = rows};
     nf_shard_sum sums[GRADIENT_SLOTS];
     memset(sums, 0, sizeof sums);
@@ -559,11 +549,9 @@ nf_status nf_grad_flow_matching(const nf_flow *flow, nf_workspace *ws, nf_rng *r
     NF_CALL;
     engine_job job;
     double scale;
-    nf_status status = check(__func__, flow, ws, rows, context);
+    nf_status status = check(__func__, flow, ws, rows, "x", x, context);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "rng", rng);
-    if (status == NF_OK)
-        status = nf_check_pointer(__func__, "x", x);
     if (status == NF_OK && pairing != NF_PAIRING_INDEPENDENT && pairing != NF_PAIRING_OPTIMAL)
         status = nf_fail(NF_ERR_ARGUMENT, __func__, "pairing is %d, which is none", (int)pairing);
     if (status == NF_OK)

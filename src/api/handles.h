@@ -69,13 +69,15 @@ struct nf_optimizer {
 /* A number that no other call in this process gets. */
 uint64_t nf_unique(void);
 
-/* Counts of a workspace and gradient that lay the work out; a function of the rows alone. */
-size_t nf_gradient_slots(size_t tiles);
-
 /* Checks that are common to many functions. Each records the line and returns the status. */
 nf_status nf_check_pointer(const char *function, const char *name, const void *pointer);
 nf_status nf_check_workspace(const char *function, const nf_flow *flow, const nf_workspace *workspace);
 nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_gradient *gradient);
+
+/* Members of configs, whose zero means the default. Where zero itself is sensible, NF_NONE or any negative number asks for it. */
+static inline size_t nf_size_or(size_t value, size_t fallback) { return value == 0 ? fallback : value; }
+static inline size_t nf_size_or_none(size_t value, size_t fallback) { return value == NF_NONE ? 0 : nf_size_or(value, fallback); }
+static inline double nf_real_or_none(double value, double fallback) { return value == 0.0 ? fallback : value < 0.0 ? 0.0 : value; }
 
 /* In the precision of the engine. */
 bool nf_finite_row(const double *row, size_t columns, const nf_engine *engine);

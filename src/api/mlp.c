@@ -36,7 +36,7 @@ static nf_status fill(const char *function, const nf_mlp_config *c, nf_mlp *mlp)
     mlp->net = (nf_net){.inputs = c->inputs,
                         .outputs = c->outputs,
                         .activation = c->activation == NF_ACTIVATION_DEFAULT ? NF_GELU : c->activation};
-    nf_status status = nf_construct_hidden(function, nf_size_or_default(c->hidden_layers, 2), nf_size_or_default(c->hidden_width, 64),
+    nf_status status = nf_construct_hidden(function, nf_size_or_none(c->hidden_layers, 2), nf_size_or_none(c->hidden_width, 64),
                                            mlp->hidden, &mlp->net.hidden);
     if (status != NF_OK)
         return status;
@@ -47,7 +47,7 @@ static nf_status fill(const char *function, const nf_mlp_config *c, nf_mlp *mlp)
     double *drawn = nf_allocate(&mlp->allocator, mlp->count * sizeof *drawn);
     mlp->theta = nf_allocate(&mlp->allocator, mlp->count * mlp->engine->real_size);
     if (drawn && mlp->theta) {
-        const double scale = c->output_scale == 0.0 ? 1.0 : c->output_scale < 0.0 ? 0.0 : c->output_scale;
+        const double scale = nf_real_or_none(c->output_scale, 1.0);
         const nf_floating saved = nf_floating_enter();
         nf_sequence random = nf_sequence_begin(c->seed, 0);
         nf_draw_net(&mlp->net, &random, scale, drawn);

@@ -62,16 +62,14 @@ static nf_status check(const char *function, const ode_task *task, nf_ode_fn f) 
     return NF_OK;
 }
 
-static double tolerance_or(double value, double fallback) { return value == 0.0 ? fallback : value < 0.0 ? 0.0 : value; }
-
 static void take_settings(const nf_ode_config *c, ode_task *task) {
     const bool controlled = c->method <= NF_BOSH3;
     const size_t standard = controlled ? 0 : 32;
     task->method = c->method;
-    task->rtol = tolerance_or(c->rtol, 1e-7);
-    task->atol = tolerance_or(c->atol, 1e-9);
-    task->steps = c->steps == NF_NONE ? standard : nf_size_or_default(c->steps, standard);
-    task->max_steps = nf_size_or_default(c->max_steps, 10000);
+    task->rtol = nf_real_or_none(c->rtol, 1e-7);
+    task->atol = nf_real_or_none(c->atol, 1e-9);
+    task->steps = c->steps == NF_NONE ? standard : nf_size_or_none(c->steps, standard);
+    task->max_steps = nf_size_or_none(c->max_steps, 10000);
 }
 
 /* The bad rows into the statistics; the line about the first. */

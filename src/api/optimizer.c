@@ -7,9 +7,6 @@
 #include "api/handles.h"
 #include "core/floating.h"
 
-/* Zero means the default, a negative number zero. */
-static double or_default(double value, double fallback) { return value == 0.0 ? fallback : value < 0.0 ? 0.0 : value; }
-
 static nf_status check_number(const char *function, const char *name, double value, double below) {
     if (isfinite(value) && value < below)
         return NF_OK;
@@ -37,13 +34,13 @@ static nf_status read_settings(const char *function, const nf_optimizer_config *
             return status;
     }
     o->update.kind = c->kind;
-    o->update.rate = or_default(c->learning_rate, 1e-3);
-    o->update.beta1 = or_default(c->beta1, 0.9);
-    o->update.beta2 = or_default(c->beta2, 0.999);
-    o->update.epsilon = or_default(c->epsilon, 1e-8);
-    o->update.weight_decay = or_default(c->weight_decay, 0.0);
-    o->update.momentum = or_default(c->momentum, 0.0);
-    o->clip_norm = or_default(c->clip_norm, 0.0);
+    o->update.rate = nf_real_or_none(c->learning_rate, 1e-3);
+    o->update.beta1 = nf_real_or_none(c->beta1, 0.9);
+    o->update.beta2 = nf_real_or_none(c->beta2, 0.999);
+    o->update.epsilon = nf_real_or_none(c->epsilon, 1e-8);
+    o->update.weight_decay = nf_real_or_none(c->weight_decay, 0.0);
+    o->update.momentum = nf_real_or_none(c->momentum, 0.0);
+    o->clip_norm = nf_real_or_none(c->clip_norm, 0.0);
     return NF_OK;
 }
 

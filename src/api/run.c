@@ -8,13 +8,6 @@
 #include "core/floating.h"
 #include "engine/tile_failure.h"
 
-size_t nf_gradient_slots(size_t tiles) { return tiles < GRADIENT_SLOTS ? tiles : GRADIENT_SLOTS; }
-
-size_t nf_evaluation_lanes(const nf_workspace *workspace, size_t rows) {
-    const size_t tiles = (rows + workspace->engine->tile_rows - 1) / workspace->engine->tile_rows;
-    return tiles < workspace->thread_count ? tiles : workspace->thread_count;
-}
-
 /* The tile of a lane after `done` others; false when the arena is too small for it. */
 static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_t done) {
     const nf_engine *engine = run->workspace->engine;

@@ -43,7 +43,4 @@ nf_status nf_check_evaluation(const char *function, const nf_flow *flow, const n
 nf_status nf_run_evaluation(const char *function, const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action,
                             const char *input);
 
-/* Lanes of work for evaluation: as many as threads can be used on so many rows. */
-size_t nf_evaluation_lanes(const nf_workspace *workspace, size_t rows);
-
 #endif
