@@ -168,6 +168,25 @@ static void free_flow(void *flow) { nf_flow_free(flow); }
 static void free_mlp(void *mlp) { nf_mlp_free(mlp); }
 static void free_optimizer(void *optimizer) { nf_optimizer_free(optimizer); }
 
+/* The initial radius is sqrt(dim), whose exponential is beyond the numbers in half a million dimensions. */
+START_TEST(radial_flows_of_many_dimensions) {
+    const size_t dims[] = {500000, 600000};
+    for (size_t i = 0; i < 2; i++) {
+        const size_t count = dims[i] + 2;
+        nf_flow *flow;
+        must(nf_radial_create(NF_CONFIG(nf_radial_config, .dim = dims[i], .seed = 5), &flow));
+        double *theta = malloc(count * sizeof *theta);
+        ck_assert_ptr_nonnull(theta);
+        ck_assert_uint_eq(nf_parameter_count(flow), count);
+        must(nf_get_parameters(flow, theta));
+        ck_assert_msg(fabs(theta[count - 2] - sqrt((double)dims[i])) < 1e-9, "alpha is %g", theta[count - 2]);
+        must(nf_set_parameters(flow, theta));
+        free(theta);
+        nf_flow_free(flow);
+    }
+}
+END_TEST
+
 START_TEST(struct_sizes) {
     some_flow = make_realnvp(DIM, 0, NF_DOUBLE, NULL);
     const nf_realnvp_config realnvp = {.dim = 2, .couplings = 1};
@@ -293,6 +312,7 @@ int main(void) {
     tcase_add_test(all, realnvp_configs);
     tcase_add_loop_test(all, the_least_clamp_is_one, 0, 4);
     tcase_add_test(all, planar_and_radial_configs);
+    tcase_add_test(all, radial_flows_of_many_dimensions);
     tcase_add_test(all, struct_sizes);
     tcase_add_test(all, larger_structs_are_filled_as_far_as_known);
     tcase_add_test(all, structs_of_the_first_version_are_filled);

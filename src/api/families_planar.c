@@ -45,7 +45,7 @@ static void draw_planar(const nf_layer *layer, nf_sequence *random, double *para
 /* Centers drawn from the base; a = sqrt(dim), the typical distance from them; beta so that bhat is 0 but for a little. */
 static void draw_radial(const nf_layer *layer, nf_sequence *random, double *parameters) {
     double *p = layer->context_dim ? draw_conditioner(layer, random, parameters) : parameters;
-    const double alpha = log(expm1(sqrt((double)layer->dim)));
+    const double radius = sqrt((double)layer->dim), alpha = radius < 700.0 ? log(expm1(radius)) : radius; /* of which exp is no number */
     for (size_t i = 0; i < layer->dim; i++)
         *p++ = nf_sequence_normal(random);
     *p++ = alpha;
