@@ -417,6 +417,31 @@ START_TEST(a_factor_of_all_weights_is_nothing) {
 }
 END_TEST
 
+/* What the good rows weigh may be nothing beside a bad one: their mean is that of them alone. */
+START_TEST(good_rows_may_weigh_nothing_beside_bad_ones) {
+    enum { ROWS = 3, DIM = 2 };
+    const nf_precision precision = _i ? NF_SINGLE : NF_DOUBLE;
+    const double little = precision == NF_SINGLE ? 0x1p-140 : 0x1p-1040;
+    const double x[ROWS * DIM] = {NAN, 0, 0.3, -2.385, 1.1, 0.4}, weight[ROWS] = {1, little, 2 * little}, ratio[ROWS] = {0, 1, 2};
+    nf_flow *flow = make_realnvp(DIM, 0, precision, NULL);
+    const size_t count = nf_parameter_count(flow);
+    double *expected = new_numbers(count), *got = new_numbers(count), losses[2];
+    nf_gradient *gradient;
+    must(nf_gradient_create(flow, &gradient));
+    must(nf_grad_nll(flow, NULL, ROWS - 1, x + DIM, NULL, ratio + 1, gradient, &losses[0]));
+    must(nf_gradient_get(gradient, expected));
+    must(nf_gradient_zero(gradient));
+    must_be(NF_ERR_ROWS, nf_grad_nll(flow, NULL, ROWS, x, NULL, weight, gradient, &losses[1]));
+    must(nf_gradient_get(gradient, got));
+    same_bits("loss", &losses[1], &losses[0], 1);
+    same_bits("gradient", got, expected, count);
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+    free(expected);
+    free(got);
+}
+END_TEST
+
 /* A tile of bad rows alone is mapped as the origin, which this flow cannot take: nothing of it may reach the sums. */
 static void check_bad_tile(nf_precision precision, size_t first_bad) {
     enum { ALL = 129 };
@@ -1065,6 +1090,7 @@ int main(void) {
     tcase_add_loop_test(bad, bad_rows_do_not_poison_good_ones, 0, subjects);
     tcase_add_loop_test(bad, bad_rows_add_nothing_to_gradients, 0, subjects);
     tcase_add_test(bad, bad_rows_add_nothing_to_nets);
+    tcase_add_loop_test(bad, good_rows_may_weigh_nothing_beside_bad_ones, 0, 2);
     tcase_add_test(bad, tiles_of_bad_rows_add_nothing);
     tcase_add_loop_test(bad, rows_that_the_target_spoils_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, a_factor_of_all_weights_is_nothing, 0, subjects);

@@ -93,7 +93,7 @@ nf_status nf_fit_check_arguments(const fit *f, const nf_fit_report *report) {
 
 nf_status nf_fit_check_all_data(fit *f) {
     nf_rows *d = &f->data;
-    d->least_weight = f->held_out.least_weight = f->flow->engine->precision == NF_SINGLE ? 0x1p-100 : 0x1p-1000;
+    d->least_weight = f->held_out.least_weight = nf_least_weight(f->flow->engine);
     double any = d->own > 0 && !d->weight;
     for (size_t r = 0; d->weight && any == 0.0 && r < d->own; r++)
         any = d->weight[r] > 0.0;

@@ -121,6 +121,8 @@ double nf_weight_scale(double largest) {
     return ldexp(1.0, exponent < -1000 ? 1000 : -exponent); /* within the numbers: denormal weights come as near as that takes them */
 }
 
+double nf_least_weight(const nf_engine *engine) { return engine->precision == NF_SINGLE ? 0x1p-100 : 0x1p-1000; }
+
 static nf_status check_weights(const char *function, size_t rows, const double *weight, double *scale) {
     *scale = 1.0;
     for (size_t r = 0; weight && r < rows; r++)
@@ -231,7 +233,10 @@ static nf_status differentiate(const nf_flow *flow, nf_workspace *ws, const engi
     return status;
 }
 
-/* A job whose loss is a weighted mean over the good rows: the gradient of that mean is added, the mean stored. */
+/*
+ * A job whose loss is a weighted mean over the good rows: the gradient of that mean is added, the mean stored. Weights were brought near 1 by the largest of all
+ * rows; when the good ones turn out to weigh nothing beside that of a bad one, the work is done again with theirs near 1.
+ */
 static nf_status differentiate_mean(const char *function, const nf_flow *flow, nf_workspace *given, const engine_job *job, run_action action,
                                     nf_gradient *gradient, double *loss) {
     nf_workspace *ws;
@@ -240,6 +245,11 @@ static nf_status differentiate_mean(const char *function, const nf_flow *flow, n
         return nf_fail_in(status, function);
     engine_sum total;
     status = differentiate(flow, ws, job, action, gradient, &total);
+    if (status == NF_OK && total.weight > 0.0 && total.weight < nf_least_weight(flow->engine)) {
+        engine_job again = *job;
+        again.weight_scale = fmin(job->weight_scale * nf_weight_scale(total.weight), 0x1p1000); /* which brings the least numbers near enough */
+        status = differentiate(flow, ws, &again, action, gradient, &total);
+    }
     if (status != NF_OK) {
         nf_fail_in(status, function);
     } else {

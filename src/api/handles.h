@@ -122,6 +122,7 @@ nf_status nf_check_parameters(const char *function, const nf_engine *engine, siz
  */
 double nf_largest_weight(size_t rows, const double *weight);
 double nf_weight_scale(double largest);
+double nf_least_weight(const nf_engine *engine); /* below which a sum of weights has no inverse in the engine's numbers, or they no digits */
 
 /* Calls with arguments that have been checked. */
 nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *workspace, nf_rng *rng, size_t rows, const double *x,
