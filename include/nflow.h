@@ -12,7 +12,7 @@
  *     log_det is that of the inverse map, log|det dz/dx|. log_prob(x) = log q0(z) + log_det of the inverse.
  * Arrays.  Row-major double, rows x dim, contiguous; log_det and log_prob have `rows` entries. `context` is rows x context_dim, and
  *     NULL exactly when the flow's context_dim is 0. An output pointer may be NULL when the result is not wanted. An input and an output
- *     may be the same array; any other overlap is an error of the caller. Log densities are in nats.
+ *     of one shape may be the same array; any other overlap is an error of the caller. Log densities are in nats.
  * Precision.  The boundary is double. Inside, a flow computes in NF_DOUBLE or NF_SINGLE; log_det and densities are summed in double in both.
  * Errors.  A function that can fail returns nf_status; nf_last_error() then gives one line that names the function, the argument and the value,
  *     in UTF-8 (a control character, or a byte that is none of it, of a path or of a name in a file is a question mark).
