@@ -395,6 +395,8 @@ START_TEST(fit_configs) {
     refused(NF_ERR_ARGUMENT, "nf_fit", "flow is NULL", nf_fit(NULL, ROWS, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "rows is 0", nf_fit(w->flow, 0, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "more than memory can hold", nf_fit(w->flow, SIZE_MAX / 8, w->x, w->context, NULL, NULL));
+    refused(NF_ERR_ARGUMENT, "nf_fit", "more than memory can hold",
+            nf_fit(w->flow, SIZE_MAX, NULL, NULL, NF_CONFIG(nf_fit_config, .read = no_rows), NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "config->validation_rows",
             nf_fit(w->flow, ROWS, w->x, w->context,
                    NF_CONFIG(nf_fit_config, .validation_rows = SIZE_MAX / 8, .validation_x = w->x, .validation_context = w->context), NULL));
@@ -407,6 +409,10 @@ START_TEST(fit_configs) {
     refused(NF_ERR_ARGUMENT, "nf_fit_reverse_kl", "flow is NULL", nf_fit_reverse_kl(NULL, zero_target, NULL, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit_reverse_kl", "target is NULL", nf_fit_reverse_kl(w->flow, NULL, NULL, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit_reverse_kl", "context", nf_fit_reverse_kl(w->flow, zero_target, NULL, NULL, NULL));
+    refused(NF_ERR_ARGUMENT, "nf_fit_reverse_kl", "config->samples is",
+            nf_fit_reverse_kl(w->flow, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .samples = NF_NONE, .context = context), NULL));
+    refused(NF_ERR_ARGUMENT, "nf_fit_reverse_kl", "config->samples is",
+            nf_fit_reverse_kl(w->plain, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .samples = NF_NONE), NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit_reverse_kl", "schedule is -1",
             nf_fit_reverse_kl(w->flow, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .schedule = (nf_schedule)-1, .context = context), NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit_reverse_kl", "beta_start is 2",

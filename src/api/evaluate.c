@@ -15,9 +15,9 @@ nf_status nf_check_evaluation(const char *function, const nf_flow *flow, const n
         status = nf_check_pointer(function, name, input);
     if (status != NF_OK)
         return status;
-    size_t total;
-    if (!nf_size_multiply(rows, flow->model.dim * sizeof(double), &total))
-        return nf_fail(NF_ERR_ARGUMENT, function, "rows is %zu, which is more than memory can hold", rows);
+    status = nf_check_rows(function, "rows", flow, rows);
+    if (status != NF_OK)
+        return status;
     if (flow->model.context_dim == 0 && context)
         return nf_fail(NF_ERR_ARGUMENT, function, "context is not NULL, and the flow takes none");
     if (flow->model.context_dim != 0 && rows > 0 && !context)

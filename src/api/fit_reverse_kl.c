@@ -58,10 +58,7 @@ static nf_status check(const kl_fit *f) {
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->reserved is %d, must be 0", c->reserved);
     if ((f->flow->model.context_dim != 0) != (c->context != NULL))
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->context does not go with a flow of context_dim %zu", f->flow->model.context_dim);
-    size_t total;
-    if (c->context && !nf_size_multiply(c->samples, f->flow->model.context_dim * sizeof(double), &total))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->samples is %zu, which is more than memory can hold a context of", c->samples);
-    return NF_OK;
+    return nf_check_rows(f->function, "config->samples", f->flow, c->samples);
 }
 
 static void fill_defaults(kl_fit *f) {

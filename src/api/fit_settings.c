@@ -17,14 +17,6 @@ static nf_status check_weights(const fit *f, const char *name, const double *wei
     return NF_OK;
 }
 
-/* That there can be an array of so many rows. */
-static nf_status check_rows(const fit *f, const char *name, size_t rows) {
-    size_t total;
-    if (nf_size_multiply(rows, f->flow->model.dim * sizeof(double), &total))
-        return NF_OK;
-    return nf_fail(NF_ERR_ARGUMENT, f->function, "%s is %zu, which is more than memory can hold", name, rows);
-}
-
 static nf_status check_data(const fit *f) {
     const nf_fit_config *c = &f->config;
     const nf_rows *d = &f->data;
@@ -42,9 +34,9 @@ static nf_status check_data(const fit *f) {
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_x is NULL with %zu validation_rows", c->validation_rows);
     if (c->validation_rows && (context_dim != 0) != (c->validation_context != NULL))
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_context does not go with a flow of context_dim %zu", context_dim);
-    nf_status status = d->read ? NF_OK : check_rows(f, "rows", d->own);
+    nf_status status = nf_check_rows(f->function, "rows", f->flow, d->own); /* also of a reader's: it would have to read them without end */
     if (status == NF_OK)
-        status = check_rows(f, "config->validation_rows", c->validation_rows);
+        status = nf_check_rows(f->function, "config->validation_rows", f->flow, c->validation_rows);
     if (status == NF_OK)
         status = check_weights(f, "weight", c->weight, d->own);
     if (status == NF_OK)

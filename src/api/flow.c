@@ -15,6 +15,14 @@ nf_status nf_check_pointer(const char *function, const char *name, const void *p
     return pointer ? NF_OK : nf_fail(NF_ERR_ARGUMENT, function, "%s is NULL", name);
 }
 
+nf_status nf_check_rows(const char *function, const char *name, const nf_flow *flow, size_t rows) {
+    const size_t columns = flow->model.dim > flow->model.context_dim ? flow->model.dim : flow->model.context_dim;
+    size_t total;
+    if (nf_size_multiply(rows, columns * sizeof(double), &total))
+        return NF_OK;
+    return nf_fail(NF_ERR_ARGUMENT, function, "%s is %zu, which is more than memory can hold", name, rows);
+}
+
 bool nf_finite_row(const double *row, size_t columns, const nf_engine *engine) {
     const double most = engine->precision == NF_SINGLE ? (double)__FLT_MAX__ : __DBL_MAX__;
     for (size_t i = 0; i < columns; i++)

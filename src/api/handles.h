@@ -74,6 +74,9 @@ nf_status nf_check_pointer(const char *function, const char *name, const void *p
 nf_status nf_check_workspace(const char *function, const nf_flow *flow, const nf_workspace *workspace);
 nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_gradient *gradient);
 
+/* That `name` rows of the flow can be an array. */
+nf_status nf_check_rows(const char *function, const char *name, const nf_flow *flow, size_t rows);
+
 /* Members of configs, whose zero means the default. Where zero itself is sensible, NF_NONE or any negative number asks for it. */
 static inline size_t nf_size_or(size_t value, size_t fallback) { return value == 0 ? fallback : value; }
 static inline size_t nf_size_or_none(size_t value, size_t fallback) { return value == NF_NONE ? 0 : nf_size_or(value, fallback); }
