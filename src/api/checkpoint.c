@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "api/disk.h"
 #include "api/fit.h"
 #include "io/json_text.h"
 #include "io/safetensors.h"

@@ -136,9 +136,4 @@ nf_status nf_run_log_prob(const nf_flow *flow, nf_workspace *workspace, size_t r
                           double *log_prob);
 nf_status nf_run_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient);
 
-/* Bytes into a file, atomically: the old file or the new one is there whatever happens. Messages name no function. */
-nf_status nf_save_atomic(const char *path, const nf_allocator *allocator, const unsigned char *bytes, size_t size);
-/* All bytes of a file, to be released with `allocator`. `absent`: whether there is none, which is no error then; NULL: it is one. */
-nf_status nf_read_file(const char *path, const nf_allocator *allocator, unsigned char **bytes, size_t *size, bool *absent);
-
 #endif
