@@ -365,7 +365,7 @@ static nf_status train_batch(fit *f, size_t epoch, size_t first, double *loss_su
     /* Nothing to learn from rows that are not numbers or do not count; but if the flow maps none of the others, its parameters went astray. */
     if (sum.finite_rows == 0.0)
         return NF_OK;
-    const double loss = sum.total.weight > 0.0 ? sum.total.loss / sum.total.weight : NAN;
+    const double loss = nf_mean(sum.total.loss, sum.total.weight);
     if (!isfinite(loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in epoch %zu", epoch + 1);
     if (!f->validates && epoch > 0 && *weight_sum == 0.0)
@@ -420,7 +420,7 @@ static nf_status run_epoch(fit *f, size_t epoch) {
         if (status != NF_OK)
             return status;
     }
-    f->report.train_loss = nf_fit_mean(loss_sum, weight_sum);
+    f->report.train_loss = nf_mean(loss_sum, weight_sum);
     f->report.rhs_evaluations = (double)f->evaluations / (double)f->training_rows;
     f->last_norm = f->flow->engine->norm2(f->gradient->sum, f->gradient->count);
     return nf_fit_validate(f, &f->report.validation_loss);

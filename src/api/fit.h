@@ -62,7 +62,6 @@ bool nf_fit_has_numbers(const nf_fitting *f, const double *x, const double *cont
 /* Collective: the held-out loss of the parameters that would be kept now, their average where there is one; NaN when no row counts. It also tells
  * whether any does. */
 nf_status nf_fit_validate(nf_fitting *f, double *loss);
-double nf_fit_mean(double sum, double weight); /* NaN when nothing was weighed */
 
 /*
  * Take up config.checkpoint: a file that is there is read into the fit, whose parameters, average, best ones, optimizer and report become those that

@@ -1,6 +1,4 @@
 /* The held-out loss of a fit: chunks of rows on each rank, whose outcomes are summed in the order of the rows. */
-#include <math.h>
-
 #include "api/fit.h"
 #include "api/handles.h"
 #include "core/shuffle.h"
@@ -104,11 +102,6 @@ static nf_status validation_round(fit *f, size_t first, size_t chunk, double *lo
     return failed ? nf_ranks_agree(&f->ranks, found) : NF_OK;
 }
 
-double nf_fit_mean(double sum, double weight) {
-    const double mean = weight > 0.0 ? sum / weight : NAN;
-    return mean;
-}
-
 nf_status nf_fit_validate(fit *f, double *loss) {
     double loss_sum = 0, weight_sum = 0;
     nf_status status = NF_OK;
@@ -124,7 +117,7 @@ nf_status nf_fit_validate(fit *f, double *loss) {
         f->flow->theta = current;
         f->flow->epoch = nf_unique();
     }
-    *loss = nf_fit_mean(loss_sum, weight_sum);
+    *loss = nf_mean(loss_sum, weight_sum);
     f->validates = weight_sum > 0.0;
     return status;
 }

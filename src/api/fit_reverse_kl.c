@@ -208,7 +208,7 @@ static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
         return status;
     rng->position += c->samples;
     f->report.bad_rows += (size_t)sum.bad_rows;
-    *loss = sum.total.weight > 0.0 ? sum.total.loss / sum.total.weight : NAN;
+    *loss = nf_mean(sum.total.loss, sum.total.weight);
     if (!isfinite(*loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in step %zu", step + 1);
     status = nf_run_step(f->optimizer, f->flow, f->gradient);

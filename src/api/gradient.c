@@ -175,11 +175,6 @@ static void commit_slots(nf_gradient *g, nf_workspace *ws, size_t slots, double 
         commit_blocks(&c, 0);
 }
 
-/* The loss; NaN when no row counts. */
-static double mean_of(const engine_sum *total, double weight) {
-    return weight > 0.0 ? total->loss / weight : NAN;
-}
-
 static size_t tiles_of(const nf_flow *flow, size_t rows) {
     return rows / flow->engine->tile_rows + (rows % flow->engine->tile_rows != 0);
 }
@@ -256,7 +251,7 @@ static nf_status differentiate_mean(const char *function, const nf_flow *flow, n
         if (gradient && total.weight > 0.0)
             commit_slots(gradient, ws, slots_of(flow, job->rows), total.weight);
         if (loss)
-            *loss = mean_of(&total, total.weight);
+            *loss = nf_mean(total.loss, total.weight);
         status = nf_run_end(function, ws, job, "x");
     }
     nf_workspace_return(given, ws);
@@ -475,7 +470,7 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
         if (total.weight > 0.0)
             commit_slots(gradient, ws, slots, total.weight);
         if (loss)
-            *loss = mean_of(&total, total.weight);
+            *loss = nf_mean(total.loss, total.weight);
         rng->position += rows;
         const engine_job job = job_of(flow, rows, NULL, NULL, false, NULL);
         status = nf_run_end(__func__, ws, &job, "z");

@@ -9,6 +9,8 @@
 #ifndef NF_API_SHARDS_H
 #define NF_API_SHARDS_H
 
+#include <math.h>
+
 #include "api/handles.h"
 #include "api/ranks.h"
 
@@ -34,6 +36,9 @@ typedef struct nf_step_sum {
     nf_shard_sum total;
     double bad_rows, finite_rows, evaluations; /* finite_rows: of numbers, and of a weight; 0 when no rank has one */
 } nf_step_sum;
+
+/* The mean of what was weighed; NaN when nothing was. */
+static inline double nf_mean(double sum, double weight) { return weight > 0.0 ? sum / weight : NAN; }
 
 nf_plan nf_plan_of(size_t rows, size_t tile_rows, size_t shards, size_t rank, size_t ranks);
 size_t nf_plan_own_rows(const nf_plan *plan);
