@@ -9,23 +9,17 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#include <time.h>
 
 #include "api/fit.h"
 #include "api/handles.h"
 #include "api/schedule.h"
+#include "core/clock.h"
 #include "core/floating.h"
 #include "core/moments.h"
 #include "core/philox.h"
 #include "core/shuffle.h"
 
 typedef struct nf_fitting fit;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static size_t training_row(const fit *f, size_t place) {
     return f->held_out.given ? place : (size_t)nf_shuffle_at(&f->split, f->validation_rows + place);
@@ -453,7 +447,7 @@ static nf_status end_epoch(fit *f, size_t epoch) {
     status = nf_ranks_agree(&f->ranks, due ? nf_checkpoint_write(f) : NF_OK);
     if (status != NF_OK)
         return status;
-    bool stops = progress_stops(f, epoch, now() - f->seconds_begun);
+    bool stops = progress_stops(f, epoch, nf_now() - f->seconds_begun);
     status = nf_ranks_hear_all(&f->ranks, f->flow, "epoch", epoch + 1, &stops);
     if (status != NF_OK || !stops)
         return status;
@@ -619,7 +613,7 @@ nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *cont
     NF_CALL;
     nf_clear_error();
     fit f = {.function = __func__, .flow = flow};
-    f.seconds_begun = now();
+    f.seconds_begun = nf_now();
     nf_status status = read_arguments(&f, config, rows, x, context);
     if (status != NF_OK)
         return status;
@@ -632,7 +626,7 @@ nf_status nf_fit(nf_flow *flow, size_t rows, const double *x, const double *cont
     f.report.train_loss = f.report.validation_loss = f.report.best_loss = NAN;
     status = run(&f);
     f.report.best_loss = f.report.best_epoch ? f.best_loss : NAN;
-    f.report.seconds = now() - f.seconds_begun;
+    f.report.seconds = nf_now() - f.seconds_begun;
     if (report)
         nf_write_struct(report, &f.report, sizeof f.report);
     if (status == NF_OK || status == NF_STOPPED)

@@ -3,11 +3,11 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
-#include <time.h>
 
 #include "api/handles.h"
 #include "api/schedule.h"
 #include "api/shards.h"
+#include "core/clock.h"
 #include "core/floating.h"
 
 /* Streams of the generator. */
@@ -37,12 +37,6 @@ typedef struct kl_fit {
     double *context; /* of this rank's samples, in the order of its waves; NULL: none */
     nf_reverse_kl_report report;
 } kl_fit;
-
-static double now(void) {
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
 
 static nf_status check(const kl_fit *f) {
     const nf_reverse_kl_config *c = &f->config;
@@ -224,7 +218,7 @@ static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
 }
 
 static bool progress_stops(const kl_fit *f, size_t step, double loss) {
-    const double seconds = now() - f->begun;
+    const double seconds = nf_now() - f->begun;
     if (!f->config.progress)
         return false;
     const nf_reverse_kl_progress p = {.struct_size = sizeof p,
@@ -442,7 +436,7 @@ nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *user, cons
     NF_CALL;
     nf_clear_error();
     const nf_reverse_kl_config defaults = {.struct_size = sizeof defaults};
-    kl_fit f = {.function = __func__, .flow = flow, .target = target, .user = user, .begun = now()};
+    kl_fit f = {.function = __func__, .flow = flow, .target = target, .user = user, .begun = nf_now()};
     nf_status status = nf_read_config(__func__, config ? config : &defaults, &f.config, sizeof f.config,
                                       offsetof(nf_reverse_kl_config, allocator) + sizeof f.config.allocator);
     if (status != NF_OK)
@@ -465,7 +459,7 @@ nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *user, cons
                                       .effective_sample_size = NAN};
     status = run(&f);
     release(&f);
-    f.report.seconds = now() - f.begun;
+    f.report.seconds = nf_now() - f.begun;
     if (report)
         nf_write_struct(report, &f.report, sizeof f.report);
     return status;
