@@ -264,15 +264,6 @@ static void check_normalization(nf_diagnosis *d, const cloud *c) {
 
 /* ---- a target ---- */
 
-/* In the caller's floating-point mode. */
-static nf_status call_target(nf_diagnosis *d, size_t rows, const double *x, double *log_p, double *gradient) {
-    nf_clear_error();
-    nf_call *lent = nf_call_lend();
-    const nf_status status = d->config.target(d->config.target_user, rows, x, log_p, gradient);
-    nf_call_take_back(lent);
-    return nf_fail_of(status, NULL, "the target");
-}
-
 static void check_target(nf_diagnosis *d, const cloud *c) {
     const size_t n = c->count, mark = d->block_count;
     if (!d->config.target)
@@ -281,7 +272,7 @@ static void check_target(nf_diagnosis *d, const cloud *c) {
     double largest = -INFINITY, sum = 0, square = 0;
     if (d->status != NF_OK || !nf_diagnosis_did(d, d->calls->log_prob(d->flow, d->workspace, n, c->x, c->context, log_q)))
         return;
-    const nf_status status = call_target(d, n, c->x, log_p, gradient);
+    const nf_status status = nf_call_target(NULL, d->config.target, d->config.target_user, n, c->x, log_p, gradient);
     if (status != NF_OK) {
         nf_diagnosis_end(d, status);
         return;

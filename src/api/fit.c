@@ -396,10 +396,7 @@ static bool progress_stops(fit *f, size_t epoch, double seconds) {
                                .seconds = seconds,
                                .seconds_left = seconds / (double)(epoch + 1 - f->first_epoch) * (double)(f->config.epochs - epoch - 1),
                                .rhs_evaluations = f->report.rhs_evaluations};
-    nf_call *lent = nf_call_lend();
-    const bool stops = f->config.progress(f->config.progress_user, &p) != 0;
-    nf_call_take_back(lent);
-    return stops;
+    return NF_CALL_OUT(f->config.progress(f->config.progress_user, &p)) != 0;
 }
 
 static nf_status run_epoch(fit *f, size_t epoch) {

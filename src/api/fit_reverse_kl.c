@@ -229,10 +229,7 @@ static bool progress_stops(const kl_fit *f, size_t step, double loss) {
                                       .learning_rate = f->optimizer->update.rate,
                                       .seconds = seconds,
                                       .seconds_left = seconds / (double)(step + 1) * (double)(f->config.steps - step - 1)};
-    nf_call *lent = nf_call_lend();
-    const bool stops = f->config.progress(f->config.progress_user, &p) != 0;
-    nf_call_take_back(lent);
-    return stops;
+    return NF_CALL_OUT(f->config.progress(f->config.progress_user, &p)) != 0;
 }
 
 static nf_status run_steps(kl_fit *f) {
@@ -312,13 +309,10 @@ static nf_status weigh_samples(kl_fit *f, size_t first, size_t rows, double *log
     for (size_t r = 0; r < rows; r++)
         for (size_t i = 0; !isfinite(log_q[r]) && i < dim; i++)
             x[r * dim + i] = 0.0; /* the target is shown numbers only */
-    nf_clear_error();
-    nf_call *lent = nf_call_lend();
-    status = f->target(f->user, rows, x, log_p, slope);
-    nf_call_take_back(lent);
+    status = nf_call_target(f->function, f->target, f->user, rows, x, log_p, slope);
     for (size_t r = 0; status == NF_OK && r < rows; r++)
         log_weight[r] = isfinite(log_q[r]) && log_p[r] < INFINITY ? log_p[r] - log_q[r] : NAN;
-    return nf_fail_of(status, f->function, "the target");
+    return status;
 }
 
 /* A chunk on each rank, and all weights in order. */

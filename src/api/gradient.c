@@ -340,6 +340,11 @@ nf_status nf_inverse_vjp(const nf_flow *flow, nf_workspace *ws, size_t rows, con
     return vjp(__func__, flow, ws, &job, gradient, "x");
 }
 
+nf_status nf_call_target(const char *function, nf_target_fn target, void *user, size_t rows, const double *x, double *log_p, double *grad_x) {
+    nf_clear_error();
+    return nf_fail_of(NF_CALL_OUT(target(user, rows, x, log_p, grad_x)), function, "the target");
+}
+
 /* One chunk of reverse KL: as many tiles as there are threads to push them, so that their records are all at hand. */
 typedef struct kl_chunk {
     size_t first, rows, tile, lanes, slots;
@@ -388,12 +393,9 @@ static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace
     if (status != NF_OK)
         return nf_fail_in(status, function);
     cover_bad_rows(ws->target_x, ws->target_log_q, chunk->rows, flow->model.dim);
-    nf_clear_error();
-    nf_call *lent = nf_call_lend();
-    status = target(user, chunk->rows, ws->target_x, ws->target_log_p, ws->target_gradient);
-    nf_call_take_back(lent);
+    status = nf_call_target(function, target, user, chunk->rows, ws->target_x, ws->target_log_p, ws->target_gradient);
     if (status != NF_OK)
-        return nf_fail_of(status, function, "the target");
+        return status;
     reject_spoilt(flow, ws, chunk);
     run.action = RUN_PULL;
     run.first_slot = chunk->tile % chunk->slots;

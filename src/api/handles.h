@@ -127,6 +127,9 @@ double nf_largest_weight(size_t rows, const double *weight);
 double nf_weight_scale(double largest);
 double nf_least_weight(const nf_engine *engine); /* below which a sum of weights has no inverse in the engine's numbers, or they no digits */
 
+/* A target, in the caller's floating-point mode. Its status, with a line. */
+nf_status nf_call_target(const char *function, nf_target_fn target, void *user, size_t rows, const double *x, double *log_p, double *grad_x);
+
 /* Calls with arguments that have been checked. */
 nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *workspace, nf_rng *rng, size_t rows, const double *x,
                                const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss);

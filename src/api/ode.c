@@ -16,9 +16,7 @@ typedef struct caller {
 static bool call_back(void *user, size_t count, const size_t *row, const double *t, const double *y, double *dydt) {
     caller *c = user;
     nf_clear_error();
-    nf_call *lent = nf_call_lend();
-    c->status = c->f(c->user, count, row, t, y, dydt);
-    nf_call_take_back(lent);
+    c->status = NF_CALL_OUT(c->f(c->user, count, row, t, y, dydt));
     return c->status == NF_OK;
 }
 

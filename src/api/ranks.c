@@ -77,10 +77,7 @@ nf_status nf_ranks_gather(nf_ranks *r, const double *send, double *receive, size
     }
     if (r->broken)
         return broken(r);
-    nf_call *lent = nf_call_lend();
-    const int code = r->comm.allgather(r->comm.user, send, receive, count);
-    nf_call_take_back(lent);
-    return outcome(r, "allgather", code);
+    return outcome(r, "allgather", NF_CALL_OUT(r->comm.allgather(r->comm.user, send, receive, count)));
 }
 
 nf_status nf_ranks_broadcast(nf_ranks *r, void *bytes, size_t size, size_t root) {
@@ -88,10 +85,7 @@ nf_status nf_ranks_broadcast(nf_ranks *r, void *bytes, size_t size, size_t root)
         return NF_OK;
     if (r->broken)
         return broken(r);
-    nf_call *lent = nf_call_lend();
-    const int code = r->comm.broadcast(r->comm.user, bytes, size, (int)root);
-    nf_call_take_back(lent);
-    return outcome(r, "broadcast", code);
+    return outcome(r, "broadcast", NF_CALL_OUT(r->comm.broadcast(r->comm.user, bytes, size, (int)root)));
 }
 
 nf_status nf_ranks_sum(nf_ranks *r, double *values, size_t count) {
@@ -99,10 +93,7 @@ nf_status nf_ranks_sum(nf_ranks *r, double *values, size_t count) {
         return NF_OK;
     if (r->broken)
         return broken(r);
-    nf_call *lent = nf_call_lend();
-    const int code = r->comm.allreduce(r->comm.user, values, count);
-    nf_call_take_back(lent);
-    return outcome(r, "allreduce", code);
+    return outcome(r, "allreduce", NF_CALL_OUT(r->comm.allreduce(r->comm.user, values, count)));
 }
 
 /* ---- exchange, by allgather where the table has none */
@@ -165,10 +156,7 @@ nf_status nf_ranks_exchange(nf_ranks *r, const double *send, const size_t *send_
         return broken(r);
     if (!r->comm.exchange)
         return exchange_by_gather(r, send, send_counts, receive, receive_counts);
-    nf_call *lent = nf_call_lend();
-    const int code = r->comm.exchange(r->comm.user, send, send_counts, receive, receive_counts);
-    nf_call_take_back(lent);
-    return outcome(r, "exchange", code);
+    return outcome(r, "exchange", NF_CALL_OUT(r->comm.exchange(r->comm.user, send, send_counts, receive, receive_counts)));
 }
 
 /* ---- agreement */

@@ -84,9 +84,7 @@ void nf_row_buffer_free(nf_row_buffer *b, const nf_allocator *allocator) {
 
 static nf_status call_reader(const nf_rows *rows, size_t count, const size_t *row, double *x, double *context) {
     nf_clear_error();
-    nf_call *lent = nf_call_lend();
-    const nf_status status = rows->read(rows->user, count, row, x, rows->context_dim ? context : NULL);
-    nf_call_take_back(lent);
+    const nf_status status = NF_CALL_OUT(rows->read(rows->user, count, row, x, rows->context_dim ? context : NULL));
     return nf_fail_of(status, "nf_fit", "config->read");
 }
 

@@ -65,4 +65,13 @@ void nf_call_end(nf_call *call);
 nf_call *nf_call_lend(void);
 void nf_call_take_back(nf_call *call);
 
+/* The value of a call of a function of the caller's, with those two around it. */
+#define NF_CALL_OUT(call)                                                                                                                  \
+    __extension__({                                                                                                                        \
+        nf_call *lent = nf_call_lend();                                                                                                    \
+        const __typeof__(call) answer = (call);                                                                                            \
+        nf_call_take_back(lent);                                                                                                           \
+        answer;                                                                                                                            \
+    })
+
 #endif
