@@ -4,18 +4,12 @@
 
 #include "api/fit.h"
 #include "api/handles.h"
+#include "api/weights.h"
 
 /* Rows of all ranks that are exchanged at once, if a batch is not larger: enough that the waiting does not count. */
 #define EXCHANGED_ROWS ((size_t)16384)
 
 typedef struct nf_fitting fit;
-
-static nf_status check_weights(const fit *f, const char *name, const double *weight, size_t rows) {
-    for (size_t r = 0; weight && r < rows; r++)
-        if (!(weight[r] >= 0.0) || !isfinite(weight[r]))
-            return nf_fail(NF_ERR_ARGUMENT, f->function, "config->%s[%zu] is %g, must be finite and not negative", name, r, weight[r]);
-    return NF_OK;
-}
 
 static nf_status check_data(const fit *f) {
     const nf_fit_config *c = &f->config;
@@ -38,9 +32,9 @@ static nf_status check_data(const fit *f) {
     if (status == NF_OK)
         status = nf_check_rows(f->function, "config->validation_rows", f->flow, c->validation_rows);
     if (status == NF_OK)
-        status = check_weights(f, "weight", c->weight, d->own);
+        status = nf_check_weights(f->function, "config->weight", d->own, c->weight);
     if (status == NF_OK)
-        status = check_weights(f, "validation_weight", c->validation_weight, c->validation_rows);
+        status = nf_check_weights(f->function, "config->validation_weight", c->validation_rows, c->validation_weight);
     return status;
 }
 

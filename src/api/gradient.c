@@ -5,6 +5,7 @@
 
 #include "api/run.h"
 #include "api/shards.h"
+#include "api/weights.h"
 #include "core/floating.h"
 #include "core/philox.h"
 #include "engine/tile_failure.h"
@@ -100,36 +101,12 @@ static nf_status check(const char *function, const nf_flow *flow, const nf_works
     return status == NF_OK && rows == 0 ? nf_fail(NF_ERR_ARGUMENT, function, "rows is 0") : status;
 }
 
-double nf_largest_weight(size_t rows, const double *weight) {
-    double largest = 0;
-    const nf_floating saved = nf_floating_enter();
-    for (size_t r = 0; r < rows; r++)
-        largest = weight[r] > largest ? weight[r] : largest;
-    nf_floating_leave(saved);
-    return largest;
-}
-
-#define ORDINARY_WEIGHT 16 /* in powers of two, to both sides of 1 */
-
-double nf_weight_scale(double largest) {
-    int exponent;
-    const nf_floating saved = nf_floating_enter(); /* denormals kept */
-    frexp(largest, &exponent);
-    nf_floating_leave(saved);
-    if (exponent >= -ORDINARY_WEIGHT && exponent <= ORDINARY_WEIGHT)
-        return 1.0;
-    return ldexp(1.0, exponent < -1000 ? 1000 : -exponent); /* within the numbers: denormal weights come as near as that takes them */
-}
-
-double nf_least_weight(const nf_engine *engine) { return engine->precision == NF_SINGLE ? 0x1p-100 : 0x1p-1000; }
-
+/* Weights of a mean, and what they are scaled by. */
 static nf_status check_weights(const char *function, size_t rows, const double *weight, double *scale) {
     *scale = 1.0;
-    for (size_t r = 0; weight && r < rows; r++)
-        if (!(weight[r] >= 0.0) || !isfinite(weight[r]))
-            return nf_fail(NF_ERR_ARGUMENT, function, "weight[%zu] is %g, must be finite and not negative", r, weight[r]);
-    if (!weight)
-        return NF_OK;
+    const nf_status status = nf_check_weights(function, "weight", rows, weight);
+    if (status != NF_OK || !weight)
+        return status;
     const double largest = nf_largest_weight(rows, weight);
     if (fpclassify(largest) == FP_ZERO) /* not a denormal, which is equal to 0 in some modes */
         return nf_fail(NF_ERR_ARGUMENT, function, "the weights sum to 0, must be positive");

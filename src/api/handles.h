@@ -119,14 +119,6 @@ nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator,
 nf_status nf_optimizer_apply(nf_optimizer *optimizer, void *theta, const nf_gradient *gradient);
 nf_status nf_check_parameters(const char *function, const nf_engine *engine, size_t count, const double *in);
 
-/*
- * A mean does not depend on a common factor of its weights: a power of two that brings weights whose largest is far from 1 near it, and 1 for others, so that
- * what is computed with them neither overflows nor underflows. `largest_weight`: of those that are finite and not negative; 0 when there is none.
- */
-double nf_largest_weight(size_t rows, const double *weight);
-double nf_weight_scale(double largest);
-double nf_least_weight(const nf_engine *engine); /* below which a sum of weights has no inverse in the engine's numbers, or they no digits */
-
 /* A target, in the caller's floating-point mode. Its status, with a line. */
 nf_status nf_call_target(const char *function, nf_target_fn target, void *user, size_t rows, const double *x, double *log_p, double *grad_x);
 

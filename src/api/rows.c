@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "api/handles.h"
+#include "api/weights.h"
 
 /* ---- parts */
 
