@@ -108,7 +108,7 @@ static nf_status check_weights(const char *function, size_t rows, const double *
     if (status != NF_OK || !weight)
         return status;
     const double largest = nf_largest_weight(rows, weight);
-    if (fpclassify(largest) == FP_ZERO) /* not a denormal, which is equal to 0 in some modes */
+    if (largest == 0.0)
         return nf_fail(NF_ERR_ARGUMENT, function, "the weights sum to 0, must be positive");
     *scale = nf_weight_scale(largest);
     return NF_OK;

@@ -2,7 +2,6 @@
 
 #include <math.h>
 
-#include "core/floating.h"
 #include "core/status.h"
 
 nf_status nf_check_weights(const char *function, const char *name, size_t rows, const double *weight) {
@@ -14,10 +13,8 @@ nf_status nf_check_weights(const char *function, const char *name, size_t rows, 
 
 double nf_largest_weight(size_t rows, const double *weight) {
     double largest = 0;
-    const nf_floating saved = nf_floating_enter();
     for (size_t r = 0; r < rows; r++)
         largest = weight[r] > largest ? weight[r] : largest;
-    nf_floating_leave(saved);
     return largest;
 }
 
@@ -25,9 +22,7 @@ double nf_largest_weight(size_t rows, const double *weight) {
 
 double nf_weight_scale(double largest) {
     int exponent;
-    const nf_floating saved = nf_floating_enter(); /* denormals kept */
     frexp(largest, &exponent);
-    nf_floating_leave(saved);
     if (exponent >= -ORDINARY_WEIGHT && exponent <= ORDINARY_WEIGHT)
         return 1.0;
     return ldexp(1.0, exponent < -1000 ? 1000 : -exponent); /* within the numbers: denormal weights come as near as that takes them */
