@@ -53,7 +53,7 @@ typedef struct nf_data_step {
     nf_rng rng;
 } nf_data_step;
 
-/* The waves of both fits, in gradient.c: their sums but for rows_weight. Bad rows are told by the workspace. */
+/* The waves of both fits, in gradient_data.c and gradient_reverse_kl.c: their sums but for rows_weight. Bad rows are told by the workspace. */
 nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *workspace, const nf_data_step *step, const nf_wave *wave, nf_gradient *gradient,
                            nf_shard_sum *sums);
 nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_workspace *workspace, const nf_wave *wave, const nf_rng *rng,
