@@ -56,6 +56,21 @@ nf_status nf_fit_check_all_data(nf_fitting *f);
 void nf_fit_fill_defaults(nf_fitting *f);
 nf_optimizer_config nf_fit_standard_optimizer(const nf_fitting *f);
 
+/* Of this rank alone; the flow's first parameters are kept as soon as there is room for them. */
+nf_status nf_fit_allocate(nf_fitting *f);
+void nf_fit_release(nf_fitting *f);
+
+/* Collective: how many rows of all ranks are not finite, and the columns of the others in the units of the affine layer. */
+nf_status nf_fit_count_bad_rows(nf_fitting *f);
+nf_status nf_fit_standardize(nf_fitting *f);
+
+size_t nf_fit_training_row(const nf_fitting *f, size_t place); /* its number in the data */
+nf_plan nf_fit_plan(const nf_fitting *f, size_t rows);         /* of a step of so many rows */
+/* Collective: this rank's rows of the next steps, which begin at place `first` of the epoch. */
+nf_status nf_fit_fetch_steps(nf_fitting *f, const nf_shuffle *order, size_t first);
+/* Collective: the gradient of the batch that begins at place `first`, whose rows were fetched; the same on all ranks. */
+nf_status nf_fit_batch_gradient(nf_fitting *f, size_t epoch, size_t first, double rate, nf_step_sum *sum);
+
 /* Whether a row is one of numbers in the flow's precision; `context` NULL: there is none. */
 bool nf_fit_has_numbers(const nf_fitting *f, const double *x, const double *context);
 
