@@ -204,15 +204,13 @@ static void take_state(nf_fitting *f, const uint64_t counts[COUNTS], const doubl
     f->report.rhs_evaluations = reals[5];
 }
 
-static const char *dtype_of(const nf_fitting *f) { return f->flow->engine->precision == NF_SINGLE ? "F32" : "F64"; }
-
 /* All tensors of a checkpoint, vectors first; without data. */
 static void tensor_table(const nf_fitting *f, nf_st_tensor table[VECTORS + 2]) {
     const size_t count = f->flow->model.parameter_count;
     memset(table, 0, (VECTORS + 2) * sizeof *table);
     for (size_t i = 0; i < VECTORS; i++) {
         table[i] = (nf_st_tensor){.name = vector_names[i], .rank = 1, .shape = {count}, .size = count * f->flow->engine->real_size};
-        strcpy(table[i].dtype, dtype_of(f));
+        strcpy(table[i].dtype, nf_st_dtype(f->flow->engine->precision));
     }
     table[VECTORS] = (nf_st_tensor){.name = "state.counts", .dtype = "U64", .rank = 1, .shape = {COUNTS}, .size = COUNTS * sizeof(uint64_t)};
     table[VECTORS + 1] = (nf_st_tensor){.name = "state.losses", .dtype = "F64", .rank = 1, .shape = {REALS}, .size = REALS * sizeof(double)};
@@ -228,22 +226,6 @@ static uint64_t file_sum(const nf_checkpoint *c, const nf_st_tensor table[VECTOR
 }
 
 /* ---- writing ---- */
-
-static void store_vector(const nf_fitting *f, unsigned char *to, const void *from) {
-    const size_t count = f->flow->model.parameter_count;
-    if (f->flow->engine->real_size == sizeof(float))
-        nf_le_store_f32(to, from, count);
-    else
-        nf_le_store_f64(to, from, count);
-}
-
-static void load_vector(const nf_fitting *f, void *to, const unsigned char *from) {
-    const size_t count = f->flow->model.parameter_count;
-    if (f->flow->engine->real_size == sizeof(float))
-        nf_le_load_f32(to, from, count);
-    else
-        nf_le_load_f64(to, from, count);
-}
 
 static nf_status write_table(nf_fitting *f, const nf_st_tensor table[VECTORS + 2]) {
     const nf_checkpoint *c = f->checkpoint;
@@ -281,7 +263,7 @@ nf_status nf_checkpoint_write(nf_fitting *f) {
         return nf_fail(NF_ERR_MEMORY, f->function, "no memory for a checkpoint of %zu parameters", f->flow->model.parameter_count);
     for (size_t i = 0; i < VECTORS; i++) {
         table[i].data = bytes + i * table[0].size;
-        store_vector(f, bytes + i * table[0].size, vectors[i]);
+        nf_le_store(bytes + i * table[0].size, vectors[i], f->flow->model.parameter_count, f->flow->engine->precision);
     }
     table[VECTORS].data = count_bytes;
     table[VECTORS + 1].data = real_bytes;
@@ -363,18 +345,20 @@ static nf_status check_state(const nf_fitting *f, const uint64_t counts[COUNTS],
 }
 
 static nf_status take_tensors(nf_fitting *f, const nf_st_tensor found[VECTORS + 2]) {
+    const size_t count = f->flow->model.parameter_count;
+    const nf_precision precision = f->flow->engine->precision;
     void *vectors[VECTORS];
     uint64_t counts[COUNTS];
     double reals[REALS];
     vectors_of(f, vectors);
     nf_le_load_u64(counts, found[VECTORS].data, COUNTS);
     nf_le_load_f64(reals, found[VECTORS + 1].data, REALS);
-    load_vector(f, f->best, found[2].data);
+    nf_le_load(f->best, found[2].data, count, precision);
     nf_status status = check_state(f, counts, f->best);
     if (status != NF_OK)
         return status;
     for (size_t i = 0; i < VECTORS; i++)
-        load_vector(f, vectors[i], found[i].data);
+        nf_le_load(vectors[i], found[i].data, count, precision);
     take_state(f, counts, reals);
     f->flow->epoch = nf_unique();
     return NF_OK;

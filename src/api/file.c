@@ -17,18 +17,13 @@
 
 /* ---- a flow as bytes ---- */
 
-static const char *dtype_of(const nf_flow *flow) { return flow->engine->precision == NF_SINGLE ? "F32" : "F64"; }
-
 /* The parameters as little-endian bytes. */
 static nf_status parameter_bytes(const nf_flow *flow, unsigned char **out) {
-    const size_t count = flow->model.parameter_count, size = flow->engine->real_size;
-    unsigned char *bytes = nf_allocate(&flow->allocator, count * size);
+    const size_t count = flow->model.parameter_count;
+    unsigned char *bytes = nf_allocate(&flow->allocator, count * flow->engine->real_size);
     if (!bytes)
         return nf_fail(NF_ERR_MEMORY, NULL, "no memory for %zu parameters", count);
-    if (size == sizeof(float))
-        nf_le_store_f32(bytes, flow->theta, count);
-    else
-        nf_le_store_f64(bytes, flow->theta, count);
+    nf_le_store(bytes, flow->theta, count, flow->engine->precision);
     *out = bytes;
     return NF_OK;
 }
@@ -40,7 +35,7 @@ static nf_status tensor_table(const nf_flow *flow, const unsigned char *bytes, n
     for (size_t i = 0; i < flow->tensor_count; i++) {
         const nf_model_tensor *t = &flow->tensors[i];
         table[i].name = t->name;
-        strcpy(table[i].dtype, dtype_of(flow));
+        strcpy(table[i].dtype, nf_st_dtype(flow->engine->precision));
         table[i].rank = t->rank;
         table[i].shape[0] = t->shape[0];
         table[i].shape[1] = t->shape[1];
@@ -124,7 +119,7 @@ static nf_precision precision_of(const nf_st_file *file, const nf_schema *schema
     for (size_t i = 0; i < nf_st_count(file); i++) {
         const nf_st_tensor *t = nf_st_at(file, i);
         if (strncmp(t->name, "layers.", 7) == 0)
-            return strcmp(t->dtype, "F32") == 0 ? NF_SINGLE : NF_DOUBLE;
+            return strcmp(t->dtype, nf_st_dtype(NF_SINGLE)) == 0 ? NF_SINGLE : NF_DOUBLE;
     }
     return NF_DOUBLE;
 }
@@ -141,8 +136,9 @@ static void say_shape(size_t rank, const uint64_t *shape, char *text, size_t siz
 static nf_status check_tensor(const nf_flow *flow, const nf_model_tensor *wanted, const nf_st_tensor *found) {
     if (!found)
         return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s is missing", wanted->name);
-    if (strcmp(found->dtype, dtype_of(flow)) != 0)
-        return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s has dtype %s, must be %s", wanted->name, found->dtype, dtype_of(flow));
+    const char *dtype = nf_st_dtype(flow->engine->precision);
+    if (strcmp(found->dtype, dtype) != 0)
+        return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s has dtype %s, must be %s", wanted->name, found->dtype, dtype);
     const uint64_t shape[2] = {wanted->shape[0], wanted->shape[1]};
     bool same = found->rank == wanted->rank;
     for (size_t i = 0; same && i < wanted->rank; i++)
@@ -195,16 +191,11 @@ static nf_status list_tensors(nf_flow *flow, const nf_st_file *file) {
 }
 
 static nf_status read_parameters(nf_flow *flow, const nf_st_file *file) {
-    const size_t size = flow->engine->real_size;
     for (size_t i = 0; i < flow->tensor_count; i++) {
         const nf_model_tensor *t = &flow->tensors[i];
         const size_t count = t->shape[0] * t->shape[1];
-        unsigned char *to = (unsigned char *)flow->theta + t->offset * size;
-        const unsigned char *from = nf_st_find(file, t->name)->data;
-        if (size == sizeof(float))
-            nf_le_load_f32((float *)(void *)to, from, count);
-        else
-            nf_le_load_f64((double *)(void *)to, from, count);
+        unsigned char *to = (unsigned char *)flow->theta + t->offset * flow->engine->real_size;
+        nf_le_load(to, nf_st_find(file, t->name)->data, count, flow->engine->precision);
         if (!flow->engine->finite(to, count))
             return nf_fail(NF_ERR_FORMAT, NULL, "tensor %s holds a number that is not finite", t->name);
     }

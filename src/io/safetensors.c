@@ -385,7 +385,7 @@ void nf_le_load_f64(double *to, const unsigned char *from, size_t count) {
     }
 }
 
-void nf_le_load_f32(float *to, const unsigned char *from, size_t count) {
+static void load_f32(float *to, const unsigned char *from, size_t count) {
     for (size_t i = 0; i < count; i++, from += 4) {
         uint32_t bits = 0;
         for (int b = 0; b < 4; b++)
@@ -408,11 +408,27 @@ void nf_le_store_f64(unsigned char *to, const double *from, size_t count) {
     }
 }
 
-void nf_le_store_f32(unsigned char *to, const float *from, size_t count) {
+static void store_f32(unsigned char *to, const float *from, size_t count) {
     for (size_t i = 0; i < count; i++, to += 4) {
         uint32_t bits;
         memcpy(&bits, &from[i], sizeof bits);
         for (int b = 0; b < 4; b++)
             to[b] = (unsigned char)(bits >> (8 * b));
     }
+}
+
+const char *nf_st_dtype(nf_precision precision) { return precision == NF_SINGLE ? "F32" : "F64"; }
+
+void nf_le_load(void *to, const unsigned char *from, size_t count, nf_precision precision) {
+    if (precision == NF_SINGLE)
+        load_f32(to, from, count);
+    else
+        nf_le_load_f64(to, from, count);
+}
+
+void nf_le_store(unsigned char *to, const void *from, size_t count, nf_precision precision) {
+    if (precision == NF_SINGLE)
+        store_f32(to, from, count);
+    else
+        nf_le_store_f64(to, from, count);
 }

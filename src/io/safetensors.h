@@ -49,9 +49,12 @@ nf_status nf_st_write(const nf_allocator *allocator, const nf_st_tensor *tensors
 /* Numbers from and to little-endian bytes, on any host. */
 void nf_le_load_u64(uint64_t *to, const unsigned char *from, size_t count);
 void nf_le_load_f64(double *to, const unsigned char *from, size_t count);
-void nf_le_load_f32(float *to, const unsigned char *from, size_t count);
 void nf_le_store_u64(unsigned char *to, const uint64_t *from, size_t count);
 void nf_le_store_f64(unsigned char *to, const double *from, size_t count);
-void nf_le_store_f32(unsigned char *to, const float *from, size_t count);
+
+/* The same for numbers of a precision, and the dtype that a file gives them. */
+const char *nf_st_dtype(nf_precision precision);
+void nf_le_load(void *to, const unsigned char *from, size_t count, nf_precision precision);
+void nf_le_store(unsigned char *to, const void *from, size_t count, nf_precision precision);
 
 #endif
