@@ -196,6 +196,7 @@ static void describe(const nf_diagnose_report *report, size_t i, char *more, siz
 }
 
 size_t nf_diagnose_text(const nf_diagnose_report *report, char *text, size_t size) {
+    NF_CALL;
     static const char *const verdicts[] = {"passed ", "FAILED ", "skipped"};
     size_t used = 0;
     nf_clear_error();

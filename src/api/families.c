@@ -83,6 +83,7 @@ static nf_status check_realnvp(const char *function, const nf_realnvp_config *c)
 }
 
 nf_status nf_realnvp_create(const nf_realnvp_config *config, nf_realnvp **flow) {
+    NF_CALL;
     nf_realnvp_config given;
     nf_status status = NF_CONSTRUCT_READ(nf_realnvp_config, config, &given, flow);
     if (status == NF_OK)

@@ -145,14 +145,13 @@ static void release(kl_fit *f) {
 static nf_status annealed(void *user, size_t rows, const double *x, double *log_density, double *grad_x) {
     const kl_fit *f = user;
     const nf_status status = f->target(f->user, rows, x, log_density, grad_x);
+    NF_CALL;
     if (status != NF_OK || f->beta == 1.0)
         return status;
-    const nf_floating saved = nf_floating_enter();
     for (size_t r = 0; r < rows; r++)
         log_density[r] *= f->beta;
     for (size_t i = 0; i < rows * f->flow->model.dim; i++)
         grad_x[i] *= f->beta;
-    nf_floating_leave(saved);
     return NF_OK;
 }
 

@@ -218,6 +218,7 @@ static nf_status join_models(const nf_flow *flow, const nf_flow *part, nf_model 
 }
 
 nf_status nf_flow_append(nf_flow *flow, nf_flow *part) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = check_append(__func__, flow, part);
     if (status != NF_OK)
@@ -240,6 +241,7 @@ nf_status nf_flow_append(nf_flow *flow, nf_flow *part) {
 }
 
 nf_status nf_flow_invert(nf_flow *flow) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status != NF_OK)
@@ -297,6 +299,7 @@ static nf_status copy_flow(const nf_flow *flow, nf_precision precision, nf_flow 
 }
 
 nf_status nf_flow_clone(const nf_flow *flow, nf_flow **copy) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "copy", copy);
     if (status == NF_OK)
@@ -317,6 +320,7 @@ nf_status nf_flow_clone(const nf_flow *flow, nf_flow **copy) {
 }
 
 nf_status nf_flow_convert(const nf_flow *flow, nf_precision precision, nf_flow **copy) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "copy", copy);
     if (status == NF_OK)
@@ -340,11 +344,9 @@ nf_status nf_flow_convert(const nf_flow *flow, nf_precision precision, nf_flow *
         nf_flow_free(made);
         return nf_fail(NF_ERR_MEMORY, __func__, "no memory for %zu parameters", count);
     }
-    const nf_floating saved = nf_floating_enter();
     flow->engine->to_double(values, flow->theta, count);
     nf_flow_put(made, values);
     const bool finite = made->engine->finite(made->theta, count);
-    nf_floating_leave(saved);
     nf_release(&flow->allocator, values);
     if (!finite) {
         nf_flow_free(made);

@@ -149,6 +149,7 @@ nf_status nf_mlp_gradient_create(const nf_mlp *mlp, nf_gradient **gradient) {
 }
 
 nf_status nf_mlp_optimizer_create(const nf_mlp *mlp, const nf_optimizer_config *config, nf_optimizer **optimizer) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "optimizer", optimizer);
     if (status == NF_OK)

@@ -89,6 +89,7 @@ nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator,
 }
 
 nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_config *config, nf_optimizer **out) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "optimizer", out);
     if (status == NF_OK)
@@ -110,6 +111,7 @@ void nf_optimizer_free(nf_optimizer *optimizer) {
 }
 
 nf_status nf_optimizer_set_learning_rate(nf_optimizer *optimizer, double rate) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "optimizer", optimizer);
     if (status != NF_OK)
