@@ -111,6 +111,13 @@ static nf_status make_realnvp_of_scale(double scale) {
     return freed(flow, status);
 }
 
+static nf_status make_net_of_scale(double scale) {
+    nf_mlp *net = NULL;
+    const nf_status status = nf_mlp_create(NF_CONFIG(nf_mlp_config, .inputs = 1, .outputs = 1, .output_scale = scale), &net);
+    nf_mlp_free(net);
+    return status;
+}
+
 static nf_status make_optimizer(const work *w, nf_optimizer_config config) {
     nf_optimizer *optimizer = NULL;
     config.struct_size = sizeof config;
@@ -231,6 +238,7 @@ CALL(optimizer_nan, NF_ERR_ARGUMENT, return make_optimizer(w, (nf_optimizer_conf
 CALL(optimizer_beta_nan, NF_ERR_ARGUMENT, return make_optimizer(w, (nf_optimizer_config){.beta2 = NAN}))
 CALL(optimizer_tiny, NF_OK, return make_optimizer(w, (nf_optimizer_config){.learning_rate = TINY, .beta1 = TINY, .epsilon = TINY, .weight_decay = TINY}))
 CALL(rate_tiny, NF_OK, return nf_optimizer_set_learning_rate(w->optimizer, TINY))
+CALL(net_tiny, NF_OK, return make_net_of_scale(TINY))
 CALL(realnvp_tiny, NF_OK, return make_realnvp_of_scale(TINY))
 CALL(copies_tiny, NF_OK, return copy_tiny_settings())
 CALL(kl_tiny, NF_OK, return fit_kl(w, (nf_reverse_kl_config){.beta_start = TINY}))
@@ -284,7 +292,7 @@ static const struct {
     nf_status wanted;
 } calls[] = {ROW(parameters), ROW(parameters_nan), ROW(parameters_beyond), ROW(net_parameters_nan), ROW(net_of_nan), ROW(base_nan), ROW(base_sd_nan), ROW(solver), ROW(solver_nan),
              ROW(solver_huge), ROW(cnf), ROW(cnf_nan), ROW(cnf_nan_t), ROW(cnf_nan_penalty), ROW(realnvp), ROW(realnvp_nan), ROW(optimizer), ROW(optimizer_nan),
-             ROW(optimizer_beta_nan), ROW(optimizer_tiny), ROW(rate_tiny), ROW(realnvp_tiny), ROW(copies_tiny), ROW(kl_tiny), ROW(text_tiny), ROW(rate_nan), ROW(step_nan), ROW(many_steps), ROW(steep_layer), ROW(forward_nan), ROW(forward_inf), ROW(inverse_huge), ROW(log_prob), ROW(score), ROW(sample), ROW(vjp_nan),
+             ROW(optimizer_beta_nan), ROW(optimizer_tiny), ROW(rate_tiny), ROW(net_tiny), ROW(realnvp_tiny), ROW(copies_tiny), ROW(kl_tiny), ROW(text_tiny), ROW(rate_nan), ROW(step_nan), ROW(many_steps), ROW(steep_layer), ROW(forward_nan), ROW(forward_inf), ROW(inverse_huge), ROW(log_prob), ROW(score), ROW(sample), ROW(vjp_nan),
              ROW(nll), ROW(nll_weight_nan), ROW(nll_reverse_kl), ROW(matching), ROW(matching_weight_nan), ROW(path), ROW(path_nan), ROW(ode), ROW(ode_nan_times),
              ROW(ode_nan_end), ROW(ode_nan_tolerance), ROW(ode_too_long), ROW(standardize), ROW(standardize_nan), ROW(fit_plain), ROW(fit_nan_row), ROW(fit_weights),
              ROW(fit_weight_nan), ROW(fit_held_out), ROW(fit_held_out_nan), ROW(fit_average_nan), ROW(fit_fraction_nan), ROW(fit_contamination_nan), ROW(kl), ROW(kl_nan),

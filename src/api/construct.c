@@ -34,8 +34,6 @@ void nf_construct_layout(nf_construction *c) {
         nf_fail_in(c->status, c->function);
         return;
     }
-    c->saved = nf_floating_enter();
-    c->computing = true;
 }
 
 nf_status nf_construct_finish(nf_construction *c, nf_flow **flow) {
@@ -43,8 +41,6 @@ nf_status nf_construct_finish(nf_construction *c, nf_flow **flow) {
         nf_flow_put(c->flow, c->parameters);
         *flow = c->flow;
     }
-    if (c->computing)
-        nf_floating_leave(c->saved);
     if (c->flow)
         nf_release(&c->flow->allocator, c->parameters);
     if (c->status != NF_OK)

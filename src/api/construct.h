@@ -1,6 +1,7 @@
 /*
  * What the constructors share: a flow on the way. The layers' drafts are added one by one, then the parameters are drawn in
  * double and put in at once. After the first failure all steps do nothing, so a constructor checks once, at the end.
+ * It begins with NF_CALL, so that a seed's parameters are the same in any host.
  */
 #ifndef NF_API_CONSTRUCT_H
 #define NF_API_CONSTRUCT_H
@@ -8,7 +9,6 @@
 #include <stddef.h>
 
 #include "api/handles.h"
-#include "core/floating.h"
 #include "core/philox.h"
 
 typedef struct nf_construction {
@@ -16,8 +16,6 @@ typedef struct nf_construction {
     nf_flow *flow;
     double *parameters; /* after nf_construct_layout: parameter_count of them, zero, to be filled */
     nf_status status;
-    bool computing;    /* between layout and finish: in the library's floating-point mode, so that a seed's parameters are the same in any host */
-    nf_floating saved;
 } nf_construction;
 
 nf_construction nf_construct_begin(const char *function, const nf_allocator *allocator, size_t dim, size_t context_dim,

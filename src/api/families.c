@@ -122,6 +122,7 @@ nf_status nf_realnvp_create(const nf_realnvp_config *config, nf_realnvp **flow) 
 /* Elementwise affine and permutation */
 
 nf_status nf_permutation_create(size_t dim, const size_t *source, nf_precision precision, nf_flow **flow) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status == NF_OK)
@@ -145,6 +146,7 @@ nf_status nf_permutation_create(size_t dim, const size_t *source, nf_precision p
 }
 
 nf_status nf_affine_create(size_t dim, nf_precision precision, nf_flow **flow) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status != NF_OK)
@@ -177,6 +179,7 @@ static nf_status measure(const char *function, const nf_engine *engine, size_t r
 }
 
 nf_status nf_affine_standardize(nf_flow *affine, size_t rows, const double *x) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "affine", affine);
     if (status == NF_OK)
@@ -191,11 +194,9 @@ nf_status nf_affine_standardize(nf_flow *affine, size_t rows, const double *x) {
     double *parameters = nf_allocate(&affine->allocator, 2 * dim * sizeof *parameters);
     if (!parameters)
         return nf_fail(NF_ERR_MEMORY, __func__, "no memory for %zu parameters", 2 * dim);
-    const nf_floating saved = nf_floating_enter();
     status = measure(__func__, affine->engine, rows, dim, x, parameters);
     if (status == NF_OK)
         nf_flow_put(affine, parameters);
-    nf_floating_leave(saved);
     nf_release(&affine->allocator, parameters);
     return status;
 }

@@ -2,6 +2,7 @@
 #include <stddef.h>
 
 #include "api/construct.h"
+#include "core/floating.h"
 
 /* In place of the defaults; 0 keeps them. */
 static void set_solver(nf_cnf_spec *cnf, nf_ode_method method, double rtol, double atol, size_t steps, size_t max_steps) {

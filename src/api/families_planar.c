@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/construct.h"
+#include "core/floating.h"
 
 /* Both configs have the same members in the same places; the constructors below work on this one. */
 typedef nf_planar_config stack_config;
@@ -90,12 +91,14 @@ static nf_status create_stack(const char *function, nf_layer_kind kind, const st
 }
 
 nf_status nf_planar_create(const nf_planar_config *config, nf_planar **flow) {
+    NF_CALL;
     nf_planar_config given;
     const nf_status status = NF_CONSTRUCT_READ(nf_planar_config, config, &given, flow);
     return status == NF_OK ? create_stack(__func__, NF_LAYER_PLANAR, &given, flow) : status;
 }
 
 nf_status nf_radial_create(const nf_radial_config *config, nf_radial **flow) {
+    NF_CALL;
     nf_radial_config given;
     nf_status status = NF_CONSTRUCT_READ(nf_radial_config, config, &given, flow);
     stack_config same;

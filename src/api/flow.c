@@ -359,15 +359,14 @@ nf_status nf_flow_convert(const nf_flow *flow, nf_precision precision, nf_flow *
 size_t nf_parameter_count(const nf_flow *flow) { return flow ? flow->model.parameter_count : 0; }
 
 nf_status nf_get_parameters(const nf_flow *flow, double *out) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "flow", flow);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "out", out);
     if (status != NF_OK)
         return status;
-    const nf_floating saved = nf_floating_enter();
     flow->engine->to_double(out, flow->theta, flow->model.parameter_count);
-    nf_floating_leave(saved);
     return NF_OK;
 }
 

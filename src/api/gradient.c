@@ -63,27 +63,25 @@ nf_status nf_gradient_zero(nf_gradient *gradient) {
 }
 
 nf_status nf_gradient_get(const nf_gradient *gradient, double *out) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "gradient", gradient);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "out", out);
     if (status != NF_OK)
         return status;
-    const nf_floating saved = nf_floating_enter();
     gradient->engine->to_double(out, gradient->sum, gradient->count);
-    nf_floating_leave(saved);
     return NF_OK;
 }
 
 nf_status nf_gradient_set(nf_gradient *gradient, const double *in) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "gradient", gradient);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "in", in);
     if (status != NF_OK)
         return status;
-    const nf_floating saved = nf_floating_enter();
     gradient->engine->from_double(gradient->sum, in, gradient->count);
-    nf_floating_leave(saved);
     return NF_OK;
 }

@@ -48,11 +48,9 @@ static nf_status fill(const char *function, const nf_mlp_config *c, nf_mlp *mlp)
     mlp->theta = nf_allocate(&mlp->allocator, mlp->count * mlp->engine->real_size);
     if (drawn && mlp->theta) {
         const double scale = nf_real_or_none(c->output_scale, 1.0);
-        const nf_floating saved = nf_floating_enter();
         nf_sequence random = nf_sequence_begin(c->seed, 0);
         nf_draw_net(&mlp->net, &random, scale, drawn);
         mlp->engine->from_double(mlp->theta, drawn, mlp->count);
-        nf_floating_leave(saved);
     } else {
         status = nf_fail(NF_ERR_MEMORY, function, "no memory for %zu parameters", mlp->count);
     }
@@ -61,6 +59,7 @@ static nf_status fill(const char *function, const nf_mlp_config *c, nf_mlp *mlp)
 }
 
 nf_status nf_mlp_create(const nf_mlp_config *config, nf_mlp **out) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "mlp", out);
     if (status != NF_OK)
@@ -97,15 +96,14 @@ void nf_mlp_free(nf_mlp *mlp) {
 size_t nf_mlp_parameter_count(const nf_mlp *mlp) { return mlp ? mlp->count : 0; }
 
 nf_status nf_mlp_get_parameters(const nf_mlp *mlp, double *out) {
+    NF_CALL;
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "mlp", mlp);
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "out", out);
     if (status != NF_OK)
         return status;
-    const nf_floating saved = nf_floating_enter();
     mlp->engine->to_double(out, mlp->theta, mlp->count);
-    nf_floating_leave(saved);
     return NF_OK;
 }
 
