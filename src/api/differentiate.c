@@ -49,28 +49,19 @@ void nf_commit_slots(nf_gradient *g, nf_workspace *ws, size_t slots, double weig
         commit_blocks(&c, 0);
 }
 
-size_t nf_tiles_of(const nf_flow *flow, size_t rows) {
-    return rows / flow->engine->tile_rows + (rows % flow->engine->tile_rows != 0);
-}
-
 size_t nf_slots_of(const nf_flow *flow, size_t rows) {
-    const size_t tiles = nf_tiles_of(flow, rows);
+    const size_t tiles = nf_tiles_of(rows, flow->engine->tile_rows);
     return tiles < GRADIENT_SLOTS ? tiles : GRADIENT_SLOTS;
 }
 
 engine_job nf_differentiable_job(const nf_flow *flow, size_t rows, const double *in, const double *context, bool inverse, nf_gradient *g) {
-    return (engine_job){.model = &flow->model,
-                        .theta = flow->theta,
-                        .epoch = flow->epoch,
-                        .inverse = inverse,
-                        .record = true,
-                        .in = in,
-                        .context = context,
-                        .rows = rows,
-                        .scale = 1.0,
-                        .weight_scale = 1.0,
-                        .slots = g ? g->slots : NULL,
-                        .slot_stride = g ? g->stride : 0};
+    engine_job job = nf_job_of(flow, rows, in, context, inverse);
+    job.record = true;
+    job.scale = 1.0;
+    job.weight_scale = 1.0;
+    job.slots = g ? g->slots : NULL;
+    job.slot_stride = g ? g->stride : 0;
+    return job;
 }
 
 nf_status nf_differentiate_lanes(nf_workspace *ws, const engine_job *job, run_action action, size_t lanes, nf_gradient *g) {

@@ -14,7 +14,6 @@ nf_status nf_check_differentiation(const char *function, const nf_flow *flow, co
 /* A job that records what a pull needs, and nothing more asked of it. `gradient` NULL: that of the parameters is not wanted. */
 engine_job nf_differentiable_job(const nf_flow *flow, size_t rows, const double *in, const double *context, bool inverse, nf_gradient *gradient);
 
-size_t nf_tiles_of(const nf_flow *flow, size_t rows);
 size_t nf_slots_of(const nf_flow *flow, size_t rows);
 /* Before work that adds to the first `slots`, all of them. */
 void nf_clear_slots(nf_gradient *gradient, size_t slots);

@@ -25,19 +25,9 @@ nf_status nf_check_evaluation(const char *function, const nf_flow *flow, const n
     return NF_OK;
 }
 
-static engine_job job_of(const nf_flow *flow, size_t rows, const double *in, const double *context, bool inverse) {
-    return (engine_job){.model = &flow->model,
-                        .theta = flow->theta,
-                        .epoch = flow->epoch,
-                        .inverse = inverse,
-                        .in = in,
-                        .context = context,
-                        .rows = rows};
-}
-
 /* Lanes of work: as many as threads can be used on so many rows. */
 static size_t evaluation_lanes(const nf_workspace *ws, size_t rows) {
-    const size_t tiles = (rows + ws->engine->tile_rows - 1) / ws->engine->tile_rows;
+    const size_t tiles = nf_tiles_of(rows, ws->engine->tile_rows);
     return tiles < ws->thread_count ? tiles : ws->thread_count;
 }
 
@@ -71,7 +61,7 @@ nf_status nf_forward(const nf_flow *flow, nf_workspace *ws, size_t rows, const d
     nf_status status = nf_check_evaluation(__func__, flow, ws, rows, "z", z, context);
     if (status != NF_OK)
         return status;
-    engine_job job = job_of(flow, rows, z, context, false);
+    engine_job job = nf_job_of(flow, rows, z, context, false);
     job.out = x;
     job.log_det = log_det;
     return nf_run_evaluation(__func__, flow, ws, &job, RUN_STORE, "z");
@@ -82,7 +72,7 @@ nf_status nf_inverse(const nf_flow *flow, nf_workspace *ws, size_t rows, const d
     nf_status status = nf_check_evaluation(__func__, flow, ws, rows, "x", x, context);
     if (status != NF_OK)
         return status;
-    engine_job job = job_of(flow, rows, x, context, true);
+    engine_job job = nf_job_of(flow, rows, x, context, true);
     job.out = z;
     job.log_det = log_det;
     return nf_run_evaluation(__func__, flow, ws, &job, RUN_STORE, "x");
@@ -92,14 +82,14 @@ nf_status nf_log_prob(const nf_flow *flow, nf_workspace *ws, size_t rows, const 
     nf_status status = nf_check_evaluation(__func__, flow, ws, rows, "x", x, context);
     if (status != NF_OK)
         return status;
-    engine_job job = job_of(flow, rows, x, context, true);
+    engine_job job = nf_job_of(flow, rows, x, context, true);
     job.log_prob = log_prob;
     job.density = true; /* also when nobody wants the number, the status is about it */
     return nf_run_evaluation(__func__, flow, ws, &job, RUN_STORE, "x");
 }
 
 nf_status nf_run_log_prob(const nf_flow *flow, nf_workspace *ws, size_t rows, const double *x, const double *context, double *log_prob) {
-    engine_job job = job_of(flow, rows, x, context, true);
+    engine_job job = nf_job_of(flow, rows, x, context, true);
     job.log_prob = log_prob;
     return nf_run_evaluation(NULL, flow, ws, &job, RUN_STORE, "x");
 }
@@ -111,7 +101,7 @@ nf_status nf_sample(const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t r
         status = nf_check_pointer(__func__, "rng", rng);
     if (status != NF_OK)
         return status;
-    engine_job job = job_of(flow, rows, NULL, context, false);
+    engine_job job = nf_job_of(flow, rows, NULL, context, false);
     job.out = x;
     job.log_prob = log_prob;
     nf_philox_key(rng->seed, rng->stream, job.key);
@@ -127,7 +117,7 @@ nf_status nf_score(const nf_flow *flow, nf_workspace *ws, size_t rows, const dou
     nf_status status = nf_check_evaluation(__func__, flow, ws, rows, "x", x, context);
     if (status != NF_OK)
         return status;
-    engine_job job = job_of(flow, rows, x, context, true);
+    engine_job job = nf_job_of(flow, rows, x, context, true);
     job.log_prob = log_prob;
     job.grad_in = score;
     job.record = true;

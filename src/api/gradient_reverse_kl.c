@@ -76,7 +76,7 @@ static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace
 
 nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_workspace *ws, const nf_wave *wave, const nf_rng *rng,
                             const double *context, nf_target_fn target, void *user, nf_gradient *gradient, nf_shard_sum *sums) {
-    const size_t tiles = nf_tiles_of(flow, wave->rows), tile_rows = flow->engine->tile_rows;
+    const size_t tile_rows = flow->engine->tile_rows, tiles = nf_tiles_of(wave->rows, tile_rows);
     const size_t at_once = ws->thread_count < wave->count ? ws->thread_count : wave->count;
     engine_job job = nf_differentiable_job(flow, 0, NULL, NULL, false, gradient);
     nf_philox_key(rng->seed, rng->stream, job.key);

@@ -29,6 +29,8 @@ static inline nf_flow nf_flow_in(const nf_flow *flow, const nf_allocator *alloca
     return view;
 }
 
+static inline size_t nf_tiles_of(size_t rows, size_t tile_rows) { return rows / tile_rows + (rows % tile_rows != 0); }
+
 /* Gradient work is cut into at most this many slots, so that the sums do not depend on the number of threads. */
 #define GRADIENT_SLOTS 8
 

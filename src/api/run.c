@@ -8,6 +8,16 @@
 #include "core/floating.h"
 #include "engine/tile_failure.h"
 
+engine_job nf_job_of(const nf_flow *flow, size_t rows, const double *in, const double *context, bool inverse) {
+    return (engine_job){.model = &flow->model,
+                        .theta = flow->theta,
+                        .epoch = flow->epoch,
+                        .inverse = inverse,
+                        .in = in,
+                        .context = context,
+                        .rows = rows};
+}
+
 /* The tile of a lane after `done` others; false when the arena is too small for it. */
 static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_t done) {
     const nf_engine *engine = run->workspace->engine;
@@ -104,9 +114,7 @@ void nf_run_begin(nf_workspace *ws) {
 
 nf_status nf_run_rows(const nf_run *run, size_t row) {
     nf_workspace *ws = run->workspace;
-    const size_t tile = ws->engine->tile_rows;
-    pass p = {run, run->job->rows / tile + (run->job->rows % tile != 0), 0};
-    p.threads = run->lanes < ws->thread_count ? run->lanes : ws->thread_count;
+    pass p = {run, nf_tiles_of(run->job->rows, ws->engine->tile_rows), run->lanes < ws->thread_count ? run->lanes : ws->thread_count};
     memset(ws->progress, 0, run->lanes * sizeof *ws->progress);
     memset(ws->sums, 0, run->lanes * sizeof *ws->sums);
     for (bool again = true; again;) {

@@ -23,6 +23,9 @@ typedef struct nf_run {
     bool fresh; /* the slots may hold anything: the first tile of each is all that it has then */
 } nf_run;
 
+/* Rows to be mapped, and nothing asked for yet. */
+engine_job nf_job_of(const nf_flow *flow, size_t rows, const double *in, const double *context, bool inverse);
+
 /* The workspace's statistics and bad rows start anew. */
 void nf_run_begin(nf_workspace *workspace);
 /* NF_OK, or NF_ERR_MEMORY when an arena cannot grow. Bad rows are gathered in the workspace, counted from `row`. */

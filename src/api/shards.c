@@ -11,7 +11,7 @@ static size_t first_shard(size_t shards, size_t rank, size_t ranks) { return sha
 static size_t rank_of_shard(size_t shard, size_t shards, size_t ranks) { return ((shard + 1) * ranks - 1) / shards; }
 
 nf_plan nf_plan_of(size_t rows, size_t tile_rows, size_t shards, size_t rank, size_t ranks) {
-    nf_plan p = {.rows = rows, .tile_rows = tile_rows, .tiles = rows / tile_rows + (rows % tile_rows != 0)};
+    nf_plan p = {.rows = rows, .tile_rows = tile_rows, .tiles = nf_tiles_of(rows, tile_rows)};
     p.shards = p.tiles < shards ? p.tiles : shards;
     p.first = first_shard(p.shards, rank, ranks);
     p.last = first_shard(p.shards, rank + 1, ranks);

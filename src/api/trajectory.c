@@ -48,15 +48,10 @@ nf_status nf_cnf_trajectory(const nf_cnf *cnf, nf_workspace *given, size_t rows,
     }
     if (status != NF_OK)
         return status;
-    const engine_job job = {.model = &cnf->model,
-                            .theta = cnf->theta,
-                            .epoch = cnf->epoch,
-                            .in = z,
-                            .context = context,
-                            .rows = rows,
-                            .times = t,
-                            .time_count = times,
-                            .times_backward = backward,
-                            .path = path};
+    engine_job job = nf_job_of(cnf, rows, z, context, false);
+    job.times = t;
+    job.time_count = times;
+    job.times_backward = backward;
+    job.path = path;
     return nf_run_evaluation(__func__, cnf, given, &job, RUN_TRAJECTORY, "z");
 }
