@@ -61,11 +61,8 @@ static nf_status train_batch(fit *f, size_t epoch, size_t first, double *loss_su
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
     f->report.steps++;
-    if (f->config.ema_decay > 0.0) {
-        /* A short memory at first, so that the start is forgotten. */
-        const double t = (double)f->report.steps, decay = fmin(f->config.ema_decay, (1.0 + t) / (10.0 + t));
-        f->flow->engine->average(f->average, f->flow->theta, decay, f->flow->model.parameter_count);
-    }
+    if (f->config.ema_decay > 0.0)
+        f->flow->engine->average(f->average, f->flow->theta, nf_average_decay(f->config.ema_decay, f->report.steps), f->flow->model.parameter_count);
     *loss_sum += loss * sum.total.rows_weight;
     *weight_sum += sum.total.rows_weight;
     return NF_OK;

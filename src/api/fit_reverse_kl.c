@@ -60,10 +60,7 @@ static void fill_defaults(kl_fit *f) {
     c->steps = nf_size_or(c->steps, 10000);
     c->samples = nf_size_or(c->samples, 256);
     c->schedule_step = nf_size_or(c->schedule_step, c->steps / 3 + 1);
-    if (c->schedule_factor == 0.0 && c->schedule == NF_SCHEDULE_STEP)
-        c->schedule_factor = 0.1;
-    if (c->schedule_factor < 0.0)
-        c->schedule_factor = 0.0;
+    c->schedule_factor = nf_schedule_factor_or_default(c->schedule, c->schedule_factor);
     if (c->beta_start == 0.0)
         c->beta_start = 1.0;
     c->anneal_steps = nf_size_or(c->anneal_steps, c->steps / 2);
@@ -164,11 +161,6 @@ static void set_step(kl_fit *f, size_t step) {
                                                                   (double)c->steps);
 }
 
-static void follow_average(kl_fit *f, size_t step) {
-    const double t = (double)step + 1.0;
-    f->flow->engine->average(f->average, f->flow->theta, fmin(f->config.ema_decay, (1.0 + t) / (10.0 + t)), f->flow->model.parameter_count);
-}
-
 /* What a wave of a step draws from. */
 typedef struct kl_step {
     kl_fit *f;
@@ -212,7 +204,7 @@ static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
         return nf_fail(NF_ERR_DIVERGED, f->function, "the parameters are not finite after step %zu", step + 1);
     }
     if (c->ema_decay > 0.0)
-        follow_average(f, step);
+        f->flow->engine->average(f->average, f->flow->theta, nf_average_decay(c->ema_decay, step + 1), f->flow->model.parameter_count);
     return NF_OK;
 }
 

@@ -4,6 +4,7 @@
 
 #include "api/fit.h"
 #include "api/handles.h"
+#include "api/schedule.h"
 #include "api/weights.h"
 
 /* Rows of all ranks that are exchanged at once, if a batch is not larger: enough that the waiting does not count. */
@@ -132,10 +133,7 @@ void nf_fit_fill_defaults(fit *f) {
     c->training_tolerance = nf_real_or_none(c->training_tolerance, 1e-3);
     c->noise = nf_real_or_none(c->noise, d.noise);
     c->contamination = nf_real_or_none(c->contamination, d.contamination);
-    if (c->schedule_factor == 0.0 && c->schedule == NF_SCHEDULE_STEP)
-        c->schedule_factor = 0.1;
-    if (c->schedule_factor < 0.0)
-        c->schedule_factor = 0.0;
+    c->schedule_factor = nf_schedule_factor_or_default(c->schedule, c->schedule_factor);
     const double fraction = nf_real_or_none(c->validation_fraction, d.validation_fraction);
     f->validation_rows = f->held_out.given ? f->held_out.total : (size_t)((double)f->data.total * fraction);
     f->training_rows = f->held_out.given ? f->data.total : f->data.total - f->validation_rows;
