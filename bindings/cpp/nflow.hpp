@@ -683,12 +683,10 @@ class flow {
         if (!config.checkpoint_.empty())
             c.checkpoint = config.checkpoint_.c_str();
         c.weight = weights(config.weight_, n);
-        if (!config.validation_x_.empty()) {
-            c.validation_rows = rows("validation x", config.validation_x_);
-            c.validation_x = config.validation_x_.data();
-            c.validation_context = conditions(config.validation_context_, c.validation_rows);
-            c.validation_weight = weights(config.validation_weight_, c.validation_rows);
-        }
+        c.validation_rows = rows("validation x", config.validation_x_);
+        c.validation_x = config.validation_x_.data();
+        c.validation_context = conditions(config.validation_context_, c.validation_rows);
+        c.validation_weight = weights(config.validation_weight_, c.validation_rows);
         detail::guarded<const std::function<bool(const nf_fit_progress &)>> guard{config.progress_};
         if (config.progress_) {
             c.progress = detail::progress_of<nf_fit_progress>;

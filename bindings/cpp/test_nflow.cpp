@@ -70,6 +70,8 @@ static void sizes() {
     MUST(thrown_by([&] { flow.log_prob(x); }, "context has 0 numbers, expected 2") == NF_ERR_ARGUMENT);
     MUST(thrown_by([&] { flow.log_prob(x, context, three); }, "log_prob has 3 numbers, expected 2") == NF_ERR_ARGUMENT);
     MUST(thrown_by([&] { flow.forward(x, context, three); }, "x has 3 numbers, expected 4") == NF_ERR_ARGUMENT);
+    nflow::flow plain(nflow::planar_config(2));
+    MUST(thrown_by([&] { plain.fit(x, nflow::fit_config().validation({}, {}, context)); }, "weight has 2 numbers, expected 0") == NF_ERR_ARGUMENT);
     double log_det[2];
     flow.inverse(x, context, {}, log_det);
     MUST(flow.inverse(x, context).log_det[1] == log_det[1]);

@@ -753,6 +753,8 @@ class Flow(_Owner):
             config.update(validation_x=validation_x, validation_rows=held, validation_context=self._context(validation_context, held))
             if validation_weight is not None:
                 config["validation_weight"] = _array(validation_weight, "validation_weight", held)
+        elif validation_context is not None or validation_weight is not None:
+            raise ValueError("validation_context and validation_weight go with validation_x")
         if weight is not None:
             config["weight"] = _array(weight, "weight", count)
         if checkpoint is not None:

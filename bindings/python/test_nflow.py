@@ -88,6 +88,8 @@ class Arrays(unittest.TestCase):
             self.flow.parameters = np.zeros(3)
         with self.assertRaisesRegex(ValueError, "weight"):
             self.flow.fit(self.x, weight=np.ones(3))
+        with self.assertRaisesRegex(ValueError, "go with validation_x"):
+            self.flow.fit(self.x, validation_weight=np.ones(3))
 
     def test_a_column(self):
         flow = nflow.Flow.planar(dim=1, layers=2)
