@@ -195,8 +195,12 @@ START_TEST(gradients) {
     refused(NF_ERR_MISMATCH, "nf_grad_reverse_kl", "ws", nf_grad_reverse_kl(w->flow, w->other_ws, &w->rng, ROWS, w->context, zero_target, NULL, w->gradient, NULL));
     refused(NF_ERR_MISMATCH, "nf_grad_reverse_kl", "gradient", nf_grad_reverse_kl(w->flow, w->ws, &w->rng, ROWS, w->context, zero_target, NULL, w->other_gradient, NULL));
     must_be(NF_ERR_IO, nf_grad_reverse_kl(w->flow, w->ws, &w->rng, ROWS, w->context, failing_target, &own, w->gradient, NULL));
-    must_say("nf_grad_reverse_kl", "the target returned NF_ERR_IO");
+    must_say("nf_grad_reverse_kl", "the target returned NF_ERR_IO (-6)");
     nothing_changed(w, "a target that fails");
+    own = (nf_status)-123;
+    must_be(own, nf_grad_reverse_kl(w->flow, w->ws, &w->rng, ROWS, w->context, failing_target, &own, w->gradient, NULL));
+    must_say("nf_grad_reverse_kl", "the target returned unknown status (-123)");
+    nothing_changed(w, "a target that fails in its own way");
     own = NF_STOPPED;
     must_be(NF_STOPPED, nf_grad_reverse_kl(w->flow, w->ws, &w->rng, ROWS, w->context, failing_target, &own, w->gradient, NULL));
     nothing_changed(w, "a target that stops");

@@ -68,7 +68,7 @@ nf_status nf_fail_in(nf_status status, const char *function) {
 }
 
 nf_status nf_fail_of(nf_status status, const char *function, const char *who) {
-    return status == NF_OK || line[0] != '\0' ? status : nf_fail(status, function, "%s returned %s", who, nf_status_name(status));
+    return status == NF_OK || line[0] != '\0' ? status : nf_fail(status, function, "%s returned %s (%d)", who, nf_status_name(status), (int)status);
 }
 
 void nf_clear_error(void) { line[0] = '\0'; }

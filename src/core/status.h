@@ -23,7 +23,7 @@ nf_status nf_fail_in(nf_status status, const char *function);
 
 /*
  * What a callback of the caller's returned goes on as it is; when it left no line since nf_clear_error, the line says whose it is: "<function>: <who> returned
- * NF_ERR_IO". NF_OK does nothing.
+ * NF_ERR_IO (-6)", with the number because it need not be one of the library's. NF_OK does nothing.
  */
 nf_status nf_fail_of(nf_status status, const char *function, const char *who);
 
