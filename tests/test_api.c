@@ -399,6 +399,10 @@ START_TEST(fit_configs) {
         refused(cases[i].status, "nf_fit", cases[i].says, nf_fit(w->flow, ROWS, w->x, w->context, &config, NULL));
     }
     nf_fit_report report = {.struct_size = offsetof(nf_fit_report, rhs_evaluations) - 1};
+    must_be(NF_ERR_ARGUMENT, nf_fit(w->flow, ROWS, w->x, w->context, NF_CONFIG(nf_fit_config, .threads = 5000), NULL));
+    ck_assert_str_eq(nf_last_error(), "nf_fit: threads is 5000, at most 4096 make sense");
+    must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(w->plain, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .threads = 5000), NULL));
+    ck_assert_str_eq(nf_last_error(), "nf_fit_reverse_kl: threads is 5000, at most 4096 make sense");
     refused(NF_ERR_ARGUMENT, "nf_fit", "flow is NULL", nf_fit(NULL, ROWS, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "rows is 0", nf_fit(w->flow, 0, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "more than memory can hold", nf_fit(w->flow, SIZE_MAX / 8, w->x, w->context, NULL, NULL));

@@ -104,9 +104,9 @@ static void make_exact(nf_diagnosis *d) {
         cnf->trace = NF_TRACE_EXACT;
     }
     if (d->status == NF_OK)
-        nf_diagnosis_did(d, nf_workspace_create(&flow, d->config.threads, &d->workspace));
+        nf_diagnosis_did(d, nf_workspace_begin(&flow, d->config.threads, &d->workspace));
     if (d->status == NF_OK)
-        nf_diagnosis_did(d, nf_workspace_create(d->exact, d->config.threads, &d->exact_workspace));
+        nf_diagnosis_did(d, nf_workspace_begin(d->exact, d->config.threads, &d->exact_workspace));
     if (d->status == NF_OK)
         nf_diagnosis_did(d, nf_gradient_create(d->exact, &d->gradient));
 }

@@ -12,7 +12,7 @@ static size_t own_rows(const fit *f, size_t rows) {
 
 static nf_status allocate_handles(fit *f) {
     const nf_flow flow = nf_flow_in(f->flow, &f->allocator);
-    nf_status status = nf_workspace_create(&flow, f->config.threads, &f->workspace);
+    nf_status status = nf_workspace_begin(&flow, f->config.threads, &f->workspace);
     if (status == NF_OK)
         status = nf_gradient_create(&flow, &f->gradient);
     const nf_optimizer_config standard = nf_fit_standard_optimizer(f);

@@ -102,7 +102,7 @@ static nf_status allocate(kl_fit *f) {
     const nf_optimizer_config standard = {.struct_size = sizeof standard, .learning_rate = 2e-2, .clip_norm = 10.0};
     const size_t bytes = f->flow->model.parameter_count * f->flow->engine->real_size;
     const nf_flow flow = nf_flow_in(f->flow, &f->allocator);
-    nf_status status = nf_workspace_create(&flow, f->config.threads, &f->workspace);
+    nf_status status = nf_workspace_begin(&flow, f->config.threads, &f->workspace);
     if (status == NF_OK)
         status = nf_gradient_create(&flow, &f->gradient);
     if (status == NF_OK)

@@ -114,6 +114,7 @@ void nf_flow_put(nf_flow *flow, const double *parameters);
 /* What makes the objects that belong to a flow, or to a net. */
 nf_status nf_workspace_make(const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t dim, size_t thread_size,
                             size_t threads, nf_workspace **workspace);
+nf_status nf_workspace_begin(const nf_flow *flow, size_t threads, nf_workspace **workspace); /* nf_workspace_create; messages name no function */
 nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t count,
                            nf_gradient **gradient);
 nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure,

@@ -82,7 +82,7 @@ nf_status nf_workspace_make(const nf_allocator *allocator, const nf_engine *engi
     return NF_OK;
 }
 
-static nf_status create(const nf_flow *flow, size_t threads, nf_workspace **out) {
+nf_status nf_workspace_begin(const nf_flow *flow, size_t threads, nf_workspace **out) {
     const nf_status status = nf_workspace_make(&flow->allocator, flow->engine, flow->structure, flow->model.dim,
                                                flow->engine->thread_size(&flow->model), threads, out);
     for (size_t t = 0; status == NF_OK && t < (*out)->thread_count; t++)
@@ -98,7 +98,7 @@ nf_status nf_workspace_create(const nf_flow *flow, size_t threads, nf_workspace 
     if (status == NF_OK)
         status = nf_check_pointer(__func__, "flow", flow);
     if (status == NF_OK) {
-        status = create(flow, threads, workspace);
+        status = nf_workspace_begin(flow, threads, workspace);
         if (status != NF_OK)
             nf_fail_in(status, __func__);
     }
@@ -118,7 +118,7 @@ void nf_workspace_free(nf_workspace *workspace) {
 
 nf_status nf_workspace_borrow(const nf_flow *flow, nf_workspace *given, nf_workspace **workspace) {
     *workspace = given;
-    return given ? NF_OK : create(flow, 1, workspace);
+    return given ? NF_OK : nf_workspace_begin(flow, 1, workspace);
 }
 
 void nf_workspace_return(nf_workspace *given, nf_workspace *workspace) {
