@@ -387,6 +387,7 @@ END_TEST
 START_TEST(a_checkpoint_of_other_data_is_refused_by_all) {
     data *d = new_data();
     task *t = new_bytes(sizeof *t);
+    nf_fit_config own;
     rank_result results[MOST_RANKS];
     char line[LINE];
     set_path();
@@ -396,6 +397,16 @@ START_TEST(a_checkpoint_of_other_data_is_refused_by_all) {
     d->x[2 * ROWS - 2] += 1;
     ck_assert(run_ranks(&(rank_options){.size = 3}, fit_on, t, results));
     all_are(results, 3, NF_ERR_MISMATCH, "other data");
+    d->x[2 * ROWS - 2] -= 1;
+    own = t->config;
+    own.checkpoint = "";
+    t->own[1] = t->own[2] = &own; /* rank 0's path counts */
+    ck_assert(run_ranks(&(rank_options){.size = 3}, fit_on, t, results));
+    all_are(results, 3, NF_OK, NULL);
+    t->own[0] = &own;
+    ck_assert(run_ranks(&(rank_options){.size = 3}, fit_on, t, results));
+    all_are(results, 3, NF_ERR_ARGUMENT, "config->checkpoint is an empty path (rank 0 of 3)");
+    t->own[0] = t->own[1] = t->own[2] = NULL;
     t->config.checkpoint = "/nonexistent/folder/file";
     ck_assert(run_ranks(&(rank_options){.size = 3}, fit_on, t, results));
     all_are(results, 3, NF_ERR_IO, "(rank 0 of 3)");

@@ -55,7 +55,7 @@ static nf_status check_settings(const fit *f) {
         if (status != NF_OK)
             return status;
     }
-    if (c->checkpoint && !*c->checkpoint)
+    if (c->checkpoint && !*c->checkpoint && f->ranks.rank == 0) /* whose path counts */
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->checkpoint is an empty path");
     if (!(c->ema_decay < 1.0))
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->ema_decay is %g, must be less than 1", c->ema_decay);
