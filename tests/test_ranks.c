@@ -468,6 +468,21 @@ START_TEST(arguments_of_one_rank) {
 }
 END_TEST
 
+/* Initial parameters come from rank 0, but probes are structure. */
+START_TEST(flows_of_other_seeds) {
+    data *d = new_data();
+    task *t = new_bytes(sizeof *t);
+    rank_result results[MOST_RANKS];
+    *t = new_task(d, CONTINUOUS);
+    t->seed[2] = 8;
+    ck_assert(run_ranks(&(rank_options){.size = 3}, fit_on, t, results));
+    all_are(results, 3, NF_ERR_MISMATCH, "the seed of the flow's continuous layers is 8, and on rank 0 it is 3 (rank 2 of 3)");
+    unchanged(t, 3);
+    free(t);
+    free(d);
+}
+END_TEST
+
 static nf_status fit_without_flow(void *user, const nf_comm *comm, char line[LINE]) {
     const data *d = user;
     nf_flow *flow = flow_of(PLANAR, 3);
@@ -882,6 +897,7 @@ int main(void) {
     tcase_add_checked_fixture(failures, NULL, drop_path);
     tcase_add_test(failures, a_checkpoint_of_other_data_is_refused_by_all);
     tcase_add_test(failures, arguments_of_one_rank);
+    tcase_add_test(failures, flows_of_other_seeds);
     tcase_add_test(failures, a_rank_without_a_flow);
     tcase_add_test(failures, flows_that_differ);
     tcase_add_test(failures, instruction_sets_that_differ);

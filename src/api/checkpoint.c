@@ -316,7 +316,7 @@ static nf_status check_sum(const nf_st_file *file, const nf_checkpoint *found, c
 
 static nf_status check_same(const nf_checkpoint *own, const nf_checkpoint *found) {
     if (strcmp(own->flow, found->flow) != 0)
-        return nf_fail(NF_ERR_MISMATCH, NULL, "it is of a flow with another structure");
+        return nf_fail(NF_ERR_MISMATCH, NULL, "it is of a flow with another structure, to which random masks and the seed of continuous layers belong");
     for (size_t i = 0; i < own->setting_count; i++) {
         const setting *o = &own->settings[i], *t = &found->settings[i];
         if (strcmp(o->value, t->value) == 0)

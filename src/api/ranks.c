@@ -257,6 +257,15 @@ static nf_status compare_isa(nf_ranks *r, const struct nf_flow *flow) {
     return nf_ranks_agree(r, status);
 }
 
+/* The seeds of the probes of continuous layers; of one layer, its own. */
+static uint64_t probe_seeds(const nf_model *model) {
+    uint64_t seeds = 0;
+    for (size_t i = 0; i < model->layer_count; i++)
+        if (model->layers[i]->kind == NF_LAYER_CNF)
+            seeds = seeds * UINT64_C(1099511628211) + model->layers[i]->cnf.noise_seed;
+    return seeds;
+}
+
 nf_status nf_ranks_share_flow(nf_ranks *r, struct nf_flow *flow) {
     if (r->size == 1)
         return NF_OK;
@@ -275,6 +284,7 @@ nf_status nf_ranks_share_flow(nf_ranks *r, struct nf_flow *flow) {
                                         {"the flow's precision", (double)flow->engine->precision},
                                         {"the flow's dim", (double)flow->model.dim},
                                         {"the flow's number of parameters", (double)flow->model.parameter_count},
+                                        NF_HALVES("the seed of the flow's continuous layers", probe_seeds(&flow->model)),
                                         NF_HALVES("the digest of the flow's structure", digest)};
     if (status == NF_OK)
         status = nf_ranks_compare(r, settings, sizeof settings / sizeof *settings);
