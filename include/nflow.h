@@ -563,7 +563,8 @@ typedef struct nf_fit_config {
     nf_objective objective;               /* flow matching needs one CNF layer (nf_grad_flow_matching); its losses are not nats */
     size_t schedule_step;       /* NF_SCHEDULE_STEP: epochs between drops; default a third of all and one more */
     double schedule_factor;     /* step: factor of a drop, default .1; cosine: final fraction of the rate, default 0 */
-    double validation_fraction; /* of the rows, held out by a seeded shuffle; default .1, of flow matching none; negative: none */
+    double validation_fraction; /* of the rows, held out by a seeded shuffle; default .1, of flow matching none; negative: none. None as well where those would be
+                                   all rows that count, with weight and of numbers */
     size_t validation_rows;     /* or an array of held-out rows; without it the contexts and weights of such rows are NF_ERR_ARGUMENT */
     const double *validation_x, *validation_context, *validation_weight;
     const double *weight;     /* rows numbers: finite, not negative; NULL: all 1. Only their ratios count; what is nothing beside the largest (some

@@ -327,6 +327,48 @@ START_TEST(held_out_rows_that_do_not_count_are_none) {
 }
 END_TEST
 
+/* The only row that counts, because the others have no weight or are no numbers, is trained on, wherever the split puts it. */
+START_TEST(the_rows_that_count_are_not_all_held_out) {
+    enum { FEW = 30 };
+    const bool weightless = _i & 1;
+    double *x = gaussian_rows(3, FEW), *numbers = gaussian_rows(3, FEW), *weight = new_numbers(FEW);
+    size_t held_out = 0;
+    for (size_t row = 0; row < FEW; row++) {
+        nf_flow *flow = make_flow(NF_DOUBLE), *whole = make_flow(NF_DOUBLE);
+        nf_fit_report report = {.struct_size = sizeof report}, without = report;
+        nf_fit_config config = plain(3);
+        config.batch_size = 8;
+        config.validation_fraction = 0.4;
+        config.weight = weightless ? weight : NULL;
+        for (size_t r = 0; r < FEW; r++) {
+            weight[r] = r == row;
+            for (size_t i = 0; i < DIM; i++)
+                x[r * DIM + i] = weightless || r == row ? numbers[r * DIM + i] : NAN;
+        }
+        const nf_status status = weightless ? NF_OK : NF_ERR_ROWS;
+        double *before = new_parameters(flow);
+        must_be(status, nf_fit(flow, FEW, x, NULL, &config, &report));
+        double *after = new_parameters(flow);
+        ck_assert_uint_eq(report.steps, 3);
+        ck_assert(isfinite(report.train_loss) && isnan(report.validation_loss));
+        ck_assert(memcmp(before, after, nf_parameter_count(flow) * sizeof *before) != 0);
+        config.validation_fraction = -1;
+        must_be(status, nf_fit(whole, FEW, x, NULL, &config, &without));
+        double *all = new_parameters(whole);
+        held_out += memcmp(all, after, nf_parameter_count(flow) * sizeof *all) == 0;
+        free(all);
+        free(after);
+        free(before);
+        nf_flow_free(whole);
+        nf_flow_free(flow);
+    }
+    ck_assert_uint_ge(held_out, (size_t)(0.4 * FEW)); /* that many rows would have been */
+    free(weight);
+    free(numbers);
+    free(x);
+}
+END_TEST
+
 static int keep_progress(void *user, const nf_fit_progress *p) {
     *(nf_fit_progress *)user = *p;
     return 0;
@@ -1127,6 +1169,7 @@ int main(void) {
     tcase_add_test(bits, nor_does_it_for_the_reverse_kl);
     tcase_add_test(stopping, patience_ends_and_the_best_is_restored);
     tcase_add_test(stopping, without_held_out_rows_the_last_is_given);
+    tcase_add_loop_test(stopping, the_rows_that_count_are_not_all_held_out, 0, 2);
     tcase_add_loop_test(stopping, held_out_rows_that_do_not_count_are_none, 0, 4);
     tcase_add_test(stopping, the_gradient_norm_is_of_the_last_step);
     tcase_add_test(stopping, where_there_is_no_loss_none_is_told);

@@ -231,6 +231,25 @@ START_TEST(a_rank_without_weights_weighs_1) {
 }
 END_TEST
 
+/* Were it held out, the one row with weight would leave nothing to learn from. */
+START_TEST(one_row_that_counts_is_trained_on) {
+    data *d = new_data();
+    task *t = new_bytes(sizeof *t);
+    memset(d->weight, 0, sizeof d->weight);
+    d->weight[1000] = 2;
+    *t = new_task(d, COUPLINGS);
+    t->weighted = true;
+    t->config.validation_fraction = 0.99;
+    t->config.epochs = 1;
+    fit_alone(t);
+    ck_assert_uint_eq(t->report[0].steps, 1);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        fit_on_ranks(t, &(rank_options){.size = sizes[i]}, (enum spread)(i % SPREADS));
+    free(t);
+    free(d);
+}
+END_TEST
+
 START_TEST(bits_do_not_depend_on_who_has_the_rows) {
     data *d = new_data();
     task *t = new_bytes(sizeof *t);
@@ -887,6 +906,7 @@ int main(void) {
     tcase_add_loop_test(bits, bits_do_not_depend_on_ranks, 0, KINDS);
     tcase_add_test(bits, bits_do_not_depend_on_who_has_the_rows);
     tcase_add_test(bits, a_rank_without_weights_weighs_1);
+    tcase_add_test(bits, one_row_that_counts_is_trained_on);
     tcase_add_test(bits, a_callback_gives_the_bits_of_arrays);
     tcase_add_test(bits, many_shards);
     tcase_add_test(bits, fast_mode_is_close);

@@ -54,6 +54,7 @@ typedef struct nf_fitting {
 nf_status nf_fit_check_arguments(const nf_fitting *f, const nf_fit_report *report);
 nf_status nf_fit_check_all_data(nf_fitting *f);
 void nf_fit_fill_defaults(nf_fitting *f);
+void nf_fit_hold_out_none(nf_fitting *f); /* after all */
 nf_optimizer_config nf_fit_standard_optimizer(const nf_fitting *f);
 
 /* Of this rank alone; the flow's first parameters are kept as soon as there is room for them. */

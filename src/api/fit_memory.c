@@ -23,9 +23,10 @@ static nf_status allocate_handles(fit *f) {
     return status == NF_OK ? NF_OK : nf_fail_in(status, f->function);
 }
 
-/* Rows that a rank has at once: those of the steps that are fetched together, and at least a chunk of held-out ones. */
+/* Rows that a rank has at once: those of the steps that are fetched together, and at least a chunk of held-out ones. It may come out that none is held out. */
 static size_t most_rows(const fit *f) {
-    const size_t batch = f->config.batch_size, full = own_rows(f, batch), last = own_rows(f, f->training_rows % batch);
+    const size_t batch = f->config.batch_size, full = own_rows(f, batch), some = own_rows(f, f->training_rows % batch);
+    const size_t all = own_rows(f, f->data.total % batch), last = some > all ? some : all;
     const size_t rows = (full > last ? full : last) * f->steps_at_once;
     return rows > VALIDATION_CHUNK ? rows : VALIDATION_CHUNK;
 }

@@ -152,6 +152,12 @@ void nf_fit_fill_defaults(fit *f) {
     f->split = nf_shuffle_begin(c->seed, STREAM_SPLIT, f->data.total);
 }
 
+void nf_fit_hold_out_none(fit *f) {
+    f->validation_rows = 0;
+    f->training_rows = f->data.total;
+    f->steps_per_epoch = (f->training_rows + f->config.batch_size - 1) / f->config.batch_size;
+}
+
 nf_optimizer_config nf_fit_standard_optimizer(const fit *f) {
     const fit_defaults d = defaults_of(f);
     return (nf_optimizer_config){
