@@ -501,7 +501,8 @@ NF_API nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_con
 NF_API void nf_optimizer_free(nf_optimizer *optimizer); /* NULL is allowed */
 /*
  * One step. NF_ERR_DIVERGED: the gradient is not finite, or so large (1e19 in single precision, 1e154 in double) that the squares which all kinds but SGD
- * average are not, when clip_norm does not scale it down; nothing changed.
+ * average are not, when clip_norm does not scale it down; or parameters, or what the optimizer keeps, would not be finite after the step. Nothing
+ * changed.
  */
 NF_API nf_status nf_optimizer_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient);
 /* From the next step on. Finite and not negative. */
@@ -608,7 +609,7 @@ typedef struct nf_fit_report {
 /*
  * Fit a flow to rows of x by mini-batches. With held-out rows the flow ends with the parameters of the best epoch, without them with the last ones; held-out rows none of
  * which counts, because their weights are 0 or they are not finite, are as none.
- * Same seed, same bits, for any number of threads. Working memory does not depend on rows. A loss or gradient that is not finite never reaches the
+ * Same seed, same bits, for any number of threads. Working memory does not depend on rows. A loss, gradient or step that is not finite never reaches the
  * parameters: NF_ERR_DIVERGED, and the flow holds its best ones (without held-out rows, the last with which an epoch began and its first batch was good). NF_STOPPED: progress asked for it. NF_ERR_ROWS: some rows are not
  * finite; they were left out, and the fit is done. `config` NULL: all defaults. `report` may be NULL.
  *
@@ -683,9 +684,8 @@ typedef struct nf_reverse_kl_report {
 } nf_reverse_kl_report;
 
 /*
- * The flow ends with the averaged parameters. Same seed, same bits, for any number of threads, if the target is a function. NF_ERR_DIVERGED: a loss or gradient is not
- * finite, and the flow has the parameters before it; or a step led to parameters that are not, and it has the averaged ones before that step, or without an average
- * those from before the fit. NF_STOPPED: progress asked for it. A status of the target, whatever it is, ends the fit and is returned, and the
+ * The flow ends with the averaged parameters. Same seed, same bits, for any number of threads, if the target is a function. NF_ERR_DIVERGED: a loss, a gradient or
+ * what a step would lead to is not finite, and the flow has the parameters before it. NF_STOPPED: progress asked for it. A status of the target, whatever it is, ends the fit and is returned, and the
  * target is not called again: after NF_STOPPED the flow has the averaged parameters, after NF_ERR_DIVERGED those of the last step, or the averaged ones
  * when all steps are done, after any other those from before the fit.
  * config->comm: as for nf_fit; the samples are shared out, and each rank's target sees its own. `context` is the same on all ranks.

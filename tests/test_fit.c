@@ -904,6 +904,33 @@ START_TEST(a_last_step_into_nothing_is_not_kept) {
 }
 END_TEST
 
+/* Nor with held-out rows: one step, into nothing by its rate or because the layer that has the units of the columns is none in those. */
+START_TEST(an_only_step_into_nothing_is_told) {
+    const double far_out[] = {69, 1e30};
+    const nf_optimizer_config wild = {.struct_size = sizeof wild, .kind = NF_SGD, .learning_rate = 3e38};
+    double *x = new_numbers(ROWS);
+    random_source random = random_begin(6);
+    nf_flow *flow;
+    nf_fit_config config = plain(1);
+    nf_fit_report report = {.struct_size = sizeof report};
+    for (size_t i = 0; i < ROWS; i++)
+        x[i] = _i ? 1e-30 * random_normal(&random) : 3 + random_normal(&random);
+    must(nf_affine_create(1, NF_SINGLE, &flow));
+    if (_i)
+        must(nf_set_parameters(flow, far_out));
+    config.optimizer = _i ? &plain_adam : &wild;
+    config.standardize = _i ? 0 : -1;
+    config.batch_size = ROWS;
+    must_be(NF_ERR_DIVERGED, nf_fit(flow, ROWS, x, NULL, &config, &report));
+    must_say("nf_fit", _i ? "the affine layer is not finite" : "not finite");
+    ck_assert_int_eq(report.stop_reason, NF_STOP_DIVERGED);
+    ck_assert_uint_eq(report.steps, 0);
+    all_finite(flow);
+    nf_flow_free(flow);
+    free(x);
+}
+END_TEST
+
 typedef struct failing_reader {
     const double *x;
     size_t calls, fails_at;
@@ -1187,6 +1214,7 @@ int main(void) {
     tcase_add_loop_test(wrong, what_is_not_finite_never_reaches_the_parameters, 0, 2);
     tcase_add_loop_test(wrong, what_diverges_is_not_kept, 0, 2);
     tcase_add_loop_test(wrong, a_last_step_into_nothing_is_not_kept, 0, 2);
+    tcase_add_loop_test(wrong, an_only_step_into_nothing_is_told, 0, 2);
     tcase_add_test(wrong, a_reader_that_fails_at_once_changes_nothing);
     tcase_add_test(wrong, a_reader_that_fails_later_has_no_words_of_others);
     tcase_add_test(wrong, rows_without_weight_do_not_make_a_fit_diverge);

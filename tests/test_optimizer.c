@@ -244,6 +244,79 @@ START_TEST(a_gradient_whose_squares_overflow_changes_nothing) {
 }
 END_TEST
 
+/* Settings that are numbers, and a gradient that is one, whose step is not: it is not taken, and the optimizer goes on as if nobody had asked for it. */
+START_TEST(a_step_beyond_all_numbers_changes_nothing) {
+    enum { MOST_STEPS = 4 };
+    static const struct {
+        nf_precision precision;
+        nf_optimizer_config config;
+        double parameter, gradient[2]; /* of the first step and of the others */
+    } cases[] = {
+        {NF_SINGLE, {.kind = NF_SGD, .learning_rate = 1e10}, 1, {1, 1e35}},
+        {NF_SINGLE, {.kind = NF_SGD, .learning_rate = 1}, 3.3e38, {0, -3e37}},
+        {NF_SINGLE, {.kind = NF_SGD, .learning_rate = 1, .weight_decay = 100}, 1e37, {0, 0}},
+        {NF_SINGLE, {.kind = NF_SGD, .learning_rate = 1e-30, .momentum = 1e30}, 1, {1e10, 0}},
+        {NF_SINGLE, {.kind = NF_ADAM, .learning_rate = 3e38}, 1, {1, 1e18}},
+        {NF_SINGLE, {.kind = NF_ADAM, .learning_rate = 3e38, .beta1 = 1 - 1e-9}, 1, {0, 0}}, /* infinity times 0 */
+        {NF_SINGLE, {.kind = NF_ADAM, .weight_decay = 1e3}, 1e20, {0, 0}},
+        {NF_SINGLE, {.kind = NF_ADAM, .learning_rate = 1e30, .beta2 = -1, .epsilon = -1}, 1, {1e15, 0}},
+        {NF_SINGLE, {.kind = NF_ADAMW, .learning_rate = 1e20, .weight_decay = 1e20}, 1, {0, 0}},
+        {NF_SINGLE, {.kind = NF_RMSPROP, .learning_rate = 1e30, .beta2 = -1}, 1, {1, 1e15}},
+        {NF_SINGLE, {.kind = NF_RMSPROP, .learning_rate = 1, .weight_decay = 1}, 1e30, {0, 0}},
+        {NF_DOUBLE, {.kind = NF_SGD, .learning_rate = 1e200}, 1, {1, 1e200}},
+        {NF_DOUBLE, {.kind = NF_SGD, .learning_rate = 1}, 1.7e308, {0, -9e306}},
+        {NF_DOUBLE, {.kind = NF_ADAM, .learning_rate = 1.7e308}, 1, {1, 1e150}},
+        {NF_DOUBLE, {.kind = NF_ADAMW, .learning_rate = 1e200, .weight_decay = 1e200}, 1, {0, 0}},
+        {NF_DOUBLE, {.kind = NF_RMSPROP, .learning_rate = 1e300, .beta2 = -1}, 1, {1, 1e150}},
+    };
+    double theta[COUNT], before[COUNT], after[COUNT], g[COUNT] = {0};
+    nf_flow *flow = make_flow(cases[_i].precision, theta), *spared;
+    nf_optimizer_config config = cases[_i].config;
+    nf_optimizer *optimizer, *other;
+    nf_gradient *gradient;
+    size_t t = 0;
+    config.struct_size = sizeof config;
+    theta[2] = cases[_i].parameter;
+    must(nf_set_parameters(flow, theta));
+    must(nf_optimizer_create(flow, &config, &optimizer));
+    must(nf_optimizer_create(flow, &config, &other));
+    must(nf_gradient_create(flow, &gradient));
+    for (;; t++) {
+        ck_assert_msg(t < MOST_STEPS, "no step went beyond the numbers");
+        g[2] = cases[_i].gradient[t > 0];
+        must(nf_gradient_set(gradient, g));
+        must(nf_get_parameters(flow, before));
+        must(nf_flow_clone(flow, &spared));
+        const nf_status status = nf_optimizer_step(optimizer, flow, gradient);
+        if (status != NF_OK)
+            must_say("nf_optimizer_step", "the parameters are not finite after step");
+        must(nf_get_parameters(flow, after));
+        for (size_t i = 0; i < COUNT; i++)
+            ck_assert_msg(isfinite(after[i]), "step %zu: parameter %zu is %g", t + 1, i, after[i]);
+        if (status != NF_OK) {
+            must_be(NF_ERR_DIVERGED, status);
+            break;
+        }
+        must(nf_optimizer_step(other, spared, gradient));
+        nf_flow_free(spared);
+    }
+    same_bits("parameters", after, before, COUNT);
+    /* The moments are those of an optimizer that was not asked for that step. */
+    theta[2] = 1;
+    must(nf_set_parameters(flow, theta));
+    must(nf_set_parameters(spared, theta));
+    must(nf_optimizer_set_learning_rate(optimizer, 1e-30));
+    must(nf_optimizer_set_learning_rate(other, 1e-30));
+    must_be(nf_optimizer_step(other, spared, gradient), nf_optimizer_step(optimizer, flow, gradient));
+    same_parameters(flow, spared);
+    nf_gradient_free(gradient);
+    nf_optimizer_free(other);
+    nf_optimizer_free(optimizer);
+    nf_flow_free(spared);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* A gradient that was always 0 makes no step, also where nothing is added to the root of its average square. */
 START_TEST(without_epsilon_no_gradient_is_no_step) {
     const nf_optimizer_kind kinds[] = {NF_ADAM, NF_ADAMW, NF_RMSPROP};
@@ -322,6 +395,7 @@ int main(void) {
     tcase_add_loop_test(all, a_gradient_that_is_not_finite_changes_nothing, 0, count);
     tcase_add_test(all, a_gradient_of_any_size_is_clipped);
     tcase_add_test(all, a_gradient_whose_squares_overflow_changes_nothing);
+    tcase_add_loop_test(all, a_step_beyond_all_numbers_changes_nothing, 0, 16);
     tcase_add_test(all, without_epsilon_no_gradient_is_no_step);
     tcase_add_test(all, settings_that_are_not_allowed);
     suite_add_tcase(suite, all);

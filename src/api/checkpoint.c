@@ -191,6 +191,7 @@ static void state_of(const nf_fitting *f, uint64_t counts[COUNTS], double reals[
     reals[5] = f->report.rhs_evaluations;
 }
 
+/* After the vectors. */
 static void take_state(nf_fitting *f, const uint64_t counts[COUNTS], const double reals[REALS]) {
     f->first_epoch = f->report.epochs_run = (size_t)counts[0];
     f->report.best_epoch = (size_t)counts[1];
@@ -202,6 +203,8 @@ static void take_state(nf_fitting *f, const uint64_t counts[COUNTS], const doubl
     f->last_norm = reals[3];
     f->optimizer->update.rate = reals[4];
     f->report.rhs_evaluations = reals[5];
+    const size_t count = f->optimizer->count;
+    f->optimizer->most_moment = f->flow->engine->finite(f->optimizer->m, count) ? f->flow->engine->largest(f->optimizer->m, count) : INFINITY;
 }
 
 /* All tensors of a checkpoint, vectors first; without data. */

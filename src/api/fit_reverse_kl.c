@@ -199,10 +199,6 @@ static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
     status = nf_run_step(f->optimizer, f->flow, f->gradient);
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
-    if (!are_finite(f, f->flow->theta)) {
-        set_parameters(f, c->ema_decay > 0.0 ? f->average : f->initial);
-        return nf_fail(NF_ERR_DIVERGED, f->function, "the parameters are not finite after step %zu", step + 1);
-    }
     if (c->ema_decay > 0.0)
         f->flow->engine->average(f->average, f->flow->theta, nf_average_decay(c->ema_decay, step + 1), f->flow->model.parameter_count);
     return NF_OK;

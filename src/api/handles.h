@@ -66,6 +66,7 @@ struct nf_optimizer {
     double clip_norm;
     uint64_t steps;
     void *m, *v;
+    double most_moment; /* no number of m is larger */
 };
 
 /* A number that no other call in this process gets. */

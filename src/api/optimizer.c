@@ -132,6 +132,39 @@ static bool squares_overflow(const nf_optimizer *o, const nf_gradient *gradient,
     return g * g > most;
 }
 
+/* What the numbers of a step are at most. */
+typedef struct step_bounds {
+    double gradient; /* as the rule sees it */
+    double moment;   /* of m afterwards */
+    double change;   /* of a parameter, and of what is computed on the way */
+} step_bounds;
+
+static step_bounds bounds_of(const nf_optimizer *o, const engine_update *u, const void *theta, double norm) {
+    const bool adam = u->kind == NF_ADAM || u->kind == NF_ADAMW, coupled = u->kind != NF_ADAMW && u->weight_decay > 0.0;
+    step_bounds b = {.gradient = norm * u->clip};
+    if (coupled)
+        b.gradient += u->weight_decay * o->engine->bound(theta, o->count);
+    if (u->kind == NF_SGD) {
+        b.moment = (u->first ? 0.0 : u->momentum) * o->most_moment + b.gradient;
+        b.change = u->rate * b.moment;
+    } else {
+        b.moment = adam ? u->beta1 * o->most_moment + (1.0 - u->beta1) * b.gradient : 0.0;
+        b.change = u->rate / (adam ? u->correction1 : 1.0) * fmax(adam ? b.moment : b.gradient, 1.0) / fmin(u->epsilon, 1.0);
+    }
+    return b;
+}
+
+/*
+ * Whether these bounds leave no doubt that the step makes numbers of numbers: such changes are nothing beside the largest ones, so they carry none beyond. The bounds cost
+ * nothing but are loose; a step that they leave in doubt is tried out first.
+ */
+static bool is_safe(const nf_optimizer *o, const engine_update *u, const step_bounds *b) {
+    const bool single = o->engine->precision == NF_SINGLE;
+    const double far = single ? 1e28 : 1e285, square = o->update.kind == NF_SGD ? far : single ? 1e19 : 1e154;
+    const bool shrinks = u->kind != NF_ADAMW || u->rate * u->weight_decay <= 2.0;
+    return b->gradient < square && b->moment < far && b->change < far && shrinks;
+}
+
 /* With the floating-point environment entered. */
 static nf_status step(nf_optimizer *o, void *theta, const nf_gradient *gradient) {
     const double norm = o->engine->norm2(gradient->sum, o->count);
@@ -145,7 +178,13 @@ static nf_status step(nf_optimizer *o, void *theta, const nf_gradient *gradient)
         return nf_fail(NF_ERR_DIVERGED, NULL, "the gradient is finite, but its squares are not (its norm is %g, and clip_norm %g)", norm, o->clip_norm);
     u.correction1 = 1.0 - pow(u.beta1, (double)t);
     u.correction2 = 1.0 - pow(u.beta2, (double)t);
+    const step_bounds bounds = bounds_of(o, &u, theta, norm);
+    const bool safe = is_safe(o, &u, &bounds);
+    if (!safe && o->engine->update_overflows(&u, theta, gradient->sum, o->m, o->v, o->count))
+        return nf_fail(NF_ERR_DIVERGED, NULL, "the parameters are not finite after step %llu, which was not taken (the gradient's norm is %g, and the learning rate %g)",
+                       (unsigned long long)t, norm, u.rate);
     o->engine->update(&u, theta, gradient->sum, o->m, o->v, o->count);
+    o->most_moment = safe ? bounds.moment : o->engine->largest(o->m, o->count);
     o->steps = t;
     return NF_OK;
 }

@@ -58,14 +58,18 @@ nf_status nf_units_step(const nf_units *u, nf_optimizer *optimizer, nf_flow *flo
         u->shown[i] = u->own[i] - u->log_sd[i];
         u->shown[dim + i] = (u->own[dim + i] - u->mean[i]) / u->sd[i];
     }
+    if (!nf_finite_row(u->shown, 2 * dim, engine))
+        return nf_fail(NF_ERR_DIVERGED, NULL, "the affine layer is not finite in units of the columns");
     engine->from_double(theta, u->shown, 2 * dim);
     engine->to_double(u->shown, theta, 2 * dim); /* as they were rounded */
-    const nf_status status = nf_run_step(optimizer, flow, gradient);
+    nf_status status = nf_run_step(optimizer, flow, gradient);
     engine->to_double(u->stepped, theta, 2 * dim);
     for (size_t i = 0; i < dim && status == NF_OK; i++) {
         u->own[i] += u->stepped[i] - u->shown[i];
         u->own[dim + i] += u->sd[i] * (u->stepped[dim + i] - u->shown[dim + i]);
     }
+    if (status == NF_OK && !nf_finite_row(u->own, 2 * dim, engine))
+        status = nf_fail(NF_ERR_DIVERGED, NULL, "the affine layer is not finite after a step");
     engine->from_double(theta, u->own, 2 * dim);
     return status;
 }

@@ -23,7 +23,10 @@ void nf_units_release(nf_units *u, const nf_allocator *allocator);
 /* Takes the columns' mean and sd; what is not finite or, of sd, not positive becomes 0 and 1. A layer that nobody has set gets them; `parameters`: room for all. */
 void nf_units_set(nf_units *u, const double *mean, const double *sd, nf_flow *flow, double *parameters);
 
-/* nf_run_step with the layer in these units. The layer's part of the gradient is in them afterwards. */
+/*
+ * nf_run_step with the layer in these units. The layer's part of the gradient is in them afterwards. NF_ERR_DIVERGED as well when the layer is not finite in one of them: what
+ * it holds then is nothing to go on with.
+ */
 nf_status nf_units_step(const nf_units *u, nf_optimizer *optimizer, nf_flow *flow, nf_gradient *gradient);
 
 #endif

@@ -127,9 +127,12 @@ typedef struct nf_engine {
     void (*add_scaled)(void *to, const void *from, double scale, size_t count); /* to += scale * from */
     double (*norm2)(const void *values, size_t count);                          /* 2-norm, in double, fixed order */
     double (*largest)(const void *values, size_t count);                        /* of the absolute values */
+    double (*bound)(const void *values, size_t count); /* 2^60, in double precision 2^500, when that is larger; else infinity. Faster than largest */
 
     /* The optimizers' arithmetic: one step on theta with gradient g; m, v are the state. See golden update rules. */
     void (*update)(const engine_update *update, void *theta, const void *g, void *m, void *v, size_t count);
+    /* Whether that would make a number of theta, m or v that is none; changes nothing, and takes longer than the step. */
+    bool (*update_overflows)(const engine_update *update, const void *theta, const void *g, const void *m, const void *v, size_t count);
     void (*average)(void *mean, const void *theta, double decay, size_t count); /* mean = decay mean + (1 - decay) theta */
 } nf_engine;
 

@@ -1,6 +1,7 @@
 #include "engine/train/update.h"
 
 #include <math.h>
+#include <string.h>
 
 /* The gradient as the rule sees it: clipped, then with the decay added (all kinds but adamw, which shrinks theta instead). */
 static inline real effective(real g, real theta, real clip, real decay) { return madd(decay, theta, g * clip); }
@@ -85,6 +86,21 @@ double R(largest)(const void *values, size_t count) {
     for (size_t i = 0; i < count; i++)
         largest = fabs((double)g[i]) > largest ? fabs((double)g[i]) : largest;
     return largest;
+}
+
+/* What is added to an exponent reaches the topmost bit where that is too large: an integer loop, which vectorises. */
+double R(bound)(const void *values, size_t count) {
+    enum { LIMIT = NF_SINGLE_BUILD ? 60 : 500, BIAS = NF_SINGLE_BUILD ? 127 : 1023, FRACTION = NF_SINGLE_BUILD ? 23 : 52 };
+    const unsigned char *bytes = values;
+    const real_uint top = (real_uint)1 << (8 * sizeof(real) - 1), exponent = top - ((real_uint)1 << FRACTION);
+    const real_uint missing = top - ((real_uint)(BIAS + LIMIT) << FRACTION);
+    real_uint over = 0;
+    for (size_t i = 0; i < count; i++) {
+        real_uint bits;
+        memcpy(&bits, bytes + i * sizeof bits, sizeof bits);
+        over |= (bits & exponent) + missing;
+    }
+    return over & top ? INFINITY : NF_SINGLE_BUILD ? 0x1p60 : 0x1p500;
 }
 
 /* Of numbers whose squares are none: in units of the largest. Any that are not finite make it so. */
