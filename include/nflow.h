@@ -593,7 +593,10 @@ typedef struct nf_fit_config {
                              some density far out; at most 1; default .02 with couplings, else 0; negative: off */
 } nf_fit_config;
 
-/* What a fit came to. */
+/*
+ * What a fit came to. The train_loss of an epoch is the mean over its rows as its steps met them: with their noise, and each batch by the parameters before its step. A
+ * single row far out may make it of any size in the first epochs; clip_norm keeps the steps sound then.
+ */
 typedef struct nf_fit_report {
     size_t struct_size; /* set by the caller */
     size_t epochs_run, best_epoch, steps;
