@@ -779,7 +779,8 @@ typedef struct nf_diagnose_report {
     nf_finding accuracy; /* largest difference of log_prob to the same flow in double, with exact traces and ODE tolerances of 1e-10 (or four times the steps);
                             skipped for flows in double without CNF layers */
     nf_finding gradient;                 /* relative error of nf_grad_nll's gradient against differences of its loss */
-    nf_finding forward_vjp, inverse_vjp; /* relative error in the dot-product test: cotangents of input, context and parameters against differences */
+    nf_finding forward_vjp, inverse_vjp; /* relative error in the dot-product test: cotangents of input, context and parameters against differences. They and
+                                            the gradient are skipped when differences over steps of all sizes contradict each other as well */
 
     nf_finding normalization;     /* |integral of the density - 1|: by a grid for dim <= 3, by importance sampling from a mixture beyond it */
     double normalization_error;   /* of the integral: the difference to half the resolution, with few samples also to a wider grid, or its standard error;

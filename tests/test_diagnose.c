@@ -147,6 +147,52 @@ START_TEST(a_base_far_from_zero_passes) {
 }
 END_TEST
 
+static nf_flow *make_one(const char *kind, size_t i) {
+    nf_flow *flow = NULL;
+    if (strcmp(kind, "planar") == 0)
+        must(nf_planar_create(NF_CONFIG(nf_planar_config, .dim = DIM, .seed = i), &flow));
+    else if (strcmp(kind, "radial") == 0)
+        must(nf_radial_create(NF_CONFIG(nf_radial_config, .dim = DIM, .layers = 2, .seed = i), &flow));
+    else if (strcmp(kind, "realnvp") == 0)
+        must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = DIM, .couplings = 4, .seed = i), &flow));
+    else
+        must(nf_affine_create(DIM, NF_DOUBLE, &flow));
+    return flow;
+}
+
+static void slopes_must_pass(const char *what, const nf_flow *flow) {
+    const nf_diagnose_report report = diagnose(&sound, flow, 0, NULL, NULL, NF_CONFIG(nf_diagnose_config, .samples = 64));
+    char text[4096];
+    nf_diagnose_text(&report, text, sizeof text);
+    ck_assert_msg(report.gradient.verdict == NF_PASSED && report.forward_vjp.verdict == NF_PASSED && report.inverse_vjp.verdict == NF_PASSED, "%s:\n%s", what,
+                  text);
+}
+
+/* A map or density that bends within the first step of the differences: shorter ones tell. */
+START_TEST(flows_that_bend_sharply_pass) {
+    static const char *const kinds[] = {"planar", "radial", "realnvp", "affine"};
+    static const double sd[][DIM] = {{1e-8, 1e-8}, {100, 100}, {1e-2, 1e3}, {1, 1e6}, {1e3, 1e-2}};
+    for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++)
+        for (size_t i = 0; i < sizeof sd / sizeof sd[0]; i++) {
+            nf_flow *flow = make_one(kinds[k], i + 1);
+            must(nf_flow_set_base_normal(flow, NULL, sd[i]));
+            slopes_must_pass(kinds[k], flow);
+            nf_flow_free(flow);
+        }
+    static const double of_u_and_w[][2] = {{1, 1e-30}, {1, 1e-12}, {1, 1e-6}, {1, 1e-3}, {1e2, 1}, {1e4, 1}, {1e6, 1}, {1, 1e6}};
+    for (size_t i = 0; i < sizeof of_u_and_w / sizeof of_u_and_w[0]; i++) {
+        nf_flow *flow = make_one("planar", i + 1);
+        double theta[2 * DIM + 1];
+        must(nf_get_parameters(flow, theta));
+        for (size_t k = 0; k < 2 * DIM; k++)
+            theta[k] *= of_u_and_w[i][k / DIM];
+        must(nf_set_parameters(flow, theta));
+        slopes_must_pass("a planar flow", flow);
+        nf_flow_free(flow);
+    }
+}
+END_TEST
+
 /* Wide or narrow beyond all numbers: the flow fails, the call does not. */
 START_TEST(scales_beyond_all_numbers_are_no_failure_of_the_call) {
     static const double log_scales[] = {400, 709, 710, 1e6, 1e200, -400, -800, -1e200};
@@ -700,6 +746,7 @@ int main(void) {
     tcase_set_timeout(call, 60);
     tcase_add_test(pass, columns_far_from_zero_pass);
     tcase_add_test(pass, a_base_far_from_zero_passes);
+    tcase_add_test(pass, flows_that_bend_sharply_pass);
     tcase_add_test(call, scales_beyond_all_numbers_are_no_failure_of_the_call);
     tcase_add_test(pass, an_order_with_a_period_does_no_harm);
     tcase_add_test(pass, any_number_of_steps_passes);

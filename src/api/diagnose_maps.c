@@ -10,6 +10,8 @@
 
 /* Random cotangents for each norm; |J' g|^2 has the mean |J|^2 (Frobenius) when g is standard normal. */
 enum { PROBES = 8, DIRECTIONS = 4 };
+/* Steps of differences: the next is this power of two shorter. */
+enum { STEPS = 4, SHORTER = -7 };
 #define MOST_JACOBIAN ((size_t)64)
 
 typedef struct map_state {
@@ -251,20 +253,27 @@ static double dot(const double *a, const double *b, size_t count) {
     return sum;
 }
 
+static double largest(const double *a, size_t count) {
+    double most = 0;
+    for (size_t i = 0; i < count; i++)
+        most = fmax(most, fabs(a[i]));
+    return most;
+}
+
 static void move(double *to, const double *from, const double *way, double step, size_t count) {
     for (size_t i = 0; i < count; i++)
         to[i] = from[i] + step * way[i];
 }
 
-/* Whether a tensor is the shift of an affine layer: the log scales stand before it. */
-static bool is_shift(const nf_tensor *t) {
+static bool is_called(const nf_tensor *t, const char *name) {
     const char *end = strrchr(t->name, '.');
-    return end && strcmp(end, ".shift") == 0;
+    return end && strcmp(end + 1, name) == 0;
 }
 
 /*
- * Steps in proportion to the size of each tensor, so that no layer leaves its straight part; those of a shift in proportion to the scale beside it: a
- * column may lie far from 0 and be narrow. However large the numbers are, the steps and their squares stay finite.
+ * Steps in proportion to the size of each tensor, so that no layer leaves its straight part. Small ones are moved as those of 0.1 are, but for the w of a
+ * planar layer, of which only the direction says little however short it is. Those of a shift are in proportion to the scale beside it, of an affine layer, where the
+ * log scales stand before it: a column may lie far from 0 and be narrow. However large the numbers are, the steps and their squares stay finite.
  */
 static void choose_way(nf_diagnosis *d, slope *s) {
     fill_normal(d, s->way, d->parameters);
@@ -273,9 +282,12 @@ static void choose_way(nf_diagnosis *d, slope *s) {
         if (!nf_diagnosis_did(d, nf_tensor_info(d->exact, i, &t)))
             return;
         const size_t count = t.shape[0] * t.shape[1];
-        const double *theta = s->theta + t.offset, size = fmax(sqrt(dot(theta, theta, count) / (double)count), 0.1);
+        const double *theta = s->theta + t.offset, longest = largest(theta, count);
+        const double least = is_called(&t, "w") && longest > 0 ? fmin(longest, 0.1) : 0.1;
+        const double size = fmax(sqrt(dot(theta, theta, count) / (double)count), least);
+        const bool is_shift = is_called(&t, "shift");
         for (size_t k = 0; k < count; k++)
-            s->way[t.offset + k] *= fmin(is_shift(&t) ? exp(s->theta[t.offset + k - count]) : size, 1e150);
+            s->way[t.offset + k] *= fmin(is_shift ? exp(s->theta[t.offset + k - count]) : size, 1e150);
     }
 }
 
@@ -288,29 +300,88 @@ static double step_of(const nf_diagnosis *d) { return d->continuous ? 1e-4 : 1e-
 
 static void put_parameters(nf_diagnosis *d, const double *theta) { nf_diagnosis_did(d, nf_set_parameters(d->exact, theta)); }
 
+/* A derivative along a way, what it is like, and the differences of falling steps that it is compared with. */
+typedef struct comparison {
+    double got, scale, allowed;
+    double wanted[STEPS], error[STEPS]; /* relative */
+    size_t count;
+} comparison;
+
+/* One more difference; `rounding` is how far off that alone makes it. True when there should be another, of a shorter step: the map may bend within this one. */
+static bool compare_difference(comparison *c, double wanted, double rounding) {
+    const double error = fabs(c->got - wanted);
+    c->wanted[c->count] = wanted;
+    c->error[c->count] = (isnan(error) ? INFINITY : fmax(error - rounding, 0)) / c->scale;
+    return !(c->error[c->count++] <= c->allowed) && c->count < STEPS;
+}
+
+/*
+ * The error, which a difference that agrees with the derivative tells, or else the two differences in a row that agree best with each other. NaN when they do not agree
+ * to what is allowed: they say nothing then.
+ */
+static double error_of(const comparison *c) {
+    double error = c->error[c->count - 1], least = INFINITY;
+    if (error <= c->allowed)
+        return error;
+    for (size_t i = 1; i < c->count; i++) {
+        const double doubt = fabs(c->wanted[i] - c->wanted[i - 1]) / c->scale;
+        if (doubt < least) {
+            least = doubt;
+            error = c->error[i];
+        }
+    }
+    return isfinite(error) && least > c->allowed ? NAN : error;
+}
+
+/* The worst of the directions that say something. */
+typedef struct directions {
+    double worst, allowed;
+    size_t count;
+} directions;
+
+static void add_direction(directions *all, const comparison *c) {
+    const double error = error_of(c);
+    if (isnan(error))
+        return;
+    all->worst = fmax(all->worst, error);
+    all->count++;
+}
+
+static nf_finding finding_of(const directions *all) {
+    return all->count ? nf_finding_of_error(all->worst, all->allowed) : (nf_finding){.value = NAN, .threshold = NAN, .verdict = NF_SKIPPED};
+}
+
+static directions begin_directions(const nf_diagnosis *d) { return (directions){.allowed = d->continuous ? 1e-2 : 1e-3}; }
+
+static double loss_slope(nf_diagnosis *d, slope *s, double h) {
+    double loss[2] = {0};
+    for (int side = 0; side < 2 && d->status == NF_OK; side++) {
+        move(s->moved, s->theta, s->way, side ? -h : h, d->parameters);
+        put_parameters(d, s->moved);
+        nf_diagnosis_did(d, d->calls->grad_nll(d->exact, d->exact_workspace, d->exact_rows, d->x, d->context, NULL, d->gradient, &loss[side]));
+    }
+    return (loss[0] - loss[1]) / (2 * h);
+}
+
 static void check_gradient(nf_diagnosis *d) {
-    const size_t n = d->exact_rows, mark = d->block_count;
-    const double h = step_of(d);
+    const size_t mark = d->block_count;
     slope s = {0};
-    double worst = 0, loss[3] = {0};
+    directions all = begin_directions(d);
+    double loss = 0;
     if (d->parameters && take_slope(d, &s)) {
         nf_gradient_zero(d->gradient);
-        nf_diagnosis_did(d, d->calls->grad_nll(d->exact, d->exact_workspace, n, d->x, d->context, NULL, d->gradient, &loss[2]));
+        nf_diagnosis_did(d, d->calls->grad_nll(d->exact, d->exact_workspace, d->exact_rows, d->x, d->context, NULL, d->gradient, &loss));
         nf_gradient_get(d->gradient, s.grad_theta);
         for (size_t k = 0; k < DIRECTIONS && d->status == NF_OK; k++) {
             choose_way(d, &s);
-            for (int side = 0; side < 2 && d->status == NF_OK; side++) {
-                move(s.moved, s.theta, s.way, side ? -h : h, d->parameters);
-                put_parameters(d, s.moved);
-                nf_diagnosis_did(d, d->calls->grad_nll(d->exact, d->exact_workspace, n, d->x, d->context, NULL, d->gradient, &loss[side]));
-            }
-            const double wanted = (loss[0] - loss[1]) / (2 * h), got = dot(s.grad_theta, s.way, d->parameters);
-            const double scale = typical_slope(s.grad_theta, s.way, d->parameters) + 1e-5 * (1 + fabs(loss[2]));
-            const double error = fabs(got - wanted) / scale;
-            worst = isnan(error) ? INFINITY : fmax(worst, error);
+            comparison c = {.got = dot(s.grad_theta, s.way, d->parameters), .allowed = all.allowed};
+            c.scale = typical_slope(s.grad_theta, s.way, d->parameters) + 1e-5 * (1 + fabs(loss));
+            for (double h = step_of(d); compare_difference(&c, loss_slope(d, &s, h), 0);)
+                h = ldexp(h, SHORTER);
+            add_direction(&all, &c);
         }
         put_parameters(d, s.theta);
-        d->report.gradient = nf_finding_of_error(worst, d->continuous ? 1e-2 : 1e-3);
+        d->report.gradient = finding_of(&all);
     }
     nf_diagnosis_drop(d, mark);
 }
@@ -330,55 +401,62 @@ static double rounding_of(const double *a, const double *b, size_t count) {
     return DBL_EPSILON * sqrt(sum);
 }
 
+/* The difference of the map along the way. */
+static double map_slope(nf_diagnosis *d, slope *s, bool inverse, double h) {
+    double value[2];
+    for (int side = 0; side < 2; side++) {
+        const double step = side ? -h : h;
+        move(s->moved, s->theta, s->way, step, d->parameters);
+        move(s->at_moved, s->at, s->at_way, step, d->exact_rows * d->dim);
+        move(s->context_moved, s->context, s->context_way, step, d->exact_rows * d->context_dim);
+        put_parameters(d, s->moved);
+        value[side] = project(d, s, inverse);
+    }
+    return (value[0] - value[1]) / (2 * h);
+}
+
 /*
  * The vjp against differences of the map along one way through inputs, contexts and parameters. The relative error, beyond what rounding makes of the
  * differences where inputs or outputs are large beside what they move by.
  */
-static double vjp_error(nf_diagnosis *d, slope *s, bool inverse, const double *norm) {
+static void compare_vjp(nf_diagnosis *d, slope *s, bool inverse, const double *norm, comparison *c) {
     const size_t n = d->exact_rows, size = n * d->dim, context = n * d->context_dim;
-    const double h = step_of(d);
-    double value[2];
     choose_way(d, s);
     fill_normal(d, s->context_way, context);
     fill_normal(d, s->cotangent, size);
     fill_normal(d, s->cotangent_log_det, n);
     for (size_t i = 0; i < size; i++)
         s->at_way[i] = nf_sequence_normal(&d->random) * (inverse ? 1 / norm[i / d->dim] : base_sd(d, i % d->dim));
-    for (int side = 0; side < 2; side++) {
-        const double step = side ? -h : h;
-        move(s->moved, s->theta, s->way, step, d->parameters);
-        move(s->at_moved, s->at, s->at_way, step, size);
-        move(s->context_moved, s->context, s->context_way, step, context);
-        put_parameters(d, s->moved);
-        value[side] = project(d, s, inverse);
-    }
-    put_parameters(d, s->theta);
     nf_gradient_zero(d->gradient);
     nf_diagnosis_did(d, (inverse ? d->calls->inverse_vjp : d->calls->forward_vjp)(d->exact, d->exact_workspace, n, s->at, s->context, s->cotangent,
                                                                                 s->cotangent_log_det, s->grad_at, s->grad_context, d->gradient));
     nf_gradient_get(d->gradient, s->grad_theta);
-    const double wanted = (value[0] - value[1]) / (2 * h);
-    const double got = dot(s->grad_at, s->at_way, size) + dot(s->grad_context, s->context_way, context) + dot(s->grad_theta, s->way, d->parameters);
-    const double scale = typical_slope(s->grad_at, s->at_way, size) + typical_slope(s->grad_context, s->context_way, context) +
-                         typical_slope(s->grad_theta, s->way, d->parameters) + 1e-5;
-    const double rounding = 4 * (rounding_of(s->at, s->grad_at, size) + rounding_of(s->out, s->cotangent, size)) / h;
-    const double error = fabs(got - wanted);
-    return (isnan(error) ? error : fmax(error - rounding, 0)) / scale;
+    c->got = dot(s->grad_at, s->at_way, size) + dot(s->grad_context, s->context_way, context) + dot(s->grad_theta, s->way, d->parameters);
+    c->scale = typical_slope(s->grad_at, s->at_way, size) + typical_slope(s->grad_context, s->context_way, context) +
+               typical_slope(s->grad_theta, s->way, d->parameters) + 1e-5;
+    bool again = true;
+    for (double h = step_of(d); again && d->status == NF_OK; h = ldexp(h, SHORTER)) {
+        const double wanted = map_slope(d, s, inverse, h);
+        again = compare_difference(c, wanted, 4 * (rounding_of(s->at, s->grad_at, size) + rounding_of(s->out, s->cotangent, size)) / h);
+    }
+    put_parameters(d, s->theta);
 }
 
 static nf_finding check_vjp(nf_diagnosis *d, const map_state *m, bool inverse) {
     const size_t mark = d->block_count;
     slope s = {0};
-    double worst = 0;
+    directions all = begin_directions(d);
     if (take_slope(d, &s)) {
         s.at = inverse ? d->x : m->z;
         for (size_t k = 0; k < DIRECTIONS && d->status == NF_OK; k++) {
-            const double error = vjp_error(d, &s, inverse, m->norm);
-            worst = isnan(error) ? INFINITY : fmax(worst, error);
+            comparison c = {.allowed = all.allowed};
+            compare_vjp(d, &s, inverse, m->norm, &c);
+            if (c.count)
+                add_direction(&all, &c);
         }
     }
     nf_diagnosis_drop(d, mark);
-    return nf_finding_of_error(worst, d->continuous ? 1e-2 : 1e-3);
+    return finding_of(&all);
 }
 
 void nf_diagnose_maps(nf_diagnosis *d) {
