@@ -193,6 +193,23 @@ START_TEST(flows_that_bend_sharply_pass) {
 }
 END_TEST
 
+/* Densities that are thin beside the cells of the grid: it cannot say much of them, and says no more. */
+START_TEST(thin_densities_are_not_called_wrong) {
+    static const char *const kinds[] = {"planar", "radial", "realnvp", "affine"};
+    static const double sd[][DIM] = {{1e-3, 1}, {1e-2, 1e3}, {1e-8, 1e8}, {1, 1e6}, {1e3, 1e-2}, {1e8, 1e8}};
+    for (size_t k = 0; k < sizeof kinds / sizeof kinds[0]; k++)
+        for (size_t i = 0; i < sizeof sd / sizeof sd[0]; i++) {
+            nf_flow *flow = make_one(kinds[k], i + 1);
+            must(nf_flow_set_base_normal(flow, NULL, sd[i]));
+            const nf_diagnose_report report = diagnose(&sound, flow, 0, NULL, NULL, NF_CONFIG(nf_diagnose_config, .exact_rows = 2, .samples = 1000));
+            ck_assert_msg(report.normalization.verdict != NF_FAILED, "%s, %zu: %g off, with an error of %g", kinds[k], i, report.normalization.value,
+                          report.normalization_error);
+            ck_assert_msg(k != 3 || report.normalization.verdict == NF_PASSED, "a normal density of sd %g and %g is not measured", sd[i][0], sd[i][1]);
+            nf_flow_free(flow);
+        }
+}
+END_TEST
+
 /* Wide or narrow beyond all numbers: the flow fails, the call does not. */
 START_TEST(scales_beyond_all_numbers_are_no_failure_of_the_call) {
     static const double log_scales[] = {400, 709, 710, 1e6, 1e200, -400, -800, -1e200};
@@ -747,6 +764,7 @@ int main(void) {
     tcase_add_test(pass, columns_far_from_zero_pass);
     tcase_add_test(pass, a_base_far_from_zero_passes);
     tcase_add_test(pass, flows_that_bend_sharply_pass);
+    tcase_add_test(pass, thin_densities_are_not_called_wrong);
     tcase_add_test(call, scales_beyond_all_numbers_are_no_failure_of_the_call);
     tcase_add_test(pass, an_order_with_a_period_does_no_harm);
     tcase_add_test(pass, any_number_of_steps_passes);
