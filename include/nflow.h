@@ -276,7 +276,8 @@ typedef struct nf_cnf_config {
     nf_ode_method method;
     size_t hidden_layers, hidden_width; /* of the net: default 4 x 24 in one or two dimensions, else 2 x 64; of the hypernetwork: 2 x 32 */
     size_t units;                       /* hyper: how many planar fields; default 64 */
-    double t0, t1;                      /* taken literally; both 0: 0 and 1; equal, not finite or a distance that is not is an error */
+    double t0, t1;                      /* taken literally; both 0: 0 and 1; equal, not finite or a distance that is not is an error. Adaptive steps are
+                                           longer than 3.6e-15 |t|: where t1 - t0 is not, all rows are bad */
     double rtol, atol;                  /* of the adaptive methods, log_det included; defaults 1e-7 and 1e-9; negative: 0; not both 0 */
     size_t steps, max_steps;            /* steps: of the fixed-step methods, default 32; max_steps: attempts after which a row is given up, default 10000;
                                            at most SIZE_MAX / 2 each */

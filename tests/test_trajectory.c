@@ -82,6 +82,30 @@ START_TEST(paths_agree_with_shorter_flows) {
 }
 END_TEST
 
+/* Far from 0 many fixed steps begin and end at one number: the path still begins at z and ends at x, and moves on in between. */
+START_TEST(steps_may_be_shorter_than_the_spacing_of_times) {
+    static const double ends[][2] = {{1e17, 1e17 + 32}, {1e16, 1e16 + 8}, {-1e17, -1e17 - 48}, {3, 3 + 0x1p-48}};
+    for (size_t i = 0; i < sizeof ends / sizeof ends[0]; i++)
+        for (int m = 4; m < METHODS; m++)
+            for (int backward = 0; backward < 2; backward++) {
+                const double z[2] = {0.385, -0.4}, from = ends[i][0], to = ends[i][1];
+                double x[2], path[3][2], t[3] = {from, from + (to - from) / 2, to};
+                nf_flow *flow;
+                must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .t0 = from, .t1 = to, .method = methods[m], .steps = 32, .seed = 3), &flow));
+                if (backward) {
+                    t[0] = to;
+                    t[2] = from;
+                }
+                must(nf_forward(flow, NULL, 1, z, NULL, x, NULL));
+                must(nf_cnf_trajectory(flow, NULL, 1, z, NULL, 3, t, path[0]));
+                same_bits("start", path[backward ? 2 : 0], z, 2);
+                same_bits("end", path[backward ? 0 : 2], x, 2);
+                ck_assert((path[1][0] - z[0]) * (x[0] - path[1][0]) >= 0);
+                nf_flow_free(flow);
+            }
+}
+END_TEST
+
 START_TEST(rows_and_threads_change_no_bit) {
     const nf_dynamics dynamics = _i ? NF_DYNAMICS_HYPER : NF_DYNAMICS_MLP;
     data d = make_data();
@@ -172,6 +196,7 @@ int main(void) {
     TCase *c = tcase_create("trajectory");
     tcase_set_timeout(c, 120);
     tcase_add_loop_test(c, paths_agree_with_shorter_flows, 0, METHODS);
+    tcase_add_test(c, steps_may_be_shorter_than_the_spacing_of_times);
     tcase_add_loop_test(c, rows_and_threads_change_no_bit, 0, 2);
     tcase_add_test(c, bad_rows_are_nan_everywhere);
     tcase_add_test(c, arguments_are_checked);

@@ -235,7 +235,10 @@ static size_t next_sample(const ode_problem *problem, const ode_lane *lane) {
     return problem->samples_backward ? problem->sample_count - 1 - lane->sample : lane->sample;
 }
 
-/* Samples at the end of a step are its result itself, so that the last one has the bits of the solution. */
+/*
+ * Samples at the end of a step are its result itself, so that the last one has the bits of the solution. Fixed steps may be shorter than the spacing of the numbers around
+ * t: then the first instant is the start of the first step, though its end is the same number, and the last one the end of the last.
+ */
 static void emit_samples(const group *g, size_t p) {
     const ode_problem *problem = g->problem;
     const ode_tableau *tableau = problem->tableau;
@@ -249,9 +252,9 @@ static void emit_samples(const group *g, size_t p) {
         for (; s->active[l] && lane->sample < problem->sample_count; lane->sample++) {
             const size_t index = next_sample(problem, lane);
             const double at = problem->samples[index];
-            if (direction * (at - s->end[l]) > 0)
+            if (direction * (at - s->end[l]) > 0 || (at == problem->t1 && !R(ode_lane_arrived)(problem, lane)))
                 break;
-            if (at == s->end[l]) {
+            if (at == s->end[l] && (at != s->t[l] || at == problem->t1)) {
                 g->field->sample(g->field->user, index, (g->first + p) * PANEL + l, g->next + p * g->stride + l);
                 continue;
             }
