@@ -287,7 +287,8 @@ typedef struct nf_cnf_config {
     double kinetic, jacobian; /* weights of the regularisers of Finlay et al. 2020; 0 = off */
     const nf_allocator *allocator;
     int shared_step;          /* 0: each row has steps of its own, and its density does not depend on its batch; 1: the adaptive methods take one
-                                 step for all rows of a tile (128), which is faster, and then it does */
+                                 step for all rows of a tile (128), which is faster, and then it does. Where that arrives for none of them, each row has
+                                 steps of its own and fails alone, but on the way back of NF_ODE_ADJOINT, which loses the tile */
     int reserved;             /* 0 */
 } nf_cnf_config;
 

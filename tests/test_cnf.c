@@ -162,6 +162,53 @@ START_TEST(a_shared_step_is_an_option) {
 }
 END_TEST
 
+/* One step for all may be too short for one row's sake: then rows have steps of their own, and the bits of those. */
+START_TEST(a_stiff_row_spoils_no_other_with_a_shared_step) {
+    enum { ROWS = 128 };
+    const nf_dynamics dynamics = (nf_dynamics)(_i % 2);
+    const nf_precision precision = _i / 2 ? NF_SINGLE : NF_DOUBLE;
+    random_source random = random_begin(55);
+    double *x = new_normals(&random, ROWS * DIM, 1.7), *log_prob = new_numbers(2 * ROWS), *score = new_numbers(2 * ROWS * DIM), *path = new_numbers(2 * ROWS * DIM);
+    bool met = false;
+    for (size_t max_steps = 10; max_steps < 400 && !met; max_steps += 5) {
+        size_t bad[2] = {0, 0}, lost = 0;
+        for (int shared = 0; shared < 2; shared++) {
+            nf_workspace *ws;
+            nf_flow *flow;
+            must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .dynamics = dynamics, .precision = precision, .hidden_layers = 2, .hidden_width = 16, .rtol = 1e-5,
+                                         .atol = 1e-5, .max_steps = max_steps, .shared_step = shared),
+                               &flow));
+            random_source weights = random_begin(56);
+            randomize(flow, &weights, dynamics == NF_DYNAMICS_HYPER ? 2.4 : 1.5);
+            must(nf_workspace_create(flow, 1, &ws));
+            nf_score(flow, ws, ROWS, x, NULL, NULL, score + shared * ROWS * DIM);
+            nf_log_prob(flow, ws, ROWS, x, NULL, log_prob + shared * ROWS);
+            nf_stats stats = {.struct_size = sizeof stats};
+            must(nf_workspace_stats(ws, &stats));
+            bad[shared] = stats.bad_rows;
+            nf_cnf_trajectory(flow, ws, ROWS, x, NULL, 1, (double[]){1}, path + shared * ROWS * DIM);
+            nf_workspace_free(ws);
+            nf_flow_free(flow);
+        }
+        for (size_t i = 0; i < ROWS * DIM; i++) {
+            lost += i < ROWS && isnan(log_prob[ROWS + i]);
+            ck_assert_msg(!isnan(path[ROWS * DIM + i]) || isnan(path[i]), "a path is lost with a shared step alone");
+            ck_assert_msg(!isnan(score[ROWS * DIM + i]) || isnan(score[i]), "a score is lost with a shared step alone");
+        }
+        ck_assert_uint_eq(bad[1], lost);
+        if (bad[1] == 0)
+            continue;
+        same_bits("log density", log_prob, log_prob + ROWS, ROWS);
+        met = bad[1] < ROWS / 2;
+    }
+    ck_assert_msg(met, "no budget loses a few rows");
+    free(x);
+    free(log_prob);
+    free(score);
+    free(path);
+}
+END_TEST
+
 /* ---- gradients */
 
 static void gradients_of(nf_flow *flow, int inverse, size_t rows, const double *in, const double *a, const double *b, double *d_in, double *d_theta) {
@@ -730,6 +777,7 @@ int main(void) {
     tcase_add_loop_test(c, round_trips_follow_the_tolerance, 0, 8);
     tcase_add_loop_test(c, the_absolute_tolerance_may_be_zero, 0, 4);
     tcase_add_loop_test(c, densities_do_not_depend_on_the_batch, 0, 4);
+    tcase_add_loop_test(c, a_stiff_row_spoils_no_other_with_a_shared_step, 0, 4);
     tcase_add_loop_test(c, a_shared_step_is_an_option, 0, 2);
     tcase_add_loop_test(c, the_adjoint_agrees_with_the_discrete_gradient, 0, 4);
     tcase_add_loop_test(c, rows_that_the_adjoint_cannot_trace_add_nothing, 0, 2);

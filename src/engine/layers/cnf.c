@@ -268,6 +268,18 @@ static void emit(void *user, size_t index, size_t lane, const real *y) {
     d->path->visit(d->path->user, index, lane, y);
 }
 
+/*
+ * One step for all lanes may be too short to arrive with because of a single one. It is taken back then: each lane has steps of its own, and fails alone.
+ */
+static bool take_apart(const layer_run *run, const tile *t, const cnf_scratch *s, ode_problem *problem, size_t arena_used) {
+    if (!problem->shared || memchr(s->outcome, ODE_ARRIVED, t->rows))
+        return false;
+    problem->shared = false;
+    problem->dyadic = run->layer->cnf.dynamics == NF_DYNAMICS_HYPER;
+    run->arena->used = arena_used;
+    return true;
+}
+
 /* `path` NULL: only the end is wanted. */
 static int apply(const layer_run *run, tile *t, bool inverse, const layer_path *path) {
     const nf_layer *layer = run->layer;
@@ -294,15 +306,17 @@ static int apply(const layer_run *run, tile *t, bool inverse, const layer_path *
         record = map_record(layer, TILE_PANELS, run->record);
     if (run->record && !discrete)
         memcpy(record.start, t->x, t->panels * t->dim * PANEL * sizeof(real));
-    if (run->record && discrete) {
-        for (size_t p = 0; p < t->panels; p++)
-            R(trail_begin)(&record.trails[p], run->arena, t->dim, problem.tableau->weighted - 1, STAGE_ROOM);
+    if (run->record && discrete)
         solve.trails = record.trails;
-    }
-    load_state(t, field.size, s.state);
-    set_active(t, &s);
-    if (!R(ode_integrate)(&problem, &field, &solve))
-        return LAYER_ARENA;
+    const size_t arena_used = run->arena->used;
+    do {
+        for (size_t p = 0; solve.trails && p < t->panels; p++)
+            R(trail_begin)(&solve.trails[p], run->arena, t->dim, problem.tableau->weighted - 1, STAGE_ROOM);
+        load_state(t, field.size, s.state);
+        set_active(t, &s);
+        if (!R(ode_integrate)(&problem, &field, &solve))
+            return LAYER_ARENA;
+    } while (take_apart(run, t, &s, &problem, arena_used));
     count(run, &solve);
     store_state(t, field.size, d.penalised, &s);
     if (run->record && !discrete)
