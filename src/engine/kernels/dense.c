@@ -239,9 +239,8 @@ static void fetch_rows(size_t rows, size_t stride, size_t count, const real *a) 
             __builtin_prefetch(a + k);
 }
 
-/* One strip of `rows` <= MAX_ROWS rows over all the lanes. */
-static void run_strip(const product *p, size_t rows, const lane_map *map, const real *a, const real *b, real *c) {
-    const block_row *f = &block_table[rows];
+/* A strip over any number of lanes. */
+static void run_wide_strip(const product *p, const block_row *f, const lane_map *map, const real *a, const real *b, real *c) {
     const real *b_of[MAX_BLOCKS];
     real *c_of[MAX_BLOCKS];
     const size_t blocks = map->vectors / BLOCK_VECS;
@@ -265,6 +264,15 @@ static void run_strip(const product *p, size_t rows, const lane_map *map, const 
         set_blocks(map, i, 1, b, c, b_of, c_of);
         f->half(p, a, b_of, c_of);
     }
+}
+
+/* One strip of `rows` <= MAX_ROWS rows over all the lanes. Where these are one block, a small product feels what it costs to look for more. */
+VEC_INLINE void run_strip(const product *p, size_t rows, const lane_map *map, const real *a, const real *b, real *c) {
+    const block_row *f = &block_table[rows];
+    if (map->vectors == BLOCK_VECS)
+        (p->packed ? f->packed : f->one)(p, a, &b, &c);
+    else
+        run_wide_strip(p, f, map, a, b, c);
 }
 
 /* The factor A of a whole product: at any steps; or packed, strip by strip for one chunk of the depth after the other. */
