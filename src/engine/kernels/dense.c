@@ -282,9 +282,49 @@ typedef struct factor {
     bool packed, fetched;
 } factor;
 
+/* Products of so few links load and store more than they multiply: a row after the other, beside what they read of B, which stays in registers. */
+#define SHALLOW_DEPTH 2
+
+VEC_INLINE void run_shallow(const int depth, const int nv, size_t rows, const real *bias, const factor *A, const real *b, real *c) {
+    const real *a = A->at;
+    const size_t a_row = A->row, a_depth = A->depth;
+    vec bk[SHALLOW_DEPTH][BLOCK_VECS];
+    VEC_UNROLL for (int k = 0; k < depth; k++) {
+        VEC_UNROLL for (int v = 0; v < nv; v++) bk[k][v] = vec_load(b + (size_t)k * PANEL + v * VEC_LANES);
+    }
+    for (size_t i = 0; i < rows; i++, a += a_row, c += PANEL) {
+        VEC_UNROLL for (int v = 0; v < nv; v++) {
+            vec sum = bias ? vec_set1(bias[i]) : vec_zero();
+            VEC_UNROLL for (int k = 0; k < depth; k++) sum = vec_madd(vec_set1(a[(size_t)k * a_depth]), bk[k][v], sum);
+            vec_store(c + v * VEC_LANES, sum);
+        }
+    }
+}
+
+static void shallow_product(size_t rows, size_t depth, const real *bias, const factor *A, const lane_map *map, const real *B, real *C) {
+    for (size_t v = 0, nv; v < map->vectors; v += nv) {
+        const size_t panel = v / PANEL_VECS, within = v % PANEL_VECS * VEC_LANES;
+        const real *b = B + panel * map->b_panel + within;
+        real *c = C + panel * map->c_panel + within;
+        nv = map->vectors - v < BLOCK_VECS ? 1 : BLOCK_VECS;
+        if (depth == 1 && nv == 1)
+            run_shallow(1, 1, rows, bias, A, b, c);
+        else if (depth == 1)
+            run_shallow(1, BLOCK_VECS, rows, bias, A, b, c);
+        else if (nv == 1)
+            run_shallow(2, 1, rows, bias, A, b, c);
+        else
+            run_shallow(2, BLOCK_VECS, rows, bias, A, b, c);
+    }
+}
+
 /* C[0..rows)[lanes] = start + A B over the whole depth, also when that is 0. */
 VEC_INLINE void run_product(product *p, size_t rows, size_t depth, const factor *A, const lane_map *map, const real *B, real *C) {
     const real *const bias = p->bias;
+    if (0 < depth && depth <= SHALLOW_DEPTH && !A->packed && p->start != START_MEMORY) {
+        shallow_product(rows, depth, bias, A, map, B, C);
+        return;
+    }
     p->packed = A->packed;
     p->a_row = A->row;
     p->a_depth = A->depth;
