@@ -122,14 +122,15 @@ nf_status nf_optimizer_set_learning_rate(nf_optimizer *optimizer, double rate) {
     return NF_OK;
 }
 
+/* Numbers that are smaller have squares, and a norm. */
+static double ordinary(const nf_optimizer *o) { return o->engine->precision == NF_SINGLE ? 1e19 : 1e154; }
+
 /* Whether the squares that Adam and RMSprop average overflow: a number whose average is infinite would never move again. */
 static bool squares_overflow(const nf_optimizer *o, const nf_gradient *gradient, double norm, double clip) {
-    const bool single = o->engine->precision == NF_SINGLE;
-    const double most = single ? FLT_MAX : DBL_MAX;
-    if (o->update.kind == NF_SGD || norm * clip < (single ? 1e19 : 1e154))
+    if (o->update.kind == NF_SGD || norm * clip < ordinary(o))
         return false;
     const double g = o->engine->largest(gradient->sum, o->count) * clip;
-    return g * g > most;
+    return g * g > (o->engine->precision == NF_SINGLE ? FLT_MAX : DBL_MAX);
 }
 
 /* What the numbers of a step are at most. */
@@ -139,11 +140,12 @@ typedef struct step_bounds {
     double change;   /* of a parameter, and of what is computed on the way */
 } step_bounds;
 
-static step_bounds bounds_of(const nf_optimizer *o, const engine_update *u, const void *theta, double norm) {
+/* `most`: no number of the gradient is larger. */
+static step_bounds bounds_of(const nf_optimizer *o, const engine_update *u, const void *theta, double most) {
     const bool adam = u->kind == NF_ADAM || u->kind == NF_ADAMW, coupled = u->kind != NF_ADAMW && u->weight_decay > 0.0;
-    step_bounds b = {.gradient = norm * u->clip};
+    step_bounds b = {.gradient = most * u->clip};
     if (coupled)
-        b.gradient += u->weight_decay * o->engine->bound(theta, o->count);
+        b.gradient += u->weight_decay * o->engine->largest(theta, o->count);
     if (u->kind == NF_SGD) {
         b.moment = (u->first ? 0.0 : u->momentum) * o->most_moment + b.gradient;
         b.change = u->rate * b.moment;
@@ -160,14 +162,16 @@ static step_bounds bounds_of(const nf_optimizer *o, const engine_update *u, cons
  */
 static bool is_safe(const nf_optimizer *o, const engine_update *u, const step_bounds *b) {
     const bool single = o->engine->precision == NF_SINGLE;
-    const double far = single ? 1e28 : 1e285, square = o->update.kind == NF_SGD ? far : single ? 1e19 : 1e154;
+    const double far = single ? 1e28 : 1e285, square = o->update.kind == NF_SGD ? far : ordinary(o);
     const bool shrinks = u->kind != NF_ADAMW || u->rate * u->weight_decay <= 2.0;
     return b->gradient < square && b->moment < far && b->change < far && shrinks;
 }
 
-/* With the floating-point environment entered. */
+/* With the floating-point environment entered. The norm is for clipping, and otherwise for gradients that are not ordinary alone. */
 static nf_status step(nf_optimizer *o, void *theta, const nf_gradient *gradient) {
-    const double norm = o->engine->norm2(gradient->sum, o->count);
+    const double most = o->clip_norm > 0.0 ? INFINITY : o->engine->largest(gradient->sum, o->count);
+    const bool measured = !(most < ordinary(o));
+    const double norm = measured ? o->engine->norm2(gradient->sum, o->count) : 0.0;
     if (!isfinite(norm))
         return nf_fail(NF_ERR_DIVERGED, NULL, "the gradient is not finite (its norm is %g)", norm);
     engine_update u = o->update;
@@ -178,11 +182,11 @@ static nf_status step(nf_optimizer *o, void *theta, const nf_gradient *gradient)
         return nf_fail(NF_ERR_DIVERGED, NULL, "the gradient is finite, but its squares are not (its norm is %g, and clip_norm %g)", norm, o->clip_norm);
     u.correction1 = 1.0 - pow(u.beta1, (double)t);
     u.correction2 = 1.0 - pow(u.beta2, (double)t);
-    const step_bounds bounds = bounds_of(o, &u, theta, norm);
+    const step_bounds bounds = bounds_of(o, &u, theta, measured ? norm : most);
     const bool safe = is_safe(o, &u, &bounds);
     if (!safe && o->engine->update_overflows(&u, theta, gradient->sum, o->m, o->v, o->count))
         return nf_fail(NF_ERR_DIVERGED, NULL, "the parameters are not finite after step %llu, which was not taken (the gradient's norm is %g, and the learning rate %g)",
-                       (unsigned long long)t, norm, u.rate);
+                       (unsigned long long)t, measured ? norm : o->engine->norm2(gradient->sum, o->count), u.rate);
     o->engine->update(&u, theta, gradient->sum, o->m, o->v, o->count);
     o->most_moment = safe ? bounds.moment : o->engine->largest(o->m, o->count);
     o->steps = t;

@@ -837,7 +837,6 @@ const nf_engine R(engine) = {
     .add_scaled = R(add_scaled),
     .norm2 = R(norm2),
     .largest = R(largest),
-    .bound = R(bound),
     .update = R(update),
     .update_overflows = R(update_overflows),
     .average = R(average),

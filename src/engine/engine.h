@@ -126,8 +126,7 @@ typedef struct nf_engine {
     bool (*finite)(const void *values, size_t count);
     void (*add_scaled)(void *to, const void *from, double scale, size_t count); /* to += scale * from */
     double (*norm2)(const void *values, size_t count);                          /* 2-norm, in double, fixed order */
-    double (*largest)(const void *values, size_t count);                        /* of the absolute values */
-    double (*bound)(const void *values, size_t count); /* 2^60, in double precision 2^500, when that is larger; else infinity. Faster than largest */
+    double (*largest)(const void *values, size_t count);                        /* of the absolute values; NaN where one of them is */
 
     /* The optimizers' arithmetic: one step on theta with gradient g; m, v are the state. See golden update rules. */
     void (*update)(const engine_update *update, void *theta, const void *g, void *m, void *v, size_t count);

@@ -80,27 +80,20 @@ void R(add_scaled)(void *to, const void *from, double scale, size_t count) {
         a[i] = madd(s, b[i], a[i]);
 }
 
+/* Magnitudes are ordered as their bits are, and a loop of integers is a vector loop. */
 double R(largest)(const void *values, size_t count) {
-    const real *g = values;
-    double largest = 0;
-    for (size_t i = 0; i < count; i++)
-        largest = fabs((double)g[i]) > largest ? fabs((double)g[i]) : largest;
-    return largest;
-}
-
-/* What is added to an exponent reaches the topmost bit where that is too large: an integer loop, which vectorises. */
-double R(bound)(const void *values, size_t count) {
-    enum { LIMIT = NF_SINGLE_BUILD ? 60 : 500, BIAS = NF_SINGLE_BUILD ? 127 : 1023, FRACTION = NF_SINGLE_BUILD ? 23 : 52 };
     const unsigned char *bytes = values;
-    const real_uint top = (real_uint)1 << (8 * sizeof(real) - 1), exponent = top - ((real_uint)1 << FRACTION);
-    const real_uint missing = top - ((real_uint)(BIAS + LIMIT) << FRACTION);
-    real_uint over = 0;
+    const real_uint sign = (real_uint)1 << (8 * sizeof(real) - 1);
+    real_uint most = 0;
     for (size_t i = 0; i < count; i++) {
         real_uint bits;
         memcpy(&bits, bytes + i * sizeof bits, sizeof bits);
-        over |= (bits & exponent) + missing;
+        bits &= ~sign;
+        most = bits > most ? bits : most;
     }
-    return over & top ? INFINITY : NF_SINGLE_BUILD ? 0x1p60 : 0x1p500;
+    real largest;
+    memcpy(&largest, &most, sizeof largest);
+    return (double)largest;
 }
 
 /* Of numbers whose squares are none: in units of the largest. Any that are not finite make it so. */

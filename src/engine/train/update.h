@@ -12,8 +12,7 @@ void R(update)(const engine_update *u, void *theta, const void *g, void *m, void
 bool R(update_overflows)(const engine_update *u, const void *theta, const void *g, const void *m, const void *v, size_t count);
 void R(average)(void *mean, const void *theta, double decay, size_t count);
 void R(add_scaled)(void *to, const void *from, double scale, size_t count);
-double R(largest)(const void *values, size_t count); /* of the absolute values; NaN is none */
-double R(bound)(const void *values, size_t count);
+double R(largest)(const void *values, size_t count); /* of the absolute values; NaN where one of them is */
 double R(norm2)(const void *values, size_t count);
 
 #endif
