@@ -203,8 +203,7 @@ static void take_state(nf_fitting *f, const uint64_t counts[COUNTS], const doubl
     f->last_norm = reals[3];
     f->optimizer->update.rate = reals[4];
     f->report.rhs_evaluations = reals[5];
-    const size_t count = f->optimizer->count;
-    f->optimizer->most_moment = f->flow->engine->finite(f->optimizer->m, count) ? f->flow->engine->largest(f->optimizer->m, count) : INFINITY;
+    f->optimizer->most_moment = f->flow->engine->largest(f->optimizer->m, f->optimizer->count);
 }
 
 /* All tensors of a checkpoint, vectors first; without data. */

@@ -526,6 +526,26 @@ static void small_gradient(size_t out, size_t in, size_t panels, const real *dY,
 }
 
 /*
+ * The same where one row of dY, or of X, meets all rows of the other in a single panel: it stays in registers. The product of a row that is not there is
+ * one that is, and not added.
+ */
+static void row_gradient(size_t count, const real *row, const real *others, real *dW) {
+    vec fixed[PANEL_VECS];
+    VEC_UNROLL for (int v = 0; v < PANEL_VECS; v++) fixed[v] = vec_load(row + v * VEC_LANES);
+    for (size_t e = 0, some; e < count; e += some, others += some * PANEL) {
+        some = smaller(count - e, VEC_LANES);
+        vec s[VEC_LANES];
+        VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) {
+            const real *other = others + (i < some ? i : 0) * PANEL;
+            vec v[PANEL_VECS];
+            VEC_UNROLL for (int u = 0; u < PANEL_VECS; u++) v[u] = fixed[u] * vec_load(other + u * VEC_LANES);
+            s[i] = vec_fold_panel(v);
+        }
+        add_lanes(dW + e, vec_sum_rows(s), some);
+    }
+}
+
+/*
  * Columns [0, width) of one panel of X, width <= PANEL, as rows: to[lane][k]. Whole vectors of k: the last is padded with 0. A panel's
  * columns are a page or less, over before the processor foresees them; those of `next`, which come after, are fetched meanwhile.
  */
@@ -595,7 +615,13 @@ void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real 
     if (in <= SMALL_IN || out <= SMALL_OUT) {
         if (dbias != NULL)
             bias_gradient(out, panels, dY, y_stride, dbias);
-        small_gradient(out, in, panels, dY, y_stride, X, x_stride, dW);
+        if (panels == 1 && in == 1)
+            row_gradient(out, X, dY, dW);
+        else if (panels > 1 || out > SMALL_OUT)
+            small_gradient(out, in, panels, dY, y_stride, X, x_stride, dW);
+        else
+            for (size_t j = 0; j < out; j++)
+                row_gradient(in, dY + j * PANEL, X, dW + j * in);
         return;
     }
     for (size_t first = 0, count; first < panels; first += count) {
