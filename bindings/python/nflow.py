@@ -9,7 +9,7 @@
 What a call means is said in nflow.h; names are the same. Arrays are rows x dim; contiguous arrays of float64 are used where they lie, others are
 copied. Members of configs are keyword arguments: an enum may be given by its name ("tanh"), and None as a size means none (NF_NONE).
 Failures are exceptions with the line of nf_last_error. Rows that are bad do not spoil others: RowsError.result is what the call would have returned, with NaN
-in those rows. A Python callback that raises ends the call, which raises the same.
+in those rows. A Python callback that raises ends the call, which raises the same; so does Ctrl-C, at the next callback, of which fit has one an epoch.
 
 Handles are freed by close(), at the end of a with block, or with the object. The interpreter's lock is free during calls; a handle belongs to one thread at
 a time, but for flows that are only read. The library is found by the environment variable NFLOW_LIBRARY, or as the system finds libraries.
@@ -21,6 +21,8 @@ import ctypes.util
 import enum
 import operator
 import os
+import signal
+import threading
 import warnings
 from ctypes import POINTER, byref, c_char_p
 from ctypes import c_double as D, c_int as I, c_size_t as Z, c_uint64 as U, c_void_p as P
@@ -367,25 +369,48 @@ def _pointer(kept, name, value):
     return ctypes.cast(value, P)
 
 
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGALRM)
+
+
 class _Calls:
     """Python functions as callbacks of one call: the first exception ends the call, and is raised after it."""
 
     def __init__(self):
         self.raised = None
 
+    def run(self, function, *arguments):
+        """The status of the call. What a handler of a signal raises would be lost between C and the first line of a callback: it is kept for the next."""
+        handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in _INTERRUPTS if callable(signal.getsignal(number))}
+
+        def keep(number, frame):
+            try:
+                handlers[number](number, frame)
+            except BaseException as error:
+                self.raised = self.raised or error
+        try:
+            for number in handlers:
+                signal.signal(number, keep)
+            return function(*arguments)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
     def guard(self, kind, call):
         def guarded(*arguments):
             try:
-                return call(*arguments)
-            except BaseException as error:  # also KeyboardInterrupt: it may not pass through C
+                return Status.ERR_ARGUMENT if self.raised else call(*arguments)
+            except BaseException as error:  # of any kind: it may not pass through C
                 self.raised = self.raised or error
                 return Status.ERR_ARGUMENT
         return kind(guarded)
 
     def progress(self, kind, struct, function):
+        """Without a function too: it is where Ctrl-C can end the call."""
         def call(_, progress):
-            return 1 if function(struct.from_buffer_copy(progress.contents)) else 0
-        return None if function is None else self.guard(kind, call)
+            return 1 if function and function(struct.from_buffer_copy(progress.contents)) else 0
+        return self.guard(kind, call)
 
     def target(self, function, dim, with_gradient=True):
         """function(x) gives the log density of each row and, where a gradient is wanted, a pair of it and the gradient."""
@@ -697,8 +722,8 @@ class Flow(_Owner):
         """target(x) gives (log density, its gradient)."""
         calls, loss = _Calls(), D()
         call = calls.target(target, self.dim)
-        status = lib.nf_grad_reverse_kl(self.handle, _handle(workspace, Workspace, "workspace"), byref(rng), rows, _at(self._context(context, rows)),
-                                        ctypes.cast(call, P), None, _handle(gradient, Gradient, "gradient"), byref(loss))
+        status = calls.run(lib.nf_grad_reverse_kl, self.handle, _handle(workspace, Workspace, "workspace"), byref(rng), rows,
+                           _at(self._context(context, rows)), ctypes.cast(call, P), None, _handle(gradient, Gradient, "gradient"), byref(loss))
         return calls.check(status, loss.value)
 
     def grad_flow_matching(self, x, rng, gradient, context=None, weight=None, pairing="independent", workspace=None):
@@ -761,7 +786,7 @@ class Flow(_Owner):
             config["checkpoint"] = os.fsencode(checkpoint)
         config["progress"] = calls.progress(_PROGRESS, FitProgress, progress)
         config = _config(FitConfig, config)
-        status = lib.nf_fit(self.handle, count, _at(x), _at(context), byref(config), byref(report))
+        status = calls.run(lib.nf_fit, self.handle, count, _at(x), _at(context), byref(config), byref(report))
         if status == Status.ERR_ROWS and calls.raised is None:
             warnings.warn(lib.nf_last_error().decode("utf-8", "replace"), RowsWarning, stacklevel=2)
             return report
@@ -776,7 +801,7 @@ class Flow(_Owner):
         config["progress"] = calls.progress(_REVERSE_KL_PROGRESS, ReverseKlProgress, progress)
         config = _config(ReverseKlConfig, config)
         call = calls.target(target, self.dim)
-        return calls.check(lib.nf_fit_reverse_kl(self.handle, ctypes.cast(call, P), None, byref(config), byref(report)), report)
+        return calls.check(calls.run(lib.nf_fit_reverse_kl, self.handle, ctypes.cast(call, P), None, byref(config), byref(report)), report)
 
     def diagnose(self, x=None, context=None, target=None, **config):
         """Whether the flow is what it claims to be, and with data, whether it is what they are. diagnosis_text(report) prints it."""
@@ -790,7 +815,7 @@ class Flow(_Owner):
         config["target"] = calls.target(target, self.dim, False)
         config = _config(DiagnoseConfig, config)
         context = None if context is None else self._context(context, rows)
-        return calls.check(lib.nf_diagnose(self.handle, rows, _at(x), _at(context), byref(config), byref(report)), report)
+        return calls.check(calls.run(lib.nf_diagnose, self.handle, rows, _at(x), _at(context), byref(config), byref(report)), report)
 
 
 def diagnosis_text(report):
@@ -850,6 +875,6 @@ def ode_solve(f, y, t0, t1, times=None, **config):
         return 0
     some = len(times) > 0
     callback = calls.guard(_ODE, call)
-    status = lib.nf_ode_solve(byref(_config(OdeConfig, config)), rows, size, ctypes.cast(callback, P), None, t0, t1, _at(y), len(times),
-                              _at(times) if some else None, _at(path) if some else None, None)
+    status = calls.run(lib.nf_ode_solve, byref(_config(OdeConfig, config)), rows, size, ctypes.cast(callback, P), None, t0, t1, _at(y),
+                       len(times), _at(times) if some else None, _at(path) if some else None, None)
     return calls.check(status, (y, path) if some else y)

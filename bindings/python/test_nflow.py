@@ -5,6 +5,7 @@ usage: test_nflow.py HEADER LAYOUT   the header, and the output of the program t
 import ctypes
 import gc
 import os
+import signal
 import sys
 import tempfile
 import unittest
@@ -260,6 +261,22 @@ class Callbacks(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "broadcast"):
             flow.fit_reverse_kl(lambda x: (np.zeros(3), -x), steps=10)
         np.testing.assert_array_equal(flow.parameters, before)
+
+    def test_signals(self):
+        """What a handler raises while C computes ends the call at its next callback, and is not lost on the way into one."""
+        flow = nflow.Flow.realnvp(dim=2, seed=8)
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        calls = [lambda: flow.fit(self.x, epochs=3000), lambda: flow.fit(self.x, epochs=3000, progress=lambda _: False),
+                 lambda: flow.fit_reverse_kl(lambda x: (-.5 * (x * x).sum(1), -x), steps=3000)]
+        try:
+            for call in calls * 3:
+                signal.setitimer(signal.ITIMER_REAL, .05)
+                with self.assertRaises(KeyboardInterrupt):
+                    call()
+                self.assertIs(signal.getsignal(signal.SIGALRM), signal.default_int_handler)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
     def test_training_by_hand(self):
         flow = nflow.Flow.realnvp(dim=2, couplings=2, hidden_width=8, seed=3)
