@@ -11,7 +11,7 @@ copied. Members of configs are keyword arguments: an enum may be given by its na
 Failures are exceptions with the line of nf_last_error. Rows that are bad do not spoil others: RowsError.result is what the call would have returned, with NaN
 in those rows. A Python callback that raises ends the call, which raises the same; so does Ctrl-C, at the next callback, of which fit has one an epoch.
 
-Handles are freed by close(), at the end of a with block, or with the object. The interpreter's lock is free during calls; a handle belongs to one thread at
+Handles are freed by close(), at the end of a with block, or with the object; a Flow can be copied and pickled. The interpreter's lock is free during calls; a handle belongs to one thread at
 a time, but for flows that are only read. The library is found by the environment variable NFLOW_LIBRARY, or as the system finds libraries.
 
 Python 3.7 or later, numpy. MIT licence.
@@ -472,6 +472,9 @@ class _Owner:
     def __exit__(self, *_):
         self.close()
 
+    def __reduce_ex__(self, _):
+        raise TypeError("a %s is neither copied nor pickled: two objects would free one handle" % type(self).__name__)
+
     def __del__(self):
         try:
             self.close()
@@ -590,6 +593,10 @@ class Flow(_Owner):
             return ctypes.string_at(pointer, size.value)
         finally:
             lib.nf_free(pointer)
+
+    def __reduce_ex__(self, _):
+        """For copy and pickle, also into other processes."""
+        return Flow.loads, (self.dumps(),)
 
     def clone(self):
         return Flow(lib.nf_flow_clone, self.handle)

@@ -2,9 +2,11 @@
 
 usage: test_nflow.py HEADER LAYOUT   the header, and the output of the program that bindings/tests/header.py writes in C
 """
+import copy
 import ctypes
 import gc
 import os
+import pickle
 import signal
 import sys
 import tempfile
@@ -204,6 +206,19 @@ class Handles(unittest.TestCase):
             flow.save(path)
             with open(path, "rb") as model:
                 self.assertEqual(model.read(), data)
+
+    def test_copies(self):
+        flow = nflow.Flow.realnvp(dim=2, couplings=2, hidden_width=8, seed=4)
+        flow.set_base_normal([1, 2], [3, 4])
+        for again in (copy.copy, copy.deepcopy, lambda flow: pickle.loads(pickle.dumps(flow))):
+            with again(flow) as other:
+                self.assertNotEqual(other.handle, flow.handle)
+                self.assertEqual(other.dumps(), flow.dumps())
+        net = nflow.Mlp(1, 1)
+        for owner in (nflow.Workspace(flow), nflow.Gradient(flow), nflow.Optimizer(flow), net):
+            for again in (copy.copy, copy.deepcopy, pickle.dumps):
+                with self.assertRaisesRegex(TypeError, "neither copied nor pickled"):
+                    again(owner)
 
     def test_kinds_of_handles(self):
         flow = nflow.Flow.planar(dim=2)
