@@ -11,8 +11,9 @@ copied. Members of configs are keyword arguments: an enum may be given by its na
 Failures are exceptions with the line of nf_last_error. Rows that are bad do not spoil others: RowsError.result is what the call would have returned, with NaN
 in those rows. A Python callback that raises ends the call, which raises the same; so does Ctrl-C, at the next callback, of which fit has one an epoch.
 
-Handles are freed by close(), at the end of a with block, or with the object; a Flow can be copied and pickled. The interpreter's lock is free during calls; a handle belongs to one thread at
-a time, but for flows that are only read. The library is found by the environment variable NFLOW_LIBRARY, or as the system finds libraries.
+Handles are freed by close(), at the end of a with block, or with the object; a Flow can be copied and pickled. The interpreter's lock is free during
+calls; a handle belongs to one thread at a time, but for flows that are only read. The library is found by the environment variable NFLOW_LIBRARY, or as
+the system finds libraries.
 
 Python 3.7 or later, numpy. MIT licence.
 """
@@ -75,6 +76,11 @@ def _members(*groups):
 class Rng(_Struct):
     """A counter-based generator, a plain value; calls advance its position by the rows that they draw."""
     _fields_ = _members(("seed stream position", U))
+
+    def __setattr__(self, name, value):  # also what the constructor is given
+        if name not in ("seed", "stream", "position"):
+            raise TypeError("Rng has no member %r" % name)
+        super().__setattr__(name, _whole(value, name, U))
 
 
 class Allocator(_Struct):
@@ -327,12 +333,36 @@ def _enum(kind, value):
     return kind(value)
 
 
-def _size(value, name):
-    """ctypes would take -1 for the largest size."""
+def _whole(value, name, kind):
+    """ctypes would take -1 for the largest number, and that and 1 for 0."""
     value = operator.index(value)
-    if value < 0 or value > NONE:
+    if value < 0 or value > kind(-1).value:
         raise ValueError("%s is %d" % (name, value))
     return value
+
+
+def _size(value, name):
+    return _whole(value, name, Z)
+
+
+def _rng(value):
+    if not isinstance(value, Rng):
+        raise TypeError("rng: an Rng is expected, not %s" % type(value).__name__)
+    return byref(value)
+
+
+def _path(value):
+    path = os.fsencode(value)
+    if b"\0" in path:  # C would take what stands before it
+        raise ValueError("a path has a null character: %r" % (value,))
+    return path
+
+
+def _put(into, values, name):
+    """What a callback answers, where C wants it: of the very shape, since one row for all would be the wrong numbers."""
+    if np.shape(values) != into.shape:
+        raise ValueError("%s has shape %s, expected %s, and is not broadcast" % (name, np.shape(values), into.shape))
+    into[...] = values
 
 
 def _config(kind, members):
@@ -350,7 +380,7 @@ def _config(kind, members):
         elif kinds[name] is D:
             setattr(struct, name, float(value))
         else:
-            setattr(struct, name, NONE if value is None else _size(value, name))
+            setattr(struct, name, NONE if value is None else _whole(value, name, kinds[name]))
     return struct
 
 
@@ -359,6 +389,8 @@ def _pointer(kept, name, value):
         return None
     if name == "optimizer" and isinstance(value, dict):
         value = _config(OptimizerConfig, value)
+    if name == "optimizer" and not isinstance(value, OptimizerConfig):
+        raise TypeError("optimizer: a dict is expected, such as dict(kind=\"adam\"), not %s" % type(value).__name__)
     kept.append(value)
     if isinstance(value, np.ndarray):
         return value.ctypes.data
@@ -417,11 +449,11 @@ class _Calls:
         def call(_, rows, x, log_density, grad_x):
             answer = function(np.ctypeslib.as_array(x, (rows, dim)))
             density, gradient = answer if isinstance(answer, tuple) else (answer, None)
-            np.ctypeslib.as_array(log_density, (rows,))[:] = density
+            _put(np.ctypeslib.as_array(log_density, (rows,)), density, "the log density")
             if with_gradient:
                 if gradient is None:
                     raise ValueError("the target gives no gradient")
-                np.ctypeslib.as_array(grad_x, (rows, dim))[:] = gradient
+                _put(np.ctypeslib.as_array(grad_x, (rows, dim)), gradient, "its gradient")
             return 0
         return None if function is None else self.guard(_TARGET, call)
 
@@ -430,11 +462,11 @@ class _Calls:
         def call(_, count, row, x, context):
             answer = function(np.ctypeslib.as_array(row, (count,)))
             values, given = answer if isinstance(answer, tuple) else (answer, None)
-            np.ctypeslib.as_array(x, (count, dim))[:] = values
+            _put(np.ctypeslib.as_array(x, (count, dim)), values, "x of read")
             if context_dim:
                 if given is None:
                     raise ValueError("read gives no context")
-                np.ctypeslib.as_array(context, (count, context_dim))[:] = given
+                _put(np.ctypeslib.as_array(context, (count, context_dim)), given, "the context of read")
             return 0
         return self.guard(_ROWS, call)
 
@@ -575,15 +607,16 @@ class Flow(_Owner):
 
     @classmethod
     def load(cls, path):
-        return cls(lib.nf_flow_load, os.fsencode(path))
+        return cls(lib.nf_flow_load, _path(path))
 
     @classmethod
     def loads(cls, data):
-        """From the bytes of a model file."""
-        return cls(lib.nf_flow_load_memory, data, len(data))
+        """From the bytes of a model file: bytes, or what gives a view of them, such as bytearray, memoryview and mmap."""
+        data = np.frombuffer(memoryview(data), dtype=np.uint8)
+        return cls(lib.nf_flow_load_memory, _at(data), data.size)
 
     def save(self, path):
-        _check(lib.nf_flow_save(self.handle, os.fsencode(path)))
+        _check(lib.nf_flow_save(self.handle, _path(path)))
 
     def dumps(self):
         """The bytes of a model file."""
@@ -703,8 +736,9 @@ class Flow(_Owner):
 
     def sample(self, rows, rng, context=None, workspace=None):
         """(x, log_prob): draws, and the log density at them. Advances rng."""
+        rows = _size(rows, "rows")
         x, log_prob = np.empty((rows, self.dim)), np.empty(rows)
-        status = lib.nf_sample(self.handle, _handle(workspace, Workspace, "workspace"), byref(rng), rows, _at(self._context(context, rows)), _at(x),
+        status = lib.nf_sample(self.handle, _handle(workspace, Workspace, "workspace"), _rng(rng), rows, _at(self._context(context, rows)), _at(x),
                                _at(log_prob))
         return _check(status, (x, log_prob))
 
@@ -727,16 +761,16 @@ class Flow(_Owner):
 
     def grad_reverse_kl(self, rows, rng, target, gradient, context=None, workspace=None):
         """target(x) gives (log density, its gradient)."""
-        calls, loss = _Calls(), D()
+        calls, loss, rows = _Calls(), D(), _size(rows, "rows")
         call = calls.target(target, self.dim)
-        status = calls.run(lib.nf_grad_reverse_kl, self.handle, _handle(workspace, Workspace, "workspace"), byref(rng), rows,
+        status = calls.run(lib.nf_grad_reverse_kl, self.handle, _handle(workspace, Workspace, "workspace"), _rng(rng), rows,
                            _at(self._context(context, rows)), ctypes.cast(call, P), None, _handle(gradient, Gradient, "gradient"), byref(loss))
         return calls.check(status, loss.value)
 
     def grad_flow_matching(self, x, rng, gradient, context=None, weight=None, pairing="independent", workspace=None):
         x, loss = self._rows(x, "x"), D()
         weight = None if weight is None else _array(weight, "weight", len(x))
-        status = lib.nf_grad_flow_matching(self.handle, _handle(workspace, Workspace, "workspace"), byref(rng), len(x), _at(x),
+        status = lib.nf_grad_flow_matching(self.handle, _handle(workspace, Workspace, "workspace"), _rng(rng), len(x), _at(x),
                                            _at(self._context(context, len(x))), _at(weight), _enum(Pairing, pairing),
                                            _handle(gradient, Gradient, "gradient"), byref(loss))
         return _check(status, loss.value)
@@ -769,8 +803,10 @@ class Flow(_Owner):
 
         Or to `rows` rows of which read(row) gives those with the indices row, count x dim, with a context as a pair.
         """
-        if (x is None) != (read is not None and rows is not None):
+        if (x is None) != (read is not None and rows is not None) or (x is not None and rows is not None):
             raise ValueError("fit takes x, or read and rows")
+        if validation_x is None and (validation_context is not None or validation_weight is not None):
+            raise ValueError("validation_context and validation_weight go with validation_x")
         calls = _Calls()
         if x is None:
             count = _size(rows, "rows")
@@ -790,7 +826,7 @@ class Flow(_Owner):
         if weight is not None:
             config["weight"] = _array(weight, "weight", count)
         if checkpoint is not None:
-            config["checkpoint"] = os.fsencode(checkpoint)
+            config["checkpoint"] = _path(checkpoint)
         config["progress"] = calls.progress(_PROGRESS, FitProgress, progress)
         config = _config(FitConfig, config)
         status = calls.run(lib.nf_fit, self.handle, count, _at(x), _at(context), byref(config), byref(report))
@@ -804,7 +840,7 @@ class Flow(_Owner):
         calls = _Calls()
         report = ReverseKlReport(struct_size=ctypes.sizeof(ReverseKlReport))
         if context is not None:
-            config["context"] = _array(context, "context", config.get("samples", 256), self.context_dim)
+            config["context"] = _array(context, "context", config.get("samples") or 256, self.context_dim)
         config["progress"] = calls.progress(_REVERSE_KL_PROGRESS, ReverseKlProgress, progress)
         config = _config(ReverseKlConfig, config)
         call = calls.target(target, self.dim)
@@ -878,7 +914,7 @@ def ode_solve(f, y, t0, t1, times=None, **config):
 
     def call(_, count, row, t, state, dydt):
         as_array = np.ctypeslib.as_array
-        as_array(dydt, (count, size))[:] = f(as_array(t, (count,)), as_array(state, (count, size)), as_array(row, (count,)))
+        _put(as_array(dydt, (count, size)), f(as_array(t, (count,)), as_array(state, (count, size)), as_array(row, (count,))), "f")
         return 0
     some = len(times) > 0
     callback = calls.guard(_ODE, call)

@@ -159,6 +159,43 @@ class Errors(unittest.TestCase):
         self.assertEqual(linear.parameter_count, 4)
         self.assertEqual(nflow.Flow.realnvp(dim=2, precision="single").precision, nflow.Precision.SINGLE)
 
+    def test_whole_numbers(self):
+        for wrong in (-1, 2 ** 64):
+            for member in ("seed", "stream", "position"):
+                with self.assertRaisesRegex(ValueError, member):
+                    nflow.Rng(**{member: wrong})
+            with self.assertRaisesRegex(ValueError, "seed"):
+                nflow.Rng(wrong)
+        rng = nflow.Rng(np.int64(7), position=2 ** 64 - 1)
+        self.assertEqual((rng.seed, rng.stream, rng.position), (7, 0, 2 ** 64 - 1))
+        with self.assertRaisesRegex(ValueError, "position"):
+            rng.position = -1
+        with self.assertRaisesRegex(TypeError, "'sed'"):
+            nflow.Rng(sed=1)
+        flow = nflow.Flow.realnvp(dim=2, couplings=2, hidden_width=8)
+        with self.assertRaisesRegex(ValueError, "rows is -1"):
+            flow.sample(-1, nflow.Rng())
+        for wrong in (None, 1, np.random.default_rng(1), nflow.Stats()):
+            with self.assertRaisesRegex(TypeError, "an Rng is expected"):
+                flow.sample(1, wrong)
+
+    def test_null_characters(self):
+        flow = nflow.Flow.planar(dim=2)
+        for call in (flow.save, nflow.Flow.load, lambda path: flow.fit([[1., 2.]] * 9, epochs=1, checkpoint=path)):
+            with self.assertRaisesRegex(ValueError, "null"):
+                call("/nonexistent/a\0b")
+
+    def test_what_goes_together(self):
+        flow = nflow.Flow.planar(dim=2)
+        x = np.random.default_rng(1).normal(size=(20, 2))
+        with self.assertRaisesRegex(TypeError, "optimizer: a dict"):
+            flow.fit(x, epochs=1, optimizer="adam")
+        with self.assertRaisesRegex(ValueError, "read and rows"):
+            flow.fit(x, rows=5, epochs=1)
+        for alone in ("validation_context", "validation_weight"):
+            with self.assertRaisesRegex(ValueError, "go with validation_x"):
+                flow.fit(x, epochs=1, **{alone: np.ones(20)})
+
     def test_bad_rows(self):
         flow = nflow.Flow.planar(dim=2, layers=3, seed=4)
         x = np.array([[.5, .25], [np.nan, 1.], [-1., 2.]])
@@ -200,7 +237,13 @@ class Handles(unittest.TestCase):
     def test_bytes(self):
         flow = nflow.Flow.radial(dim=2, layers=2, seed=8)
         data = flow.dumps()
-        np.testing.assert_array_equal(nflow.Flow.loads(data).parameters, flow.parameters)
+        for kind in (bytes, bytearray, memoryview, np.frombuffer):
+            given = kind(data, dtype=np.uint8) if kind is np.frombuffer else kind(data)
+            np.testing.assert_array_equal(nflow.Flow.loads(given).parameters, flow.parameters)
+        with self.assertRaisesRegex(nflow.FormatError, "0 bytes"):
+            nflow.Flow.loads(b"")
+        with self.assertRaises(TypeError):
+            nflow.Flow.loads("text")
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "m.safetensors")
             flow.save(path)
@@ -275,6 +318,14 @@ class Callbacks(unittest.TestCase):
             nflow.ode_solve(stop, [[1.]], 0, 1)
         with self.assertRaisesRegex(ValueError, "broadcast"):
             flow.fit_reverse_kl(lambda x: (np.zeros(3), -x), steps=10)
+        for wrong in (lambda x: (0., -x), lambda x: (np.zeros(len(x)), -x[:1])):
+            with self.assertRaisesRegex(ValueError, "broadcast"):
+                flow.fit_reverse_kl(wrong, steps=10)
+        for read in (lambda row: self.x[row][:1], lambda row: self.x[0], lambda row: None):
+            with self.assertRaisesRegex(ValueError, "x of read"):
+                flow.fit(read=read, rows=50, epochs=1)
+        with self.assertRaisesRegex(ValueError, "f has shape"):
+            nflow.ode_solve(lambda t, y, row: [1.], np.ones((3, 1)), 0, 1)
         np.testing.assert_array_equal(flow.parameters, before)
 
     def test_signals(self):
