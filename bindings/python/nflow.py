@@ -302,7 +302,9 @@ def version():
 # ---- arguments
 
 def _array(value, name, *shape):
-    """`value` as contiguous float64 of this shape, in which None is any length."""
+    """`value` as contiguous float64 of this shape, in which None is any length. What is masked is NaN."""
+    if isinstance(value, np.ma.MaskedArray):
+        value = value.astype(np.float64).filled(np.nan)
     array = np.ascontiguousarray(value, dtype=np.float64)
     if array.ndim == 1 and len(shape) == 2 and shape[1] == 1:
         array = array.reshape(-1, 1)

@@ -83,6 +83,13 @@ class Arrays(unittest.TestCase):
         single = self.flow.log_prob(self.x.astype(np.float32))
         np.testing.assert_array_equal(single, self.flow.log_prob(self.x.astype(np.float32).astype(float)))
 
+    def test_masked_values_are_missing(self):
+        flow = nflow.Flow.planar(dim=2, layers=2, seed=2)
+        for kind in (np.float64, np.int32):
+            x = np.ma.masked_equal(np.array([[1, 2], [3, 99]], dtype=kind), 99)
+            with self.assertRaisesRegex(nflow.RowsError, r"x\[1\]\[1\] is nan"):
+                flow.log_prob(x)
+
     def test_shapes_are_checked(self):
         for wrong in (self.x[:, :2], self.x[0], self.x[None]):
             with self.assertRaisesRegex(ValueError, "x has shape"):
