@@ -370,6 +370,14 @@ status 0 diagnose realnvp.safetensors :: checks failed
 awk -F, 'NR == 1 { print } NR > 1 { print $1 + 3 "," $2 }' moons.csv >moved.csv
 status 3 diagnose realnvp.safetensors moved.csv :: 'of column x1'
 if grep -q '^FAILED .* of column x1$' output && ! grep -q 'row 0' output; then pass; else fail "diagnose counts rows from 0, or says more of the column"; fi
+if [ "$(awk 'length > 80' output | wc -l)" -ne 0 ]; then fail "nflow diagnose is wider than 80 columns"; else pass; fi
+# A row has the number that it has in the table, also behind rows that were left out.
+sed '1!d' moved.csv >behind.csv
+sed 's/.*/NA,NA/; 40q' moved.csv >>behind.csv
+sed 1d moved.csv >>behind.csv
+"$nflow" diagnose realnvp.safetensors moved.csv | awk '/at row/ {sub(/.*at row /, ""); print $1 + 40}' >expected
+"$nflow" diagnose realnvp.safetensors behind.csv --drop-missing 2>errors | awk '/at row/ {sub(/.*at row /, ""); print $1 + 0}' >output
+if cmp -s expected output && [ -s output ]; then pass; else fail "diagnose counts the rows that --drop-missing left, not the table's"; fi
 status 3 diagnose realnvp.safetensors --significance 1 :: 'at least 1 '
 status 2 diagnose realnvp.safetensors moved.csv --significance 0 :: --significance 0: this should be above 0
 status 2 diagnose realnvp.safetensors moved.csv --significance 1.5 :: --significance 1.5: this should be above 0

@@ -33,19 +33,32 @@ static void put_json(const nf_diagnose_report *r) {
     json_decref(report);
 }
 
-/* The library's text with rows counted from 1 and columns named, as the command does. */
-static void put_text(const nf_diagnose_report *report, const model *m) {
+/* A line that is wider than a terminal: what is last in it, where the worst is, goes below. */
+static void put_line(const char *line) {
+    const size_t length = strlen(line);
+    size_t last = length;
+    while (length > 80 && last > 2 && (line[last - 1] != ' ' || line[last - 2] != ' '))
+        last--;
+    printf("%.*s\n", (int)last, line);
+    if (last < length)
+        printf("%9s%s\n", "", line + last);
+}
+
+/* The library's text with rows counted from 1, those of the table, and columns named, as the command does. */
+static void put_text(const nf_diagnose_report *report, const evaluation *e) {
     nf_diagnose_report r = *report;
-    r.round_trip_row++;
-    r.log_det_row++;
+    const size_t *numbers = e->rows.numbers;
+    r.round_trip_row = numbers ? numbers[r.round_trip_row] : r.round_trip_row + 1;
+    r.log_det_row = numbers ? numbers[r.log_det_row] : r.log_det_row + 1;
     const size_t size = nf_diagnose_text(&r, NULL, 0) + 1;
     char *text = allocate(size, 1);
     nf_diagnose_text(&r, text, size);
     static const char of_column[] = "  of column ";
     char *column = strstr(text, of_column), *rest = column ? column + strcspn(column, "\n") : text;
-    if (column)
-        printf("%.*s%s%s", (int)(column - text), text, of_column, m->names[r.calibration_column]);
-    fputs(rest, stdout);
+    char *whole = column ? new_text("%.*s%s%s%s", (int)(column - text), text, of_column, e->m.names[r.calibration_column], rest) : copy_text(rest);
+    for (const char *line = strtok(whole, "\n"); line; line = strtok(NULL, "\n"))
+        put_line(line);
+    free(whole);
     free(text);
 }
 
@@ -90,7 +103,7 @@ int nflow_diagnose(int count, char **words) {
     if (json)
         put_json(&report);
     else if (!tool_quiet)
-        put_text(&report, &e.m);
+        put_text(&report, &e);
     finish_output();
     evaluation_end(&e);
     return report.failed > 0 ? STATUS_NOT_PASSED : STATUS_DONE;
