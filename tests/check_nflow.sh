@@ -4,6 +4,7 @@
 set -u
 nflow=$1
 pages=$(cd "$(dirname "$0")/../tools/man" && pwd)
+exports=$(cd "$(dirname "$0")/import" && pwd)
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 cd "$scratch" || exit 1
@@ -366,6 +367,16 @@ status 1 import moons.csv -o imported.safetensors :: no safetensors file
 status 1 import realnvp.safetensors -o imported.safetensors :: a model of nflow already
 status 1 import missing.safetensors -o imported.safetensors :: No such file
 status 2 import realnvp.safetensors :: where to
+status 0 import "$exports/cnf.safetensors" -o imported.safetensors --t0 1 --t1 2 --base-variance 3 :: hypernetwork CNF
+status 0 info imported.safetensors --json :: '"t0": 1.0'
+status 0 import "$exports/cnf.safetensors" -o imported.safetensors
+status 0 info imported.safetensors --json :: '"t1": 10.0'
+for option in t0 t1 base-variance; do
+    status 2 import "$exports/nflows_actnorm.safetensors" -o imported.safetensors --$option 1 :: "--$option: "
+done
+cp "$exports/nflows_actnorm.safetensors" exported.safetensors
+status 1 import exported.safetensors -o ./exported.safetensors :: would take the place
+if cmp -s "$exports/nflows_actnorm.safetensors" exported.safetensors; then pass; else fail "import wrote over what it read"; fi
 status 0 diagnose realnvp.safetensors :: checks failed
 awk -F, 'NR == 1 { print } NR > 1 { print $1 + 3 "," $2 }' moons.csv >moved.csv
 status 3 diagnose realnvp.safetensors moved.csv :: 'of column x1'

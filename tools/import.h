@@ -127,7 +127,7 @@ void layers_of_normflows(draft *d, const node *flow);
 void layers_of_zuko(draft *d, const node *transform);
 
 typedef struct cnf_options {
-    double t0, t1, variance;
+    double t0, t1, variance; /* NAN: not given */
 } cnf_options;
 
 void draft_flow(draft *d, archive *a, const cnf_options *options);

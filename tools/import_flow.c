@@ -81,6 +81,8 @@ static void zuko_flow(draft *d, const node *root) {
 
 /* ---- the hypernetwork CNF of torchdiffeq's example: from base at t0 to data at t1 */
 
+static const char cnf_name[] = "the hypernetwork CNF";
+
 static void cnf_flow(draft *d, const node *hyper, const cnf_options *options) {
     net n = {.activation = "tanh", .count = 3, .layers = archive_keep(d->a, 3, sizeof(linear))};
     for (size_t i = 0; i < 3; i++) {
@@ -88,6 +90,8 @@ static void cnf_flow(draft *d, const node *hyper, const cnf_options *options) {
         const array *w = node_need_matrix(hyper, weight);
         n.layers[i] = (linear){w->shape[1], w->shape[0], w->values, node_need(hyper, bias, w->shape[0])};
     }
+    const double t0 = isnan(options->t0) ? 0 : options->t0, t1 = isnan(options->t1) ? 10 : options->t1;
+    const double variance = isnan(options->variance) ? .1 : options->variance;
     /* 3 width dim + width outputs: the width is an attribute, where there is a module; of a state dict, that of two dimensions. */
     const size_t outputs = n.layers[2].outputs, hidden = n.layers[0].outputs;
     const double named = node_number(hyper, "width", (double)(outputs / 7));
@@ -98,17 +102,23 @@ static void cnf_flow(draft *d, const node *hyper, const cnf_options *options) {
     d->dim = (outputs / width - 1) / 3;
     double *sd = archive_keep(d->a, d->dim, sizeof *sd);
     for (size_t i = 0; i < d->dim; i++)
-        sd[i] = sqrt(options->variance);
+        sd[i] = sqrt(variance);
     d->sd = sd;
     draft_add_net(
         d,
-        json_pack("{s:s, s:s, s:I, s:f, s:f}", "type", "cnf", "dynamics", "hyper", "width", (json_int_t)width, "t0", options->t0, "t1", options->t1),
+        json_pack("{s:s, s:s, s:I, s:f, s:f}", "type", "cnf", "dynamics", "hyper", "width", (json_int_t)width, "t0", t0, "t1", t1),
         &n);
     json_object_set_new(d->layers[0].json, "hidden", json_integer((json_int_t)hidden));
     json_object_del(d->layers[0].json, "activation");
 }
 
 /* ---- which */
+
+static void refuse_cnf_options(const draft *d, const cnf_options *o) {
+    const char *given = !isnan(o->t0) ? "t0" : !isnan(o->t1) ? "t1" : !isnan(o->variance) ? "base-variance" : NULL;
+    if (given)
+        die_usage("--%s: %s has a flow of %s, and this is of a CNF", given, d->a->path, d->what);
+}
 
 static void refuse_unused(const archive *a) {
     for (size_t i = 0; i < a->count; i++)
@@ -134,17 +144,19 @@ void draft_flow(draft *d, archive *a, const cnf_options *options) {
         d->what = "zuko";
         zuko_flow(d, &root);
     } else if (node_is(&root, "CNF") && hyper.json) {
-        d->what = "the hypernetwork CNF";
+        d->what = cnf_name;
         cnf_flow(d, &hyper, options);
     } else if (node_is(&root, "StateDict")) {
         if (!node_find(&root, "hyper_net.fc1.weight"))
             die("%s: a state dict alone does not say how its module is built; give export_torch.py the module", a->path);
-        d->what = "the hypernetwork CNF";
+        d->what = cnf_name;
         cnf_flow(d, &hyper, options);
     } else {
         node_refuse_kind(
             &root,
             "SimpleRealNVP and Flow of nflows, NormalizingFlow of normflows, NICE, RealNVP and Flow of zuko, and the CNF of torchdiffeq's example");
     }
+    if (strcmp(d->what, cnf_name) != 0)
+        refuse_cnf_options(d, options);
     refuse_unused(a);
 }
