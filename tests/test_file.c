@@ -203,6 +203,25 @@ START_TEST(says_which_file_cannot_be_read) {
 }
 END_TEST
 
+/* Of a large file that cannot be a model only the beginning is read, whose length is not that of the file. */
+START_TEST(says_no_length_that_the_file_has_not) {
+    enum { MEGABYTES = 3 };
+    unsigned char *bytes = calloc(MEGABYTES, (size_t)1 << 20);
+    nf_flow *flow;
+    memset(bytes, 255, 3); /* a header of 16 MB */
+    FILE *file = fopen(path_of("m"), "wb");
+    ck_assert_uint_eq(fwrite(bytes, (size_t)1 << 20, MEGABYTES, file), MEGABYTES);
+    fclose(file);
+    ck_assert_int_eq(nf_flow_load(path_of("m"), &flow), NF_ERR_FORMAT);
+    ck_assert_msg(strstr(nf_last_error(), "does not begin with {") != NULL, "%s", nf_last_error());
+    ck_assert_int_eq(nf_flow_load_memory(bytes, (size_t)MEGABYTES << 20, &flow), NF_ERR_FORMAT);
+    ck_assert_msg(strstr(nf_last_error(), "does not begin with {") != NULL, "%s", nf_last_error());
+    unlink(path_of("m"));
+    leave_scratch();
+    free(bytes);
+}
+END_TEST
+
 static void *not_much(void *user, size_t size) {
     (void)user;
     return size < (size_t)1 << 24 ? malloc(size) : NULL;
@@ -552,6 +571,7 @@ int main(void) {
     tcase_add_test(c, a_save_takes_the_place_of_nothing_but_a_file);
     tcase_add_test(c, a_new_file_obeys_the_umask_and_an_old_one_keeps_its_mode);
     tcase_add_test(c, says_which_file_cannot_be_read);
+    tcase_add_test(c, says_no_length_that_the_file_has_not);
     tcase_add_test(c, a_large_file_that_is_no_model_is_not_read);
     tcase_add_loop_test(c, refuses_a_lie_about_the_structure, 0, sizeof lies / sizeof lies[0]);
     tcase_add_test(c, refuses_tensors_of_the_wrong_kind);

@@ -192,9 +192,11 @@ static nf_status read_tensors(nf_st_file *file, const unsigned char *data, size_
     return check_cover(file, data, data_size);
 }
 
+static const char no_brace[] = "header: does not begin with {";
+
 static nf_status parse_header(const char *text, size_t size, json_t **header) {
     if (size == 0 || text[0] != '{')
-        return nf_fail(NF_ERR_FORMAT, NULL, "header: does not begin with {");
+        return nf_fail(NF_ERR_FORMAT, NULL, no_brace);
     nf_status status = nf_json_check_limits("header", text, size, HEADER_DEPTH);
     if (status != NF_OK)
         return status;
@@ -218,6 +220,8 @@ nf_status nf_st_parse(const nf_allocator *allocator, const void *bytes, size_t s
     const uint64_t length = load_length(start);
     if (length > NF_ST_HEADER_LIMIT)
         return nf_fail(NF_ERR_FORMAT, NULL, "header: claims %" PRIu64 " bytes, at most %" PRIu64 " are read", length, NF_ST_HEADER_LIMIT);
+    if (size > LENGTH_BYTES && start[LENGTH_BYTES] != '{') /* before its length, which may be that of a beginning */
+        return nf_fail(NF_ERR_FORMAT, NULL, no_brace);
     if (length > size - LENGTH_BYTES)
         return nf_fail(NF_ERR_FORMAT, NULL, "header: claims %" PRIu64 " bytes, and the file has %zu", length, size - LENGTH_BYTES);
     nf_st_file *file = nf_allocate_zeroed(allocator, sizeof *file);
