@@ -73,7 +73,7 @@ static double loss_of(const unsigned char *bytes) {
 static curve_epoch last_epoch(const char *checkpoint) {
     curve_epoch last = {0};
     size_t size;
-    unsigned char *bytes = read_file(checkpoint, &size);
+    unsigned char *bytes = read_model_file(checkpoint, &size);
     const uint64_t length = size < SAFETENSORS_LENGTH ? 0 : safetensors_length(bytes);
     if (size >= SAFETENSORS_LENGTH && length <= size - SAFETENSORS_LENGTH) {
         const unsigned char *data = bytes + SAFETENSORS_LENGTH + length;

@@ -153,7 +153,7 @@ static void read_metadata(archive *a, const json_t *metadata) {
 void archive_open(archive *a, const char *path) {
     size_t size;
     *a = (archive){.path = path};
-    unsigned char *bytes = read_file(path, &size);
+    unsigned char *bytes = read_model_file(path, &size);
     const uint64_t length = size >= SAFETENSORS_LENGTH ? safetensors_length(bytes) : 0;
     if (length == 0 || length > MOST_HEADER || length > size - SAFETENSORS_LENGTH)
         die("%s: this is no safetensors file; write it with export_torch.py", path);

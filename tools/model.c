@@ -146,7 +146,7 @@ static void read_places(model *m, const json_t *header) {
 
 void model_load(model *m, const char *path) {
     size_t size;
-    unsigned char *bytes = read_file(path, &size);
+    unsigned char *bytes = read_model_file(path, &size);
     *m = (model){.path = path, .bytes = size};
     if (nf_flow_load_memory(bytes, size, &m->flow) != NF_OK)
         say_not_a_model(path, bytes, size);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "safetensors.h"
 #include "tool.h"
 
 const char *tool_command;
@@ -90,7 +91,7 @@ char *new_text(const char *format, ...) {
     return text;
 }
 
-unsigned char *read_file(const char *path, size_t *size) {
+unsigned char *read_model_file(const char *path, size_t *size) {
     FILE *file = strcmp(path, "-") == 0 ? stdin : fopen(path, "rb");
     if (!file)
         die("%s: %s", path, strerror(errno));
@@ -99,6 +100,8 @@ unsigned char *read_file(const char *path, size_t *size) {
     *size = 0;
     for (size_t got; (got = fread(bytes + *size, 1, room - *size, file)) > 0;) {
         *size += got;
+        if (*size > SAFETENSORS_LENGTH && bytes[SAFETENSORS_LENGTH] != '{')
+            break;
         if (*size == room) {
             unsigned char *larger = room < SIZE_MAX / 2 ? realloc(bytes, room *= 2) : NULL;
             if (!larger)

@@ -51,8 +51,11 @@ void *allocate(size_t count, size_t size); /* zeros */
 char *copy_text(const char *text);
 __attribute__((format(printf, 1, 2))) char *new_text(const char *format, ...);
 
-/* All of a file, or with "-" of the standard input; freed by the caller. */
-unsigned char *read_file(const char *path, size_t *size);
+/*
+ * All of a model file or another safetensors file, or with "-" of the standard input; only the beginning of what is none, such as a large table or a
+ * device without an end. Freed by the caller.
+ */
+unsigned char *read_model_file(const char *path, size_t *size);
 
 /* For qsort of double: rising. */
 int compare_numbers(const void *a, const void *b);
