@@ -1,6 +1,7 @@
 /*
  * cnf_density - continuous normalizing flows trained by maximum likelihood, and what they do to their base over time
  *
+ *     cc cnf_density.c arguments.c toy.c plot.c gnuplot.c $(pkg-config --cflags --libs libnflow) -lm -o cnf_density
  *     cnf_density [--epochs n] [--rows n] [--hyper] [--output prefix]
  *
  * Trains on two moons, two blobs and boomerang, prints the held-out negative log-likelihood beside the entropy of each, and draws

@@ -1,6 +1,7 @@
 /*
  * cnf_matching - one continuous flow, trained three ways: by likelihood, by flow matching, and by flow matching of optimal pairs
  *
+ *     cc cnf_matching.c arguments.c toy.c $(pkg-config --cflags --libs libnflow) -lm -o cnf_matching
  *     cnf_matching [--set name] [--rows n] [--seconds s]
  *
  * Likelihood training solves the equation for every batch; flow matching (Lipman et al. 2023) never does, and optimal pairs (Tong et al. 2023) make its

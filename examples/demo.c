@@ -1,6 +1,7 @@
 /*
  * demo: train a Real NVP on a toy density or on a CSV file, say how well it does, save it, and draw it.
  *
+ *     cc demo.c arguments.c csv.c toy.c plot.c gnuplot.c $(pkg-config --cflags --libs libnflow) -lm -o demo
  *     demo [--data file.csv] [--set two_moons] [--epochs n] [--seconds s] [--seed n] [--output prefix]
  */
 #include <math.h>

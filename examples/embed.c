@@ -5,6 +5,8 @@
  *
  * The simulation is a Metropolis-Hastings chain with independent proposals from the flow (Tierney 1994): it visits the target exactly, however rough the
  * flow is.
+ *
+ *     cc embed.c $(pkg-config --cflags --libs libnflow) -lm -o embed
  */
 #include <math.h>
 #include <pthread.h>

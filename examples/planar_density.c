@@ -1,6 +1,7 @@
 /*
  * planar_density - planar flows trained by maximum likelihood, through their inverse
  *
+ *     cc planar_density.c arguments.c toy.c plot.c gnuplot.c $(pkg-config --cflags --libs libnflow) -lm -o planar_density
  *     planar_density [--epochs n] [--layers K] [--output prefix]
  *
  * The flow is an affine layer, K planar layers (32) and an affine layer that standardises the data. Trains on two moons, two blobs and boomerang, prints the held-out

@@ -1,6 +1,7 @@
 /*
  * planar_energy - planar flows fitted to the four energies of Rezende & Mohamed 2015, table 1, by reverse KL
  *
+ *     cc planar_energy.c arguments.c energies.c gnuplot.c $(pkg-config --cflags --libs libnflow) -lm -o planar_energy
  *     planar_energy [--steps n] [--output prefix]
  *
  * A trainable diagonal Gaussian of initial standard deviation 3 (an affine layer at the base) and K = 2, 8 and 32 planar layers, 256 samples a step, annealed. Prints

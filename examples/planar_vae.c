@@ -1,6 +1,7 @@
 /*
  * planar_vae - a variational autoencoder with a conditional planar flow in the middle (Rezende & Mohamed 2015, algorithm 1)
  *
+ *     cc planar_vae.c arguments.c $(pkg-config --cflags --libs libnflow) -lm -o planar_vae
  *     planar_vae [steps]
  *
  * The images are 12 x 12, black and white, and drawn by the program: a disc, a ring, a square or a cross somewhere. The encoder gives each image a

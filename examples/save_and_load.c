@@ -1,5 +1,7 @@
 /*
  * Save a flow to a file and to memory, load it again, and see that it is the same to the last bit; and see what a damaged file says.
+ *
+ *     cc save_and_load.c $(pkg-config --cflags --libs libnflow) -lm -o save_and_load
  */
 #include <stdio.h>
 #include <stdlib.h>

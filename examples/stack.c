@@ -1,6 +1,8 @@
 /*
  * A flow put together from parts: a Real NVP, a permutation and an affine layer that takes it to the units of the data. The stack
  * lists its tensors, is inverted as a whole, and inverted back.
+ *
+ *     cc stack.c $(pkg-config --cflags --libs libnflow) -lm -o stack
  */
 #include <math.h>
 #include <stdio.h>

@@ -53,6 +53,17 @@ for cc in gcc clang; do
         exit 1
     fi
 done
+# The examples, copied out of the tree and compiled by the line in the head of each.
+cp -r examples "$prefix/examples"
+(
+    cd "$prefix/examples"
+    for example in $(grep -l '^int main' ./*.c); do
+        line=$(sed -n 's/^ \* *\(cc .*\)/\1/p' "$example")
+        sh -c "$line" || exit 1
+        [ -x "${example%.c}" ] || { echo "$example does not say how it is compiled"; exit 1; }
+    done
+    LD_LIBRARY_PATH=$prefix/lib ./save_and_load >/dev/null
+)
 case $(readelf -d "$prefix/lib/libnflow.so" | sed -n 's/.*SONAME.*\[\(.*\)\]/\1/p') in
 libnflow.so.0) ;;
 *) echo "the soname is wrong"; exit 1 ;;
