@@ -41,6 +41,9 @@ look() {
             module openblas libopenblas-dev openblas-devel openblas openblas
             echo '#include <Random123/philox.h>' | ${CC:-cc} -E - >/dev/null 2>&1 ||
                 need librandom123-dev Random123-devel random123 random123
+            have python3 || need python3 python3 python python
+            # for locales with other decimal points
+            [ "$(uname)" != Linux ] || ! have localedef || [ -e /usr/share/i18n/locales/de_DE ] || need locales glibc-locale-source glibc glibc
             ;;
         bindings)
             have cmake || need cmake cmake cmake cmake

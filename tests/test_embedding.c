@@ -412,8 +412,10 @@ START_TEST(numbers_in_files_do_not_follow_the_host) {
         ck_assert_int_eq(fegetround(), roundings[i]);
     }
     for (size_t i = 0; i < sizeof locales / sizeof *locales; i++) {
-        if (!enter_locale(folder, locales[i]))
+        if (!enter_locale(folder, locales[i])) {
+            printf("skipped: %s cannot be made: the sources of locales are missing (Debian has them in locales)\n", locales[i]);
             continue;
+        }
         check_written(&w, locales[i]);
         ck_assert_ptr_nonnull(strstr(setlocale(LC_ALL, NULL), locales[i]));
         setlocale(LC_ALL, "C");
