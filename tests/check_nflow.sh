@@ -393,6 +393,10 @@ sed 1d moved.csv >>behind.csv
 "$nflow" diagnose realnvp.safetensors moved.csv | awk '/at row/ {sub(/.*at row /, ""); print $1 + 40}' >expected
 "$nflow" diagnose realnvp.safetensors behind.csv --drop-missing 2>errors | awk '/at row/ {sub(/.*at row /, ""); print $1 + 0}' >output
 if cmp -s expected output && [ -s output ]; then pass; else fail "diagnose counts the rows that --drop-missing left, not the table's"; fi
+# The same of JSON, which has all checks.
+"$nflow" diagnose realnvp.safetensors behind.csv --drop-missing --json 2>errors >output
+sed -n 's/.*"row": \([0-9]*\).*/\1/p' output | cmp -s expected - && pass || fail "diagnose --json has other rows"
+if [ "$(grep -c '"verdict"' output)" -eq 13 ] && grep -q '"column": "x1"' output; then pass; else fail "diagnose --json leaves out checks or the column"; fi
 status 3 diagnose realnvp.safetensors --significance 1 :: 'at least 1 '
 status 2 diagnose realnvp.safetensors moved.csv --significance 0 :: --significance 0: this should be above 0
 status 2 diagnose realnvp.safetensors moved.csv --significance 1.5 :: --significance 1.5: this should be above 0

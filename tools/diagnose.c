@@ -11,13 +11,34 @@ typedef struct named_finding {
     const nf_finding *finding;
 } named_finding;
 
-static void put_json(const nf_diagnose_report *r) {
+static json_t *number(double value) { return isfinite(value) ? json_real(value) : json_null(); }
+
+/* More of a finding, where there is one. */
+static void put_more(json_t *report, const char *name, const nf_finding *finding, const char *key, json_t *value) {
+    if (finding->verdict != NF_SKIPPED)
+        json_object_set(json_object_get(report, name), key, value);
+    json_decref(value);
+}
+
+/* A row as the table, or without one a sample, is numbered. */
+static size_t row_number(const evaluation *e, size_t row) { return e->rows.numbers ? e->rows.numbers[row] : row + 1; }
+
+static void put_json(const nf_diagnose_report *r, const evaluation *e) {
     static const char *const verdicts[] = {"passed", "failed", "skipped"};
     const named_finding all[] = {
-        {"round_trip", &r->round_trip},   {"log_det_pair", &r->log_det_pair},   {"log_det", &r->log_det},
-        {"accuracy", &r->accuracy},       {"gradient", &r->gradient},           {"forward_vjp", &r->forward_vjp},
-        {"inverse_vjp", &r->inverse_vjp}, {"normalization", &r->normalization}, {"sampler", &r->sampler},
-        {"two_sample", &r->two_sample},   {"calibration", &r->calibration},
+        {"round_trip", &r->round_trip},
+        {"log_det_pair", &r->log_det_pair},
+        {"log_det", &r->log_det},
+        {"accuracy", &r->accuracy},
+        {"gradient", &r->gradient},
+        {"forward_vjp", &r->forward_vjp},
+        {"inverse_vjp", &r->inverse_vjp},
+        {"normalization", &r->normalization},
+        {"sampler", &r->sampler},
+        {"effective_sample_size", &r->effective_sample_size},
+        {"largest_weight", &r->largest_weight},
+        {"two_sample", &r->two_sample},
+        {"calibration", &r->calibration},
     };
     json_t *report = json_object();
     json_object_set_new(report, "failed", json_integer((json_int_t)r->failed));
@@ -25,9 +46,14 @@ static void put_json(const nf_diagnose_report *r) {
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) {
         const nf_finding *f = all[i].finding;
         json_object_set_new(report, all[i].name,
-                            json_pack("{s:o, s:o, s:s}", "value", isfinite(f->value) ? json_real(f->value) : json_null(), "threshold",
-                                      isfinite(f->threshold) ? json_real(f->threshold) : json_null(), "verdict", verdicts[f->verdict]));
+                            json_pack("{s:o, s:o, s:s}", "value", number(f->value), "threshold", number(f->threshold), "verdict", verdicts[f->verdict]));
     }
+    put_more(report, "round_trip", &r->round_trip, "row", json_integer((json_int_t)row_number(e, r->round_trip_row)));
+    put_more(report, "round_trip", &r->round_trip, "condition", number(r->round_trip_condition));
+    put_more(report, "round_trip", &r->round_trip, "typical", number(r->round_trip_typical));
+    put_more(report, "log_det", &r->log_det, "row", json_integer((json_int_t)row_number(e, r->log_det_row)));
+    put_more(report, "normalization", &r->normalization, "error", number(r->normalization_error));
+    put_more(report, "calibration", &r->calibration, "column", json_string(e->m.names[r->calibration_column]));
     json_dumpf(report, stdout, JSON_INDENT(2) | JSON_REAL_PRECISION(6));
     putchar('\n');
     json_decref(report);
@@ -47,9 +73,8 @@ static void put_line(const char *line) {
 /* The library's text with rows counted from 1, those of the table, and columns named, as the command does. */
 static void put_text(const nf_diagnose_report *report, const evaluation *e) {
     nf_diagnose_report r = *report;
-    const size_t *numbers = e->rows.numbers;
-    r.round_trip_row = numbers ? numbers[r.round_trip_row] : r.round_trip_row + 1;
-    r.log_det_row = numbers ? numbers[r.log_det_row] : r.log_det_row + 1;
+    r.round_trip_row = row_number(e, r.round_trip_row);
+    r.log_det_row = row_number(e, r.log_det_row);
     const size_t size = nf_diagnose_text(&r, NULL, 0) + 1;
     char *text = allocate(size, 1);
     nf_diagnose_text(&r, text, size);
@@ -72,7 +97,7 @@ int nflow_diagnose(int count, char **words) {
         {"rows", 'n', OPTION_COUNT, &rows, "N", "most rows of data that the tests of the distribution look at; default 1000"},
         {"significance", 0, OPTION_NUMBER, &significance, "P", "a test of the distribution fails below this p-value, above 0 and 1 at most; default 0.001"},
         {"seed", 's', OPTION_INTEGER, &seed, "N", "of the random numbers; default 1"},
-        {"json", 0, OPTION_FLAG, &json, NULL, "the report as JSON"},
+        {"json", 0, OPTION_FLAG, &json, NULL, "the report as JSON, rows and columns as in the table"},
         OPTION_COLUMNS(&e.choice),
         OPTION_DROP(&e.choice),
         OPTION_THREADS(&e.threads),
@@ -101,7 +126,7 @@ int nflow_diagnose(int count, char **words) {
                                .significance = significance),
                      &report));
     if (json)
-        put_json(&report);
+        put_json(&report, &e);
     else if (!tool_quiet)
         put_text(&report, &e);
     finish_output();
