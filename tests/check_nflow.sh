@@ -571,6 +571,14 @@ else
 fi
 status 0 train moons.csv -o stopped.safetensors --epochs 60 --resume
 if cmp -s stopped.safetensors whole.safetensors && [ ! -e stopped.safetensors.checkpoint ] && [ ! -e stopped.safetensors.checkpoint.curve ]; then pass; else fail "a fit that was taken up differs"; fi
+# A checkpoint lies beside a file, not in /dev; and the words of --json are not among the bytes of a model.
+status 2 train moons.csv -o /dev/null --resume -e 1 :: --resume: the checkpoint
+for place in - /dev/stdout; do
+    "$nflow" train moons.csv -o $place --resume -e 1 2>errors | cat >output
+    if grep -q -e '--resume: the checkpoint' errors; then pass; else fail "train -o $place --resume"; fi
+    "$nflow" train moons.csv -o $place --json -e 1 2>errors | cat >output.safetensors
+    if "$nflow" info output.safetensors >output && grep -q '"event"' errors; then pass; else fail "train -o $place --json does not write the model alone"; fi
+done
 # What is no checkpoint.
 : >broken.safetensors.checkpoint
 status 1 train moons.csv -o broken.safetensors --resume -e 2 :: "broken.safetensors.checkpoint: it is not what a fit leaves there"

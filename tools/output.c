@@ -103,6 +103,11 @@ bool output_open(output *o, const char *path) {
     return false;
 }
 
+bool output_is_standard(const char *path) {
+    struct stat s;
+    return strcmp(path, "-") == 0 || (stat(path, &s) == 0 && is_standard_output(&s));
+}
+
 /* What a link leads to that leads nowhere: made, and removed. */
 static bool can_be_made(const char *path) {
     const int file = open(path, O_WRONLY | O_CREAT, 0600);

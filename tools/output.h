@@ -20,6 +20,9 @@ typedef struct output {
 /* NULL or "-": the standard output. False, and errno, when it cannot be written there. */
 bool output_open(output *o, const char *path);
 
+/* Whether that is the standard output: "-", or a name such as /dev/stdout that leads to it. */
+bool output_is_standard(const char *path);
+
 /* Whether output_open would succeed now; nothing is changed. False: and errno. */
 bool output_possible(const char *path);
 

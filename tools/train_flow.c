@@ -3,9 +3,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "evaluate.h"
+#include "output.h"
 #include "train.h"
 
 enum {
@@ -53,10 +55,11 @@ void train_check_options(train_options *o) {
         die_usage("--validation %g: this should be a fraction, at most 0.9", o->validation);
     if (o->rate == 0.0)
         die_usage("--rate 0: nothing would be learned");
-    o->output_is_standard = strcmp(o->output, "-") == 0;
+    o->output_is_standard = output_is_standard(o->output);
     if (o->output_is_standard && isatty(STDOUT_FILENO))
-        die_usage("-o -: a model file is not for a terminal");
-    if (o->output_is_standard && o->resume)
+        die_usage("-o %s: a model file is not for a terminal", o->output);
+    struct stat place;
+    if (o->resume && (o->output_is_standard || (stat(o->output, &place) == 0 && !S_ISREG(place.st_mode) && !S_ISDIR(place.st_mode))))
         die_usage("--resume: the checkpoint lies beside the model, so that has to be a file");
 }
 
