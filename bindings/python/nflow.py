@@ -360,6 +360,11 @@ def _path(value):
     return path
 
 
+def _copy(pointer, *shape):
+    """What a callback is given: its own, to change and to keep, since C goes on with what is there, and frees it."""
+    return np.ctypeslib.as_array(pointer, shape).copy()
+
+
 def _put(into, values, name):
     """What a callback answers, where C wants it: of the very shape, since one row for all would be the wrong numbers."""
     if np.shape(values) != into.shape:
@@ -449,7 +454,7 @@ class _Calls:
     def target(self, function, dim, with_gradient=True):
         """function(x) gives the log density of each row and, where a gradient is wanted, a pair of it and the gradient."""
         def call(_, rows, x, log_density, grad_x):
-            answer = function(np.ctypeslib.as_array(x, (rows, dim)))
+            answer = function(_copy(x, rows, dim))
             density, gradient = answer if isinstance(answer, tuple) else (answer, None)
             _put(np.ctypeslib.as_array(log_density, (rows,)), density, "the log density")
             if with_gradient:
@@ -462,7 +467,7 @@ class _Calls:
     def rows(self, function, dim, context_dim):
         """function(row) gives the rows of x with these indices, or a pair of them and their context."""
         def call(_, count, row, x, context):
-            answer = function(np.ctypeslib.as_array(row, (count,)))
+            answer = function(_copy(row, count))
             values, given = answer if isinstance(answer, tuple) else (answer, None)
             _put(np.ctypeslib.as_array(x, (count, dim)), values, "x of read")
             if context_dim:
@@ -915,8 +920,7 @@ def ode_solve(f, y, t0, t1, times=None, **config):
     path = np.empty((len(times), rows, size))
 
     def call(_, count, row, t, state, dydt):
-        as_array = np.ctypeslib.as_array
-        _put(as_array(dydt, (count, size)), f(as_array(t, (count,)), as_array(state, (count, size)), as_array(row, (count,))), "f")
+        _put(np.ctypeslib.as_array(dydt, (count, size)), f(_copy(t, count), _copy(state, count, size), _copy(row, count)), "f")
         return 0
     some = len(times) > 0
     callback = calls.guard(_ODE, call)

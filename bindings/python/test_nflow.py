@@ -351,6 +351,34 @@ class Callbacks(unittest.TestCase):
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
+    def test_arguments_are_the_callbacks_own(self):
+        """One that keeps its arguments, and changes them in place, gives the results of one that does not."""
+        kept = []
+
+        def meddle(answer, *arrays):
+            kept.extend(arrays)
+            for array in arrays:
+                array[...] = 7
+            return answer
+
+        def target(x):
+            return -.5 * ((x - 1) ** 2).sum(1), 1 - x
+
+        def equation(t, y, row):
+            return -y * t[:, None]
+        one, other = (nflow.Flow.planar(dim=2, layers=2, seed=1) for _ in range(2))
+        one.fit_reverse_kl(target, steps=20)
+        other.fit_reverse_kl(lambda x: meddle(target(x), x), steps=20)
+        np.testing.assert_array_equal(one.parameters, other.parameters)
+        one.fit(self.x, epochs=2)
+        other.fit(read=lambda row: meddle(self.x[row], row), rows=len(self.x), epochs=2)
+        np.testing.assert_array_equal(one.parameters, other.parameters)
+        y = np.ones((3, 1))
+        meddled = nflow.ode_solve(lambda *arguments: meddle(equation(*arguments), *arguments), y, 0, 1)
+        np.testing.assert_array_equal(meddled, nflow.ode_solve(equation, y, 0, 1))
+        for array in kept:
+            self.assertTrue((array == 7).all())
+
     def test_training_by_hand(self):
         flow = nflow.Flow.realnvp(dim=2, couplings=2, hidden_width=8, seed=3)
         with nflow.Gradient(flow) as gradient, nflow.Workspace(flow) as workspace, \
