@@ -314,7 +314,12 @@ def _array(value, name, *shape):
 
 
 def _at(array):
-    return None if array is None else array.ctypes.data
+    """The address of an array, which lives as long as this does: often it is a copy that nothing else holds."""
+    if array is None:
+        return None
+    address = P(array.ctypes.data)
+    address.array = array
+    return address
 
 
 def _handle(value, kind, name):

@@ -114,6 +114,26 @@ class Arrays(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "context"):
             flow.log_prob(x, context=np.zeros((3, 1)))
 
+    def test_copies_last_as_long_as_the_call(self):
+        """Contexts and parameters that had to be copied: as those that are used where they lie."""
+        rng = np.random.default_rng(9)
+        flow = nflow.Flow.realnvp(dim=2, context_dim=1, couplings=2, hidden_width=8, seed=3)
+        flow.parameters = flow.parameters + rng.normal(size=flow.parameter_count) / 4
+        gradient = nflow.Gradient(flow)
+        x, context = rng.normal(size=(2000, 2)), rng.normal(size=(2000, 1)).astype(np.float32)
+        calls = [flow.log_prob, flow.score, flow.forward, flow.inverse,
+                 lambda x, context: flow.sample(len(x), nflow.Rng(1), context=context),
+                 lambda x, context: flow.forward_vjp(x, x, context=context), lambda x, context: [flow.grad_nll(x, gradient, context)],
+                 lambda x, context: nflow.Flow.cnf(dim=2, context_dim=1, hidden_width=8, method="euler", steps=2).trajectory(x, [1], context=context)]
+        for call in calls:
+            for one, other in zip(call(x, context=context.astype(float)), call(x, context=context)):
+                np.testing.assert_array_equal(one, other)
+        parameters = rng.normal(size=flow.parameter_count).astype(np.float32)
+        flow.parameters = parameters
+        np.testing.assert_array_equal(flow.parameters, parameters)
+        gradient.values = parameters
+        np.testing.assert_array_equal(gradient.values, parameters)
+
     def test_round_trip_and_derivatives(self):
         z, inverse = self.flow.inverse(self.x)
         x, forward = self.flow.forward(z)
