@@ -355,6 +355,9 @@ status 0 logprob realnvp.safetensors moons.csv -m --json
 if cmp -s output two.txt && cmp -s output three.json; then pass; else fail "logprob --mean has its own output"; fi
 status 0 logprob realnvp.safetensors moons.csv -m -o mean.csv
 if [ "$(head -n 1 mean.csv)" = rows,bad_rows,mean_nll,standard_error ] && grep -q "$(sed 's/.*nll": \([-0-9.]*\).*/\1/' two.txt)" mean.csv; then pass; else fail "logprob -m -o mean.csv"; fi
+status 2 logprob realnvp.safetensors moons.csv --mean --append :: --mean and --append
+status 2 plot realnvp.safetensors --terminal -o terminal.png :: leave out --output
+status 2 plot realnvp.safetensors --terminal --size 800x600 :: leave out --output
 status 0 transform realnvp.safetensors moons.csv --append --log-det :: x1,x2,z1,z2,log_det
 status 0 score realnvp.safetensors moons.csv --append :: x1,x2,score_x1,score_x2
 status 0 logprob realnvp.safetensors moons.csv --json :: '"columns": ["log_prob"]'

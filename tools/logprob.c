@@ -69,6 +69,8 @@ int nflow_logprob(int count, char **words) {
                             2,
                             2};
     const char *data = evaluation_words(&set, count, words);
+    if (mean && e.append)
+        die_usage("--mean and --append: a mean has no row to be beside");
     evaluation_begin(&e, words[1]);
     evaluation_read(&e, data);
     double *log_prob = allocate(e.rows.rows, sizeof *log_prob);

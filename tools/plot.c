@@ -256,7 +256,7 @@ static void find_size(const gathered *g, const plot_options *o, scene_kind kind,
         return;
     const unsigned long w = strtoul(o->size, &end, 10), h = *end == 'x' ? strtoul(end + 1, &end, 10) : 0;
     if (*end || w < 100 || h < 100 || w > 20000 || h > 20000)
-        die_usage("--size %s: this should be width x height in pixels, as 1200x900", o->size);
+        die_usage("--size %s: this should be width x height in pixels, of 100 to 20000, as 1200x900", o->size);
     *width = (unsigned)w;
     *height = (unsigned)h;
 }
@@ -348,7 +348,9 @@ int nflow_plot(int count, char **words) {
                             1,
                             2};
     const char *data = evaluation_words(&set, count, words);
-    if (o.output && !o.terminal)
+    if (o.terminal && (o.output || o.size))
+        die_usage("--terminal draws on the standard output, as wide as it is: leave out --output and --size, or --terminal");
+    if (o.output)
         format_of(o.output);
     evaluation_begin(&g.e, words[1]);
     choose_columns(&g, &o);
