@@ -79,7 +79,9 @@ if command -v bash >/dev/null; then
     bash -c '. "$1/share/bash-completion/completions/nflow"
         COMP_WORDS=("$1/bin/nflow" train --fl) COMP_CWORD=2; _nflow; [ "${COMPREPLY[*]}" = --flow ] || exit 1
         COMP_WORDS=("$1/bin/nflow" dia) COMP_CWORD=1; _nflow; [ "${COMPREPLY[*]}" = diagnose ] || exit 1
-        COMP_WORDS=("$1/bin/nflow" train --flow r) COMP_CWORD=3; _nflow; [ "${COMPREPLY[*]}" = "realnvp radial" ]' sh "$prefix" ||
+        COMP_WORDS=("$1/bin/nflow" train --flow r) COMP_CWORD=3; _nflow; [ "${COMPREPLY[*]}" = "realnvp radial" ] || exit 1
+        COMP_WORDS=("$1/bin/nflow" train --flow = r) COMP_CWORD=4; _nflow; [ "${COMPREPLY[*]}" = "realnvp radial" ] || exit 1
+        COMP_WORDS=("$1/bin/nflow" train --flow =) COMP_CWORD=3; _nflow; [ "${COMPREPLY[*]}" = "realnvp planar radial cnf" ]' sh "$prefix" ||
         { echo "bash completion does not complete"; exit 1; }
 fi
 if grep -rlF "$PWD" "$prefix/include" "$prefix/lib" "$prefix/bin" "$prefix/share"; then # debug information and run paths too

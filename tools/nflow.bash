@@ -13,6 +13,8 @@ _nflow() {
         mapfile -t COMPREPLY < <(compgen -W "$choices" -- "$current")
         return
     fi
+    # "--flow=planar" is three words here
+    if [ "$current" = = ]; then current=; elif [ "$previous" = = ]; then previous=${COMP_WORDS[COMP_CWORD - 2]}; fi
     case $previous in
     -*) # the words of a choice: "--flow realnvp|planar"
         choices=$("$program" "$command" --help 2>/dev/null | sed -n "s/^ *\(-., \)\{0,1\}\(--[a-z0-9-]*\) \([a-z]*|[a-z|]*\).*/\1\2 \3/p" |
