@@ -931,6 +931,22 @@ START_TEST(an_only_step_into_nothing_is_told) {
 }
 END_TEST
 
+/* Noise that leaves no row a number leaves nothing to learn from. */
+START_TEST(noise_beyond_all_numbers_is_told) {
+    double *x = gaussian_rows(1, ROWS);
+    nf_flow *flow = make_flow(NF_SINGLE);
+    nf_fit_config config = plain(3);
+    nf_fit_report report = {.struct_size = sizeof report};
+    config.noise = 1e300;
+    must_be(NF_ERR_DIVERGED, nf_fit(flow, ROWS, x, NULL, &config, &report));
+    must_say("nf_fit", "no row is finite with its noise in epoch 1");
+    ck_assert_uint_eq(report.steps, 0);
+    all_finite(flow);
+    nf_flow_free(flow);
+    free(x);
+}
+END_TEST
+
 typedef struct failing_reader {
     const double *x;
     size_t calls, fails_at;
@@ -1215,6 +1231,7 @@ int main(void) {
     tcase_add_loop_test(wrong, what_diverges_is_not_kept, 0, 2);
     tcase_add_loop_test(wrong, a_last_step_into_nothing_is_not_kept, 0, 2);
     tcase_add_loop_test(wrong, an_only_step_into_nothing_is_told, 0, 2);
+    tcase_add_test(wrong, noise_beyond_all_numbers_is_told);
     tcase_add_test(wrong, a_reader_that_fails_at_once_changes_nothing);
     tcase_add_test(wrong, a_reader_that_fails_later_has_no_words_of_others);
     tcase_add_test(wrong, rows_without_weight_do_not_make_a_fit_diverge);

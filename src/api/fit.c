@@ -98,6 +98,8 @@ static nf_status run_epoch(fit *f, size_t epoch) {
         if (status != NF_OK)
             return status;
     }
+    if (f->report.steps == 0 && f->counted > 0.0) /* all batches were passed over, though there are rows to learn from */
+        return nf_fail(NF_ERR_DIVERGED, f->function, "no row is finite with its noise in epoch %zu", epoch + 1);
     f->report.train_loss = nf_mean(loss_sum, weight_sum);
     f->report.rhs_evaluations = (double)f->evaluations / (double)f->training_rows;
     f->last_norm = f->flow->engine->norm2(f->gradient->sum, f->gradient->count);

@@ -37,6 +37,7 @@ typedef struct nf_fitting {
     size_t *wanted, *place;   /* as many: numbers of rows, and their places in their steps */
     size_t steps_at_once, fetched, used; /* places of the epoch that were fetched; rows of the buffer that were used */
     double *log_prob, *column_mean, *column_sd;
+    double counted; /* training rows that have weight and are numbers */
     nf_units units; /* of the columns */
     double *outcomes, *all_outcomes; /* of held-out rows: status, then pairs of a loss and a weight, of this rank and of all */
     void *initial, *best, *average; /* parameters */

@@ -40,7 +40,7 @@ static void add_rows(const fit *f, size_t rows, nf_moments *columns) {
  * Mean and standard deviation of the columns of the training rows that count, each once, and how many those are. Their order is that of the split, so every row goes to
  * rank 0 once; what that takes is little beside an epoch.
  */
-static nf_status measure_columns(fit *f, double *counted) {
+static nf_status measure_columns(fit *f) {
     const size_t dim = f->flow->model.dim, step = VALIDATION_CHUNK;
     double *mean = f->column_mean, *sd = f->column_sd;
     nf_moments *columns = nf_allocate_zeroed(&f->allocator, dim * sizeof *columns);
@@ -62,10 +62,10 @@ static nf_status measure_columns(fit *f, double *counted) {
         mean[i] = columns[i].mean;
         sd[i] = nf_moments_sd(&columns[i]);
     }
-    *counted = columns->count;
+    f->counted = columns->count;
     nf_release(&f->allocator, columns);
     if (status == NF_OK)
-        status = nf_ranks_broadcast(&f->ranks, counted, sizeof *counted, 0);
+        status = nf_ranks_broadcast(&f->ranks, &f->counted, sizeof f->counted, 0);
     if (status == NF_OK)
         status = nf_ranks_broadcast(&f->ranks, mean, dim * sizeof *mean, 0);
     if (status == NF_OK)
@@ -78,11 +78,10 @@ nf_status nf_fit_standardize(fit *f) {
     nf_status status = parameters ? NF_OK : nf_fail(NF_ERR_MEMORY, f->function, "no memory for %zu parameters", f->flow->model.parameter_count);
     status = nf_ranks_agree(&f->ranks, status);
     if (status == NF_OK && parameters) {
-        double counted;
-        status = measure_columns(f, &counted);
-        if (status == NF_OK && counted == 0.0 && !f->held_out.given && f->validation_rows > 0) {
+        status = measure_columns(f);
+        if (status == NF_OK && f->counted == 0.0 && !f->held_out.given && f->validation_rows > 0) {
             nf_fit_hold_out_none(f); /* the rows that count are all held out: nothing would be learnt */
-            status = measure_columns(f, &counted);
+            status = measure_columns(f);
         }
         if (status == NF_OK)
             nf_units_set(&f->units, f->column_mean, f->column_sd, f->flow, parameters);
