@@ -869,6 +869,55 @@ START_TEST(huge_rows_are_bad_or_right) {
 END_TEST
 
 /* A row whose density is no number is bad where a density is asked for, and nowhere else. */
+/* Rows with a density of which the gradient is no number, in the first tile of a slot and in a later one: it is that of the others. */
+START_TEST(rows_with_steep_gradients_add_nothing) {
+    enum { MANY = 1200, FIRST = 5, LATER = 1170 };
+    const bool is_single = _i % 2;
+    const size_t dim = 2;
+    const double narrow = is_single ? 1e-36 : 1e-262, far = is_single ? 1e-20 : 1e-200;
+    random_source random = random_begin(91);
+    nf_flow *flow, *part;
+    must(nf_affine_create(dim, is_single ? NF_SINGLE : NF_DOUBLE, &flow));
+    must(nf_set_parameters(flow, (double[]){is_single ? -80 : -600, 0, 0, 0}));
+    must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = dim, .precision = is_single ? NF_SINGLE : NF_DOUBLE, .couplings = 1, .hidden_width = 8, .actnorm = -1), &part));
+    if (_i / 2) { /* with a net beside */
+        must(nf_flow_append(part, flow));
+        flow = part;
+    } else {
+        nf_flow_free(part);
+    }
+    const size_t count = nf_parameter_count(flow);
+    double *x = new_normals(&random, MANY * dim, 1.0), *weight = new_numbers(MANY), *gradients[2], losses[2];
+    for (size_t r = 0; r < MANY; r++) {
+        weight[r] = r == FIRST || r == LATER ? 0 : 1;
+        x[r * dim] = weight[r] > 0 ? narrow * x[r * dim] : far;
+    }
+    nf_workspace *ws;
+    must(nf_workspace_create(flow, 3, &ws));
+    for (int left_out = 0; left_out < 2; left_out++) {
+        nf_gradient *gradient;
+        must(nf_gradient_create(flow, &gradient));
+        const nf_status status = nf_grad_nll(flow, ws, MANY, x, NULL, left_out ? weight : NULL, gradient, &losses[left_out]);
+        ck_assert_int_eq(status, left_out ? NF_OK : NF_ERR_ROWS);
+        if (!left_out)
+            must_say("nf_grad_nll", "row 5: the gradient is beyond the range of the numbers (2 bad rows in all)");
+        gradients[left_out] = new_numbers(count);
+        must(nf_gradient_get(gradient, gradients[left_out]));
+        nf_gradient_free(gradient);
+    }
+    must_agree("loss", whole_error(&losses[0], &losses[1], 1), 1e-12);
+    for (size_t i = 0; i < count; i++)
+        ck_assert_msg(isfinite(gradients[1][i]) && fabs(gradients[0][i] - gradients[1][i]) <= 1e-5 * fabs(gradients[1][i]), "number %zu is %g, without the bad rows %g",
+                      i, gradients[0][i], gradients[1][i]);
+    nf_workspace_free(ws);
+    nf_flow_free(flow);
+    free(x);
+    free(weight);
+    free(gradients[0]);
+    free(gradients[1]);
+}
+END_TEST
+
 START_TEST(maps_reach_further_than_densities) {
     const double far[] = {1e160, 1e60, -1e300}, sds[] = {1, 1e-100, 1e100}, one = 1;
     for (size_t k = 0; k < 3; k++) {
@@ -1100,6 +1149,7 @@ int main(void) {
     tcase_add_loop_test(bad, huge_rows_are_bad_or_right, 0, subjects);
     tcase_add_loop_test(bad, short_planar_layers_have_gradients_or_bad_rows, 0, 4);
     tcase_add_loop_test(bad, short_planar_layers_have_losses_or_bad_rows, 0, 4);
+    tcase_add_loop_test(bad, rows_with_steep_gradients_add_nothing, 0, 4);
     tcase_add_test(bad, maps_reach_further_than_densities);
     tcase_add_test(bad, sums_beyond_the_numbers_are_bad);
     tcase_add_test(bad, regularisers_beyond_the_numbers_make_bad_rows);

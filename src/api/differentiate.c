@@ -70,6 +70,7 @@ nf_status nf_differentiate_lanes(nf_workspace *ws, const engine_job *job, run_ac
                         .action = action,
                         .lanes = lanes,
                         .slots = g ? lanes : 0,
+                        .watched = g && action != RUN_MATCH,
                         .fresh = g && action != RUN_MATCH};
     if (g && !run.fresh) /* flow matching reaches one layer's part alone */
         nf_clear_slots(g, lanes);
@@ -77,9 +78,32 @@ nf_status nf_differentiate_lanes(nf_workspace *ws, const engine_job *job, run_ac
     return nf_run_rows(&run, 0);
 }
 
+/* Whether an output lies where an input was. */
+static bool overwrites(const engine_job *job) {
+    const double *const in[] = {job->in, job->context, job->grad_out, job->grad_log_det}, *const out[] = {job->out, job->log_det, job->log_prob, job->grad_in, job->grad_context};
+    bool any = false;
+    for (size_t i = 0; i < sizeof in / sizeof in[0]; i++)
+        for (size_t k = 0; k < sizeof out / sizeof out[0]; k++)
+            any = any || (in[i] && in[i] == out[k]);
+    return any;
+}
+
+static bool spoilt_slots(const nf_workspace *ws, size_t lanes) {
+    bool spoilt = false;
+    for (size_t i = 0; i < lanes; i++)
+        spoilt = spoilt || ws->sums[i].spoilt;
+    return spoilt;
+}
+
+/* A gradient that is not finite is computed again, with care for the rows that make it so, while the input is still there. */
 nf_status nf_differentiate(const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action, nf_gradient *g, engine_sum *total) {
     const size_t lanes = nf_slots_of(flow, job->rows);
-    const nf_status status = nf_differentiate_lanes(ws, job, action, lanes, g);
+    nf_status status = nf_differentiate_lanes(ws, job, action, lanes, g);
+    if (status == NF_OK && spoilt_slots(ws, lanes) && !overwrites(job)) {
+        engine_job again = *job;
+        again.careful = true;
+        status = nf_differentiate_lanes(ws, &again, action, lanes, g);
+    }
     memset(total, 0, sizeof *total);
     for (size_t i = 0; status == NF_OK && i < lanes; i++) {
         total->loss += ws->sums[i].loss;

@@ -132,7 +132,7 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
     memset(sums, 0, sizeof sums);
     status = nf_run_reverse_kl(__func__, flow, ws, &all, rng, context, target, user, gradient, sums);
     if (status == NF_OK) {
-        engine_sum total = {0, 0, 0};
+        engine_sum total = {0, 0, 0, false};
         for (size_t i = 0; i < slots; i++) {
             total.loss += sums[i].loss;
             total.weight += sums[i].good;

@@ -37,8 +37,9 @@ static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_
             return false;
         engine->store(run->job, thread);
     }
+    const bool last = run->watched && left <= run->lanes * engine->tile_rows;
     if (run->action != RUN_STORE)
-        engine->pull(run->job, thread, slot, run->fresh && done == 0, &run->workspace->sums[lane]);
+        engine->pull(run->job, thread, slot, run->fresh && done == 0, last, &run->workspace->sums[lane]);
     return true;
 }
 

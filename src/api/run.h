@@ -20,7 +20,8 @@ typedef struct nf_run {
     size_t lanes;      /* of work: lane i does tiles i, i + lanes, ... in order, on thread i mod threads */
     size_t first_slot; /* lane i adds to gradient slot first_slot + i, modulo the slots */
     size_t slots;
-    bool fresh; /* the slots may hold anything: the first tile of each is all that it has then */
+    bool watched; /* the last tile of each looks whether it holds numbers alone */
+    bool fresh;   /* the slots may hold anything: the first tile of each is all that it has then */
 } nf_run;
 
 /* Rows to be mapped, and nothing asked for yet. */

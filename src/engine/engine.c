@@ -29,7 +29,8 @@ typedef struct thread_map {
     double *base; /* log density of the base at z */
     uint32_t *source; /* the row of the tile that each lane was loaded from */
     real *scratch, *records, *caches;
-    real *kept; /* a slot as it was before a pull that may be repeated; NULL when no layer's vjp loses rows or is steep */
+    real *kept;   /* a slot as it was before a pull that may be repeated */
+    bool repeats; /* some layer's vjp loses rows or is steep */
     size_t bytes;
 } thread_map;
 
@@ -41,18 +42,19 @@ static size_t cache_size(const nf_layer *layer) {
 /* In reals. */
 typedef struct thread_sizes {
     size_t scratch, records, caches, kept;
+    bool repeats;
 } thread_sizes;
 
 /* False when they do not fit. */
 static bool layer_sizes(const nf_model *model, thread_sizes *sizes) {
     memset(sizes, 0, sizeof *sizes);
+    sizes->kept = model->parameter_count;
     for (size_t i = 0; i < model->layer_count; i++) {
         const nf_layer *layer = model->layers[i];
         const struct layer_ops *ops = R(layer_ops_of)(layer->kind);
         const size_t record = max_size(ops->record_size(layer, TILE_PANELS, false), ops->record_size(layer, TILE_PANELS, true));
         sizes->scratch = max_size(sizes->scratch, ops->scratch_size(layer, TILE_PANELS));
-        if (ops->steep || (ops->vjp_loses && ops->vjp_loses(layer)))
-            sizes->kept = model->parameter_count;
+        sizes->repeats = sizes->repeats || ops->steep || (ops->vjp_loses && ops->vjp_loses(layer));
         if (ops->match)
             sizes->scratch = max_size(sizes->scratch, R(pairing_scratch)(TILE_ROWS));
         if (record > SIZE_MAX / 64 || !nf_size_add(sizes->records, aligned_reals(record), &sizes->records) ||
@@ -84,8 +86,9 @@ static thread_map map_memory(const nf_model *model, unsigned char *base, const t
     m.cotangent_context = take_bytes(base, &m.bytes, c);
     m.scratch = take_bytes(base, &m.bytes, sizes->scratch * sizeof(real));
     m.records = take_bytes(base, &m.bytes, sizes->records * sizeof(real));
-    m.kept = sizes->kept ? take_bytes(base, &m.bytes, sizes->kept * sizeof(real)) : NULL;
     m.caches = take_bytes(base, &m.bytes, sizes->caches * sizeof(real));
+    m.kept = take_bytes(base, &m.bytes, sizes->kept * sizeof(real));
+    m.repeats = sizes->repeats;
     m.t.context = model->context_dim ? m.context : NULL;
     return m;
 }
@@ -528,40 +531,51 @@ static bool all_finite(const void *values, size_t count) {
     return bad == 0;
 }
 
-/* Whether the gradient of a layer that may be too steep is not finite. */
-static bool is_steep(const struct layer_ops *ops, const layer_run *run) {
-    const size_t count = ops->steep && run->gradient ? ops->steep(run->layer) : 0;
+/* Whether the gradient of a layer is not finite; without care it is looked at where the layer may be too steep. */
+static bool is_steep(const struct layer_ops *ops, const layer_run *run, bool careful) {
+    const size_t count = !run->gradient ? 0 : careful ? run->layer->parameter_count : ops->steep ? ops->steep(run->layer) : 0;
     return count > 0 && !all_finite(run->gradient + run->layer->parameter_count - count, count);
 }
+
+/* The slot that a tile adds to: whether it is the first one there, and whether it has to look at what all of them have added. */
+typedef struct slot_turn {
+    size_t slot;
+    bool first, last;
+} slot_turn;
+
+/* Of the slot after a pull through the layers: numbers that are none, of layers where this tile may have put them, or of any. */
+typedef struct slot_state {
+    bool steep, spoilt;
+} slot_state;
 
 /*
  * The cotangents of the layers' output become those of their input; false when a layer lost rows, and all is to be done again without them. A tile
  * without a good row is left alone: it was mapped as the origin, whose numbers may be anything.
  */
-static bool pull_layers(const engine_job *job, engine_thread *thread, const thread_map *m, cotangent *c, size_t slot, bool first, bool *steep) {
+static bool pull_layers(const engine_job *job, engine_thread *thread, const thread_map *m, cotangent *c, slot_turn turn, slot_state *state) {
     const size_t count = job->model->layer_count;
     const bool any = any_good(&m->t);
     unsigned char before[TILE_ROWS];
     engine_counters counters = {0, 0, 0, 0}; /* the steps of nf_stats are those of the push */
     bool whole = true;
-    *steep = false;
+    *state = (slot_state){false, false};
     memcpy(before, m->t.failed, m->t.rows);
     for (size_t i = count; whole && i-- > 0;) {
         const size_t index = job->inverse ? count - 1 - i : i;
         const layer_place *place = &m->places[index];
         layer_run run = run_of(job, m, index, thread, &counters);
         run.record = place->record[job->inverse];
-        run.gradient = gradient_of(job, slot, run.layer);
-        if (first && run.gradient) /* layer by layer, so that what is cleared is at hand when it is added to */
+        run.gradient = gradient_of(job, turn.slot, run.layer);
+        if (turn.first && run.gradient) /* layer by layer, so that what is cleared is at hand when it is added to */
             memset(run.gradient, 0, run.layer->parameter_count * sizeof(real));
-        if (!any)
-            continue;
-        if (job->inverse != run.layer->inverted)
+        if (any && job->inverse != run.layer->inverted)
             place->ops->inverse_vjp(&run, &m->t, c);
-        else
+        else if (any)
             place->ops->forward_vjp(&run, &m->t, c);
-        whole = !place->ops->vjp_loses || !note_untraced(thread, &m->t, before);
-        *steep = *steep || is_steep(place->ops, &run);
+        whole = !any || !place->ops->vjp_loses || !note_untraced(thread, &m->t, before);
+        state->steep = state->steep || (any && is_steep(place->ops, &run, job->careful));
+        if (turn.last && run.gradient) /* likewise */
+            state->spoilt = state->spoilt || !all_finite(run.gradient, run.layer->parameter_count);
     }
     thread->counters.rhs_evaluations += counters.rhs_evaluations;
     return whole;
@@ -581,7 +595,7 @@ static void find_steep(const engine_job *job, engine_thread *thread, thread_map 
     tile *t = &m->t;
     const engine_counters counters_before = thread->counters;
     unsigned char failed[TILE_ROWS];
-    engine_sum unused = {0, 0, 0};
+    engine_sum unused = {0, 0, 0, false};
     memcpy(failed, t->failed, t->rows);
     for (size_t l = 0; l < t->rows; l++) {
         if (failed[l])
@@ -589,9 +603,9 @@ static void find_steep(const engine_job *job, engine_thread *thread, thread_map 
         memset(t->failed, ROW_SLOPE, t->rows);
         t->failed[l] = ROW_GOOD;
         begin_cotangents(job, thread, m, &unused);
-        bool steep;
-        pull_layers(job, thread, m, c, slot, true, &steep);
-        if (!steep)
+        slot_state state;
+        pull_layers(job, thread, m, c, (slot_turn){slot, true, false}, &state);
+        if (!state.steep)
             continue;
         failed[l] = ROW_SLOPE;
         note_bad(thread, (engine_bad){0, thread->first + l, ROW_SLOPE, 0, 0.0});
@@ -600,7 +614,7 @@ static void find_steep(const engine_job *job, engine_thread *thread, thread_map 
     thread->counters = counters_before;
 }
 
-static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool first, engine_sum *sum) {
+static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool first, bool last, engine_sum *sum) {
     const nf_model *model = job->model;
     const engine_sum sum_before = *sum;
     thread_map m = map_pushed(thread);
@@ -608,14 +622,15 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool
                    .log_det = m.cotangent_log_det,
                    .penalty = job->penalty ? m.cotangent_penalty : NULL,
                    .context = model->context_dim ? m.cotangent_context : NULL};
-    const size_t kept = m.kept && job->slots && !first ? model->parameter_count * sizeof(real) : 0;
+    const size_t kept = (m.repeats || job->careful) && job->slots && !first ? model->parameter_count * sizeof(real) : 0;
     if (kept)
         memcpy(m.kept, slot_of(job, slot), kept);
-    for (bool whole = false, steep = false, searched = false; !whole;) {
+    slot_state state = {false, false};
+    for (bool whole = false, searched = false; !whole;) {
         *sum = sum_before;
         begin_cotangents(job, thread, &m, sum);
-        whole = pull_layers(job, thread, &m, &c, slot, first, &steep);
-        if (whole && steep && !searched && (!kept || all_finite(m.kept, model->parameter_count))) {
+        whole = pull_layers(job, thread, &m, &c, (slot_turn){slot, first, last}, &state);
+        if (whole && state.steep && !searched && (!kept || all_finite(m.kept, model->parameter_count))) {
             find_steep(job, thread, &m, &c, slot);
             searched = true;
             whole = false;
@@ -623,6 +638,7 @@ static void pull(const engine_job *job, engine_thread *thread, size_t slot, bool
         if (!whole && kept)
             memcpy(slot_of(job, slot), m.kept, kept);
     }
+    sum->spoilt = state.spoilt;
     if (job->grad_in || job->grad_context)
         check_slopes(job, thread, &m.t, &c);
     if (job->grad_in)

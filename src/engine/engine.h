@@ -52,6 +52,7 @@ typedef struct engine_job {
     double *grad_in, *grad_context;          /* NULL: not wanted */
     void *slots;                             /* gradient slots, each of slot_stride reals; NULL: no parameter gradient */
     size_t slot_stride;
+    bool careful;                            /* look in all layers for rows whose part of the gradient is beyond the numbers */
     /* for match: `in` are data; scale, weight and slots as for pull */
     size_t matched; /* the layer, whose field is matched */
     bool paired;    /* base samples go with the data by optimal transport within a tile */
@@ -66,6 +67,7 @@ typedef struct engine_job {
 typedef struct engine_sum {
     double loss, weight; /* sum of weight * -log_prob, and of weight, over good rows (density jobs) */
     size_t good;
+    bool spoilt; /* numbers of the slot are none */
 } engine_sum;
 
 /* One thread's memory. `memory` holds engine->thread_size bytes; the arena is grown by the owner between tiles. */
@@ -97,8 +99,9 @@ typedef struct nf_engine {
      */
     int (*push)(const engine_job *job, engine_thread *thread, size_t first, size_t rows);
     void (*store)(const engine_job *job, engine_thread *thread); /* the outputs of the pushed tile; NaN for bad rows */
-    /* The vjp of the pushed tile, its parameter gradient added to a slot, which may hold anything when this is its `first`. */
-    void (*pull)(const engine_job *job, engine_thread *thread, size_t slot, bool first, engine_sum *sum);
+    /* The vjp of the pushed tile, its parameter gradient added to a slot, which may hold anything when this is its `first`. After the `last` one sum->spoilt says whether
+     * all of the slot are numbers. */
+    void (*pull)(const engine_job *job, engine_thread *thread, size_t slot, bool first, bool last, engine_sum *sum);
     /*
      * Flow matching in place of push and pull: data go back through the layers above the matched one, base samples (key, position) up
      * through those below it, and the field in between learns to carry these to those.
