@@ -787,7 +787,8 @@ typedef struct nf_diagnose_report {
 
     nf_finding normalization;     /* |integral of the density - 1|: by a grid for dim <= 3, by importance sampling from a mixture beyond it */
     double normalization_error;   /* of the integral: the difference to half the resolution, with few samples also to a wider grid, or its standard error;
-                                     .1 and more skips the check. Before it fails, further resolutions; infinite where the density is thin beside a cell */
+                                     .1 and more skips the check. Before it fails, further resolutions; infinite where the density is thin beside
+                                     a cell, or where samples (fewer than 10) or those with a weight (fewer than 100) are too few */
     nf_finding sampler;           /* p-value: whether the inverse takes samples to the base (Kolmogorov & Smirnov, smallest over coordinates, Bonferroni) */
     nf_finding effective_sample_size, largest_weight; /* of samples weighed by the target (Kong 1992) */
     nf_finding two_sample;        /* p-value: data and samples, the largest Kolmogorov-Smirnov distance over axes and random directions, against permutations */

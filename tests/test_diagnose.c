@@ -502,10 +502,10 @@ END_TEST
 
 /* Few samples do not reach far, and a grid around them leaves some of the density out: that is no fault of the flow's. */
 START_TEST(few_samples_do_not_fail_a_sound_flow) {
-    const size_t samples[] = {10, 20, 50};
-    for (size_t dim = 1; dim <= 3; dim++)
-        for (size_t k = 0; k < 3; k++)
-            for (uint64_t seed = 0; seed < 5; seed++) {
+    const size_t samples[] = {2, 4, 10, 20, 50, 100};
+    for (size_t dim = 1; dim <= 9; dim++)
+        for (size_t k = 0; k < sizeof samples / sizeof samples[0]; k++)
+            for (uint64_t seed = 0; seed < (dim <= 3 ? 5 : 30); seed++) {
                 nf_flow *flow;
                 nf_diagnose_report report = {.struct_size = sizeof report};
                 must(nf_flow_create(dim, 0, NF_DOUBLE, &flow));

@@ -212,6 +212,8 @@ static double grid_integral(nf_diagnosis *d, const cloud *c, const double *half,
     return sum * cell;
 }
 
+/* From fewer samples than the first nothing is known of where the density lies, from fewer than the second not how far it reaches. */
+#define LEAST_SAMPLES 10
 #define FEW_SAMPLES 1000
 
 /* Five standard errors, or twice what another resolution changed. */
@@ -305,15 +307,17 @@ static double integrate_by_sampling(nf_diagnosis *d, const cloud *c, double *err
     nf_diagnosis_drop(d, mark);
     const double mean = sum / (double)n;
     /* With few weights that count, the standard error says little, and says it too boldly. */
-    const bool trusted = sum * sum > 0.1 * square * (double)n;
+    const bool trusted = sum * sum > fmax(0.1 * (double)n, 100) * square;
     *error = trusted ? sqrt(fmax(0, square / (double)n - mean * mean) / (double)n) : INFINITY;
     return mean;
 }
 
 static void check_normalization(nf_diagnosis *d, const cloud *c) {
-    double error = 0;
-    const bool grid = d->dim <= GRID_DIM;
-    const double integral = grid ? integrate(d, c, &error) : integrate_by_sampling(d, c, &error);
+    double error = INFINITY, integral = NAN;
+    if (d->dim > GRID_DIM)
+        integral = integrate_by_sampling(d, c, &error);
+    else if (c->count >= LEAST_SAMPLES)
+        integral = integrate(d, c, &error);
     if (d->status != NF_OK)
         return;
     d->report.normalization_error = error;
