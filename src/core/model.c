@@ -301,14 +301,6 @@ nf_status nf_model_tensors(const nf_model *model, const nf_allocator *allocator,
     return NF_OK;
 }
 
-size_t nf_net_layer_count(const nf_net *net) { return net->outputs ? net->hidden.count + 1 : 0; }
-
-size_t nf_net_layer_inputs(const nf_net *net, size_t j) { return j == 0 ? net->inputs : net->hidden.items[j - 1]; }
-
-size_t nf_net_layer_outputs(const nf_net *net, size_t j) {
-    return j == net->hidden.count ? net->outputs : net->hidden.items[j];
-}
-
 size_t nf_net_widest(const nf_net *net) {
     size_t widest = net->inputs > net->outputs ? net->inputs : net->outputs;
     for (size_t j = 0; j < net->hidden.count; j++)

@@ -162,9 +162,9 @@ size_t nf_model_tensor_count(const nf_model *model);
 nf_status nf_model_tensors(const nf_model *model, const nf_allocator *allocator, nf_model_tensor **tensors, size_t *count);
 
 /* Parameters of a net, and its linear layers: weight (out x in), then bias (out), for each. */
-size_t nf_net_layer_count(const nf_net *net);
-size_t nf_net_layer_inputs(const nf_net *net, size_t j);
-size_t nf_net_layer_outputs(const nf_net *net, size_t j);
+static inline size_t nf_net_layer_count(const nf_net *net) { return net->outputs ? net->hidden.count + 1 : 0; }
+static inline size_t nf_net_layer_inputs(const nf_net *net, size_t j) { return j == 0 ? net->inputs : net->hidden.items[j - 1]; }
+static inline size_t nf_net_layer_outputs(const nf_net *net, size_t j) { return j == net->hidden.count ? net->outputs : net->hidden.items[j]; }
 size_t nf_net_widest(const nf_net *net); /* over inputs, hidden layers and outputs */
 void nf_net_tensors(const nf_net *net, nf_tensor_sink sink, void *user);
 size_t nf_net_parameter_count(const nf_net *net);

@@ -171,8 +171,11 @@ static size_t cache_size(const nf_layer *layer) {
 
 static real *packed_at(const layer_run *run, enum packing packing) {
     const nf_net *net = &run->layer->net;
-    real *few = run->cache + CACHE_HEAD, *tiles = few + R(mlp_rows_packed)(net);
-    return packing == FEW ? few : packing == FORWARD ? tiles : tiles + tile_packing(net);
+    real *few = run->cache + CACHE_HEAD;
+    if (packing == FEW)
+        return few;
+    real *tiles = few + R(mlp_rows_packed)(net);
+    return packing == FORWARD ? tiles : tiles + tile_packing(net);
 }
 
 static void pack(const layer_run *run, enum packing packing) {
