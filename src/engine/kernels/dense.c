@@ -8,6 +8,7 @@
  * drivers below differ: they cut the matrices so that what a block reads comes from L1 or streams from L2.
  */
 #include "engine/kernels/dense.h"
+#include "engine/kernels/gelu_lookup.h"
 
 #include <stdbool.h>
 #include <string.h>
@@ -656,8 +657,8 @@ void R(dense_rows_pack)(size_t out, size_t in, const real *W, const real *bias, 
     }
 }
 
-/* One row times a block of `nv` vectors of columns, whose weights follow each other from `packed` on, after the bias. */
-VEC_INLINE void run_one_row(const int nv, size_t in, const real *packed, const real *x, real *y) {
+/* One row times a block of `nv` vectors of columns, whose weights follow each other from `packed` on, after the bias; then GELU of it where `gelu`. */
+VEC_INLINE void run_one_row(const int nv, const bool gelu, size_t in, const real *packed, const real *x, real *y) {
     vec sum[MAX_BLOCKS * BLOCK_VECS];
     VEC_UNROLL for (int v = 0; v < nv; v++) sum[v] = vec_load(packed + v * VEC_LANES);
     packed += nv * VEC_LANES;
@@ -665,6 +666,13 @@ VEC_INLINE void run_one_row(const int nv, size_t in, const real *packed, const r
         const vec xk = vec_set1(x[k]);
         VEC_UNROLL for (int v = 0; v < nv; v++) sum[v] = vec_madd(xk, vec_load(packed + v * VEC_LANES), sum[v]);
     }
+#if GELU_LOOKUP
+    if (gelu) {
+        VEC_UNROLL for (int v = 0; v < nv; v++) sum[v] = gelu_value(sum[v], gelu_prepare(sum[v]));
+    }
+#else
+    (void)gelu;
+#endif
     VEC_UNROLL for (int v = 0; v < nv; v++) vec_store(y + v * VEC_LANES, sum[v]);
 }
 
@@ -672,16 +680,16 @@ VEC_INLINE void run_one_row(const int nv, size_t in, const real *packed, const r
 static bool one_row(size_t vectors, size_t in, const real *packed, const real *x, real *y) {
     switch (vectors) {
     case 1:
-        run_one_row(1, in, packed, x, y);
+        run_one_row(1, false, in, packed, x, y);
         return true;
     case 2:
-        run_one_row(2, in, packed, x, y);
+        run_one_row(2, false, in, packed, x, y);
         return true;
     case 4:
-        run_one_row(4, in, packed, x, y);
+        run_one_row(4, false, in, packed, x, y);
         return true;
     case MAX_BLOCKS * BLOCK_VECS:
-        run_one_row(MAX_BLOCKS * BLOCK_VECS, in, packed, x, y);
+        run_one_row(MAX_BLOCKS * BLOCK_VECS, false, in, packed, x, y);
         return true;
     default:
         return false;
@@ -708,4 +716,15 @@ void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t row
             run_strip(&p, strip, &map, x + i * x_stride, packed + columns, y + i * y_stride + j);
         }
     }
+}
+
+bool R(dense_row_gelu)(size_t out, size_t in, const real *packed, const real *x, real *y) {
+    const size_t vectors = dense_rows_width(out) / VEC_LANES;
+    if (GELU_LOOKUP && vectors == 2)
+        run_one_row(2, true, in, packed, x, y);
+    else if (GELU_LOOKUP && vectors == 4)
+        run_one_row(4, true, in, packed, x, y);
+    else
+        return false;
+    return true;
 }

@@ -15,6 +15,8 @@
 #ifndef NF_ENGINE_KERNELS_DENSE_H
 #define NF_ENGINE_KERNELS_DENSE_H
 
+#include <stdbool.h>
+
 #include "engine/kernels/simd.h"
 #include "engine/pieces.h"
 #include "engine/real.h"
@@ -79,5 +81,7 @@ static inline size_t dense_rows_packed(size_t out, size_t in) { return dense_row
 void R(dense_rows_pack)(size_t out, size_t in, const real *W, const real *bias, real *packed);
 void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride, real *y,
                            size_t y_stride);
+/* GELU of such a layer, for one row: its sums meet it in registers. False, and nothing done, where this build or this width has no loop for it. */
+bool R(dense_row_gelu)(size_t out, size_t in, const real *packed, const real *x, real *y);
 
 #endif
