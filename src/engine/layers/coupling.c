@@ -101,9 +101,11 @@ static void log_sigmoid_exponents(real sign, size_t count, real *restrict s, rea
     }
 }
 
+/* 1 / clamp, a number for the least clamp too: an s of 0 is multiplied by it. */
+static real clamp_unit(const nf_layer *layer) { return (real)fmin(1.0 / layer->clamp, REAL_MAX); }
+
 static void scale_exponents(const nf_layer *layer, size_t count, real *s, real *slope) {
-    /* The unit is a number for the least clamp too: an s of 0 is multiplied by it. */
-    const real clamp = (real)layer->clamp, unit = (real)fmin(1.0 / layer->clamp, REAL_MAX), floor = (real)layer->floor;
+    const real clamp = (real)layer->clamp, unit = clamp_unit(layer), floor = (real)layer->floor;
     switch (layer->scale) {
     case NF_SCALE_EXP:
         for (size_t i = 0; slope && i < count; i++)
@@ -201,10 +203,24 @@ static const real *packed_weights(const layer_run *run, enum packing packing) {
 
 /* ---- a few rows, with the features in the lanes */
 
+/* One coordinate of one row, without the arrays that several go through from loop to loop: each would be waited for. */
+VM_INLINE void map_one(const nf_layer *layer, real *x, real s, real shift, double *log_det, bool inverted) {
+    if (layer->scale == NF_SCALE_TANH)
+        s = (real)layer->clamp * vm_tanh(s * clamp_unit(layer));
+    else
+        scale_exponents(layer, 1, &s, NULL);
+    *x = inverted ? (*x - shift) * vm_exp(-s) : madd(*x, vm_exp(s), shift);
+    *log_det += inverted ? -(double)s : (double)s;
+}
+
 /* x_b := (x_b - t) exp(-S) or x_b exp(S) + t of one row; its terms of the log_det one after the other, as in a tile. */
 static void map_few(const nf_layer *layer, real *lane, real *restrict s, const real *restrict shift, real *restrict moved, double *log_det,
                     bool inverted) {
     const size_t b = layer->transformed.count, *items = layer->transformed.items;
+    if (b == 1) {
+        map_one(layer, lane + items[0] * PANEL, *s, *shift, log_det, inverted);
+        return;
+    }
     double sum = *log_det;
     scale_exponents(layer, b, s, NULL);
     for (size_t i = 0; i < b; i++)
