@@ -622,7 +622,7 @@ typedef struct nf_fit_report {
  * config->checkpoint: after an epoch, before progress is called, all that the fit depends on is saved there, atomically as by nf_flow_save. A call that finds the file
  * goes on from it, whatever parameters the flow has, and ends with the bits of a fit that was never stopped, on any number of threads (on the same library build and
  * instruction set); when the fit was over, it gives its result. NF_ERR_MISMATCH: the file is of a flow of another structure, of other data or settings, and the line says
- * which (random masks and, for its probes, the seed of a continuous layer are structure); NF_ERR_FORMAT: it is damaged or no checkpoint; NF_ERR_IO: it cannot be read or written. Only a folder for it must exist; the file stays when the fit is done.
+ * which (random masks and, for its probes, the seed of a continuous layer are structure); NF_ERR_FORMAT: it is damaged or no checkpoint; NF_ERR_IO: it cannot be read or written, or is a device or pipe. Only a folder for it must exist; the file stays when the fit is done.
  *
  * config->comm: the fit is spread over the ranks, and ends on all of them with the same parameters, report and status. Each rank gives its own part of the rows (`rows` may
  * be 0 there, with x NULL), of the weights and of the held-out rows; the data are the parts in the order of the ranks. All start from rank 0's parameters, and all settings but threads,

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -463,7 +464,7 @@ START_TEST(damage_is_seen) {
 }
 END_TEST
 
-/* A model is no checkpoint, and a folder neither. */
+/* A model is no checkpoint, and a folder neither, nor a device or a pipe, whose other end nobody waits for. */
 START_TEST(other_files_are_refused) {
     double *x = new_rows(1);
     nf_flow *flow = flow_of(0);
@@ -473,6 +474,12 @@ START_TEST(other_files_are_refused) {
     must(nf_flow_save(flow, path));
     refuses(flow, ROWS, x, &config, NF_ERR_FORMAT, "format is nflow, not nflow-checkpoint");
     drop_path();
+    ck_assert_int_eq(mkfifo(path, 0600), 0);
+    refuses(flow, ROWS, x, &config, NF_ERR_IO, "it is not a file");
+    drop_path();
+    config.checkpoint = "/dev/null";
+    must_be(NF_ERR_IO, nf_fit(flow, ROWS, x, NULL, &config, NULL));
+    must_say("nf_fit", "cannot take up /dev/null: it is not a file");
     config.checkpoint = "/";
     must_be(NF_ERR_IO, nf_fit(flow, ROWS, x, NULL, &config, NULL));
     must_say("nf_fit", "cannot read /");

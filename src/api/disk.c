@@ -106,10 +106,18 @@ static nf_status read_all(int fd, const char *path, const nf_allocator *allocato
     return *out ? NF_OK : nf_fail(NF_ERR_MEMORY, NULL, "no memory for the bytes of %.200s, of which %zu were read", path, used);
 }
 
+static bool is_device_or_pipe(int fd) {
+    struct stat info;
+    return fstat(fd, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode);
+}
+
 nf_status nf_read_file(const char *path, const nf_allocator *allocator, unsigned char **bytes, size_t *size, bool *absent) {
-    const int saved_errno = errno, fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* A file that may be absent will be written, which a pipe cannot be: nobody waits for its other end. */
+    const int saved_errno = errno, fd = open(path, O_RDONLY | O_CLOEXEC | (absent ? O_NONBLOCK : 0));
     nf_status status = NF_OK;
-    if (fd >= 0)
+    if (fd >= 0 && absent && is_device_or_pipe(fd))
+        status = nf_fail(NF_ERR_IO, NULL, "cannot take up %.200s: it is not a file", path);
+    else if (fd >= 0)
         status = read_all(fd, path, allocator, bytes, size);
     else if (absent && errno == ENOENT)
         *absent = true;
