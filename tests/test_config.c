@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "api/handles.h"
+#include "api/config.h"
 #include "support.h"
 
 START_TEST(realnvp_configs) {

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "api/config.h"
+
 /* Streams of the seed: samples count on from SAMPLES. */
 enum { STREAM_SAMPLES = 1, STREAM_DIRECTIONS = 2, STREAM_ROWS = 3 };
 

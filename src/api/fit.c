@@ -10,6 +10,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "api/config.h"
 #include "api/fit.h"
 #include "api/schedule.h"
 #include "core/clock.h"

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "api/config.h"
 #include "api/handles.h"
 #include "api/schedule.h"
 #include "api/shards.h"

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stddef.h>
 
+#include "api/config.h"
 #include "api/fit.h"
 #include "api/handles.h"
 #include "api/schedule.h"

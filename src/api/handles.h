@@ -80,29 +80,11 @@ nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_
 /* That `name` rows of the flow can be an array. */
 nf_status nf_check_rows(const char *function, const char *name, const nf_flow *flow, size_t rows);
 
-/* Members of configs, whose zero means the default. Where zero itself is sensible, NF_NONE or any negative number asks for it. */
-static inline size_t nf_size_or(size_t value, size_t fallback) { return value == 0 ? fallback : value; }
-static inline size_t nf_size_or_none(size_t value, size_t fallback) { return value == NF_NONE ? 0 : nf_size_or(value, fallback); }
-static inline double nf_real_or_none(double value, double fallback) { return value == 0.0 ? fallback : value < 0.0 ? 0.0 : value; }
-
 /* In the precision of the engine. */
 bool nf_finite_row(const double *row, size_t columns, const nf_engine *engine);
 
 /* Instants of dense output: monotone, all between start and end; `backward`: from end to start. */
 nf_status nf_check_instants(const char *function, double start, double end, size_t times, const double *t, bool *backward);
-
-/*
- * Config structs: the caller's struct, cut or extended with zeros to the library's size. `first_size` is the size of the first
- * version. NF_ERR_ARGUMENT when it is shorter, NF_ERR_UNSUPPORTED when what lies beyond is not zero.
- */
-nf_status nf_read_config(const char *function, const void *config, void *out, size_t size, size_t first_size);
-
-/* The size of a struct that ends with a member: of its first version, with the last one of that. */
-#define NF_SIZE_THROUGH(type, member) (offsetof(type, member) + sizeof(((type *)0)->member))
-/* Whether a struct of the caller's, which begins with struct_size, has room for the first version. */
-nf_status nf_check_room(const char *function, const char *name, const void *to, size_t first_size);
-/* As much of the library's struct of `size` bytes as it has room for; its struct_size stays. */
-void nf_write_struct(void *to, const void *from, size_t size);
 
 /* A flow of one part, made by the constructors: takes the layers' drafts in order. */
 nf_status nf_flow_begin(const char *function, const nf_allocator *allocator, size_t dim, size_t context_dim, nf_precision precision,

@@ -4,6 +4,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "api/config.h"
 #include "api/construct.h"
 #include "api/run.h"
 #include "core/floating.h"

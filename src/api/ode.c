@@ -3,6 +3,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "api/config.h"
 #include "api/construct.h"
 #include "core/floating.h"
 

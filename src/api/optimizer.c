@@ -4,6 +4,7 @@
 #include <stddef.h>
 #include <string.h>
 
+#include "api/config.h"
 #include "api/handles.h"
 #include "core/floating.h"
 

@@ -5,6 +5,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "api/config.h"
 #include "api/handles.h"
 #include "io/schema.h"
 

@@ -2,6 +2,7 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "api/config.h"
 #include "api/run.h"
 
 /* More threads than this are a mistake in the call, not a machine. */
