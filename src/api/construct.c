@@ -4,8 +4,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "api/config.h"
-
 nf_construction nf_construct_begin(const char *function, const nf_allocator *allocator, size_t dim, size_t context_dim, nf_precision precision) {
     nf_construction c = {.function = function};
     c.status = nf_flow_begin(function, allocator, dim, context_dim, precision, &c.flow);

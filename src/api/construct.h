@@ -6,8 +6,7 @@
 #ifndef NF_API_CONSTRUCT_H
 #define NF_API_CONSTRUCT_H
 
-#include <stddef.h>
-
+#include "api/config.h"
 #include "api/handles.h"
 #include "core/philox.h"
 
@@ -28,7 +27,7 @@ nf_status nf_construct_finish(nf_construction *c, nf_flow **flow);
 nf_status nf_construct_read(const char *function, const void *config, void *copy, size_t size, size_t first_size, nf_flow **flow);
 
 #define NF_CONSTRUCT_READ(type, config, copy, flow)                                                                              \
-    nf_construct_read(__func__, config, copy, sizeof *(copy), offsetof(type, allocator) + sizeof(const nf_allocator *), flow)
+    nf_construct_read(__func__, config, copy, sizeof *(copy), NF_SIZE_THROUGH(type, allocator), flow)
 
 /* Layers that a constructor may be asked for; more are a mistake in the call, and would take all memory before it is noticed. */
 #define NF_MOST_LAYERS 65536

@@ -258,8 +258,7 @@ nf_status nf_diagnose_with(const nf_diagnose_calls *calls, const nf_flow *flow, 
     if (status != NF_OK)
         return status;
     nf_diagnosis d = {.calls = calls, .flow = flow, .dim = flow->model.dim, .context_dim = flow->model.context_dim, .parameters = flow->model.parameter_count};
-    status = nf_read_config(function, config ? config : &defaults, &d.config, sizeof d.config,
-                            offsetof(nf_diagnose_config, allocator) + sizeof d.config.allocator);
+    status = nf_read_config(function, config ? config : &defaults, &d.config, sizeof d.config, NF_SIZE_THROUGH(nf_diagnose_config, allocator));
     if (status != NF_OK)
         return status;
     status = nf_check_room(function, "report", report, FIRST_REPORT);

@@ -4,7 +4,6 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "api/config.h"
 #include "api/construct.h"
 #include "core/floating.h"
 #include "core/moments.h"

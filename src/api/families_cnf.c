@@ -1,7 +1,6 @@
 /* Continuous normalizing flows: constructor and solver settings. */
 #include <stddef.h>
 
-#include "api/config.h"
 #include "api/construct.h"
 #include "core/floating.h"
 

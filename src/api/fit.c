@@ -251,8 +251,7 @@ static nf_status settle(fit *f, const nf_fit_report *report) {
 static nf_status read_arguments(fit *f, const nf_fit_config *config, size_t rows, const double *x, const double *context) {
     const nf_fit_config defaults = {.struct_size = sizeof defaults};
     nf_fit_config *c = &f->config;
-    const nf_status status = nf_read_config(f->function, config ? config : &defaults, c, sizeof *c,
-                                            offsetof(nf_fit_config, allocator) + sizeof c->allocator);
+    const nf_status status = nf_read_config(f->function, config ? config : &defaults, c, sizeof *c, NF_SIZE_THROUGH(nf_fit_config, allocator));
     if (status != NF_OK)
         return status;
     const size_t dim = f->flow ? f->flow->model.dim : 0, context_dim = f->flow ? f->flow->model.context_dim : 0;

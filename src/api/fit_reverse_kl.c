@@ -419,8 +419,7 @@ nf_status nf_fit_reverse_kl(nf_flow *flow, nf_target_fn target, void *user, cons
     nf_clear_error();
     const nf_reverse_kl_config defaults = {.struct_size = sizeof defaults};
     kl_fit f = {.function = __func__, .flow = flow, .target = target, .user = user, .begun = nf_now()};
-    nf_status status = nf_read_config(__func__, config ? config : &defaults, &f.config, sizeof f.config,
-                                      offsetof(nf_reverse_kl_config, allocator) + sizeof f.config.allocator);
+    nf_status status = nf_read_config(__func__, config ? config : &defaults, &f.config, sizeof f.config, NF_SIZE_THROUGH(nf_reverse_kl_config, allocator));
     if (status != NF_OK)
         return status;
     f.allocator = nf_allocator_or(f.config.allocator, flow ? &flow->allocator : NULL);

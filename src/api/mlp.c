@@ -67,7 +67,7 @@ nf_status nf_mlp_create(const nf_mlp_config *config, nf_mlp **out) {
         return status;
     *out = NULL;
     nf_mlp_config c;
-    status = nf_read_config(__func__, config, &c, sizeof c, offsetof(nf_mlp_config, allocator) + sizeof c.allocator);
+    status = nf_read_config(__func__, config, &c, sizeof c, NF_SIZE_THROUGH(nf_mlp_config, allocator));
     if (status == NF_OK)
         status = check_config(__func__, &c);
     if (status != NF_OK)

@@ -120,8 +120,7 @@ nf_status nf_ode_solve(const nf_ode_config *config, size_t rows, size_t size, nf
     nf_clear_error();
     const nf_ode_config defaults = {.struct_size = sizeof defaults};
     nf_ode_config c;
-    nf_status status = nf_read_config(__func__, config ? config : &defaults, &c, sizeof c,
-                                      offsetof(nf_ode_config, allocator) + sizeof c.allocator);
+    nf_status status = nf_read_config(__func__, config ? config : &defaults, &c, sizeof c, NF_SIZE_THROUGH(nf_ode_config, allocator));
     if (status == NF_OK)
         status = check_settings(__func__, &c);
     if (status == NF_OK && stats)

@@ -15,7 +15,7 @@ static nf_status check_number(const char *function, const char *name, double val
 }
 
 static nf_status read_settings(const char *function, const nf_optimizer_config *config, nf_optimizer *o, nf_optimizer_config *c) {
-    nf_status status = nf_read_config(function, config, c, sizeof *c, offsetof(nf_optimizer_config, allocator) + sizeof c->allocator);
+    nf_status status = nf_read_config(function, config, c, sizeof *c, NF_SIZE_THROUGH(nf_optimizer_config, allocator));
     if (status != NF_OK)
         return status;
     if (c->kind < NF_ADAM || c->kind > NF_RMSPROP)

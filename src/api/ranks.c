@@ -13,7 +13,7 @@
 #define SHARDS ((size_t)GRADIENT_SLOTS)
 
 static nf_status read_table(nf_ranks *r, const nf_comm *comm) {
-    const nf_status status = nf_read_config(r->function, comm, &r->comm, sizeof r->comm, offsetof(nf_comm, barrier) + sizeof comm->barrier);
+    const nf_status status = nf_read_config(r->function, comm, &r->comm, sizeof r->comm, NF_SIZE_THROUGH(nf_comm, barrier));
     if (status != NF_OK)
         return status;
     const nf_comm *c = &r->comm;
