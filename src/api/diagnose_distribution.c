@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "api/diagnose.h"
+#include "api/gradients.h"
 #include "core/moments.h"
 
 /* Ranks are among this many samples a row of data; slices beside the axes; centres of the mixture for importance sampling; permutations at the most. */

@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #include "api/fit.h"
+#include "api/gradients.h"
 #include "core/philox.h"
 
 typedef struct nf_fitting fit;

@@ -1,6 +1,7 @@
 /* The held-out loss of a fit: chunks of rows on each rank, whose outcomes are summed in the order of the rows. */
 #include "api/fit.h"
-#include "api/handles.h"
+#include "api/gradients.h"
+#include "api/run.h"
 #include "core/shuffle.h"
 
 typedef struct nf_fitting fit;

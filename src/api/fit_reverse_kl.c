@@ -5,9 +5,9 @@
 #include <string.h>
 
 #include "api/config.h"
+#include "api/gradients.h"
 #include "api/handles.h"
 #include "api/schedule.h"
-#include "api/shards.h"
 #include "core/clock.h"
 #include "core/floating.h"
 

@@ -4,7 +4,7 @@
 
 #include "api/config.h"
 #include "api/fit.h"
-#include "api/handles.h"
+#include "api/gradients.h"
 #include "api/schedule.h"
 #include "api/weights.h"
 

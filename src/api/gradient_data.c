@@ -1,6 +1,6 @@
 /* Gradients of losses over given rows: likelihood and flow matching. */
 #include "api/differentiate.h"
-#include "api/shards.h"
+#include "api/gradients.h"
 #include "api/weights.h"
 #include "core/floating.h"
 #include "core/philox.h"

@@ -3,7 +3,7 @@
 #include <string.h>
 
 #include "api/differentiate.h"
-#include "api/shards.h"
+#include "api/gradients.h"
 #include "core/floating.h"
 #include "core/philox.h"
 #include "engine/tile_failure.h"

@@ -103,18 +103,7 @@ nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, 
 nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure,
                             size_t count, const nf_optimizer_config *config, nf_optimizer **optimizer);
 nf_status nf_optimizer_apply(nf_optimizer *optimizer, void *theta, const nf_gradient *gradient);
+nf_status nf_run_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient); /* of arguments that have been checked */
 nf_status nf_check_parameters(const char *function, const nf_engine *engine, size_t count, const double *in);
-
-/* A target, in the caller's floating-point mode. Its status, with a line. */
-nf_status nf_call_target(const char *function, nf_target_fn target, void *user, size_t rows, const double *x, double *log_p, double *grad_x);
-
-/* Calls with arguments that have been checked. */
-nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *workspace, nf_rng *rng, size_t rows, const double *x,
-                               const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss);
-/* That the flow has one continuous layer, and may have such pairs. */
-nf_status nf_check_flow_matching(const char *function, const nf_flow *flow, nf_pairing pairing);
-nf_status nf_run_log_prob(const nf_flow *flow, nf_workspace *workspace, size_t rows, const double *x, const double *context,
-                          double *log_prob);
-nf_status nf_run_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient);
 
 #endif

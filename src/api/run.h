@@ -31,7 +31,7 @@ engine_job nf_job_of(const nf_flow *flow, size_t rows, const double *in, const d
 void nf_run_begin(nf_workspace *workspace);
 /* NF_OK, or NF_ERR_MEMORY when an arena cannot grow. Bad rows are gathered in the workspace, counted from `row`. */
 nf_status nf_run_rows(const nf_run *run, size_t row);
-/* NF_OK or NF_ERR_ROWS, with the line that tells about the first bad row. `names`: of the input and the context. */
+/* NF_OK or NF_ERR_ROWS, with the line that tells about the first bad row. `input` is what the call names its rows. */
 nf_status nf_run_end(const char *function, const nf_workspace *workspace, const engine_job *job, const char *input);
 
 /* The caller's workspace, or a temporary one of one thread that nf_workspace_return frees. */
@@ -46,5 +46,7 @@ nf_status nf_check_evaluation(const char *function, const nf_flow *flow, const n
                               const double *input, const double *context);
 nf_status nf_run_evaluation(const char *function, const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action,
                             const char *input);
+/* nf_log_prob of arguments that have been checked. */
+nf_status nf_run_log_prob(const nf_flow *flow, nf_workspace *workspace, size_t rows, const double *x, const double *context, double *log_prob);
 
 #endif

@@ -45,20 +45,6 @@ size_t nf_plan_own_rows(const nf_plan *plan);
 /* The places of this rank's rows in the step, nf_plan_own_rows of them, in the order in which its waves want them. */
 void nf_plan_places(const nf_plan *plan, size_t *place);
 
-/* What a step of nf_fit learns from: the rank's rows, in the order of its waves; rng's position is that of the step's first row. */
-typedef struct nf_data_step {
-    const double *x, *context, *weight;
-    nf_objective objective;
-    nf_pairing pairing;
-    nf_rng rng;
-} nf_data_step;
-
-/* The waves of both fits, in gradient_data.c and gradient_reverse_kl.c: their sums but for rows_weight. Bad rows are told by the workspace. */
-nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *workspace, const nf_data_step *step, const nf_wave *wave, nf_gradient *gradient,
-                           nf_shard_sum *sums);
-nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_workspace *workspace, const nf_wave *wave, const nf_rng *rng,
-                            const double *context, nf_target_fn target, void *user, nf_gradient *gradient, nf_shard_sum *sums);
-
 /*
  * Computes a wave: its shards' gradients into the slots 0 .. count - 1, their sums, and adds to the step's other sums. A status is not agreed
  * upon yet; bad rows are none.

@@ -1,0 +1,34 @@
+/* Gradients for the fits, of arguments that have been checked. */
+#ifndef NF_API_GRADIENTS_H
+#define NF_API_GRADIENTS_H
+
+#include "api/shards.h"
+
+/* ---- gradient_data.c */
+
+nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *workspace, nf_rng *rng, size_t rows, const double *x,
+                               const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss);
+/* That the flow has one continuous layer, and may have such pairs. */
+nf_status nf_check_flow_matching(const char *function, const nf_flow *flow, nf_pairing pairing);
+
+/* What a step of nf_fit learns from: the rank's rows, in the order of its waves; rng's position is that of the step's first row. */
+typedef struct nf_data_step {
+    const double *x, *context, *weight;
+    nf_objective objective;
+    nf_pairing pairing;
+    nf_rng rng;
+} nf_data_step;
+
+/* A wave of nf_fit: its sums but for rows_weight. Bad rows are told by the workspace. */
+nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *workspace, const nf_data_step *step, const nf_wave *wave, nf_gradient *gradient,
+                           nf_shard_sum *sums);
+
+/* ---- gradient_reverse_kl.c */
+
+/* A target, in the caller's floating-point mode. Its status, with a line. */
+nf_status nf_call_target(const char *function, nf_target_fn target, void *user, size_t rows, const double *x, double *log_p, double *grad_x);
+/* The same of a fit by reverse KL; also all rows of nf_grad_reverse_kl. */
+nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_workspace *workspace, const nf_wave *wave, const nf_rng *rng,
+                            const double *context, nf_target_fn target, void *user, nf_gradient *gradient, nf_shard_sum *sums);
+
+#endif
