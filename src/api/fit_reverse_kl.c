@@ -7,6 +7,7 @@
 #include "api/config.h"
 #include "api/gradients.h"
 #include "api/handles.h"
+#include "api/importance.h"
 #include "api/schedule.h"
 #include "core/clock.h"
 #include "core/floating.h"
@@ -258,33 +259,6 @@ static nf_status run_steps(kl_fit *f) {
     return NF_OK;
 }
 
-/* Importance weights w = p / q of samples of q: their mean estimates Z, the mean of their logarithm the ELBO. */
-typedef struct weights {
-    double sum, square, shift; /* of exp(log w - shift), shift the largest so far */
-    double mean, spread;       /* Welford's, of the log w that are finite */
-    size_t count, zeros;       /* samples, and those of weight 0 among them */
-} weights;
-
-static void add_weight(weights *w, double value) {
-    w->count++;
-    if (value == -INFINITY) {
-        w->zeros++;
-        return;
-    }
-    const double delta = value - w->mean;
-    w->mean += delta / (double)(w->count - w->zeros);
-    w->spread += delta * (value - w->mean);
-    if (value > w->shift) {
-        const double factor = exp(w->shift - value);
-        w->sum *= factor;
-        w->square *= factor * factor;
-        w->shift = value;
-    }
-    const double e = exp(value - w->shift);
-    w->sum += e;
-    w->square += e * e;
-}
-
 /* log p - log q of samples first .. first + rows - 1: -inf where p is 0, NaN where the flow or the target spoils the sample. */
 static nf_status weigh_samples(kl_fit *f, size_t first, size_t rows, double *log_weight) {
     const size_t dim = f->flow->model.dim, chunk = EVALUATION_CHUNK;
@@ -304,7 +278,7 @@ static nf_status weigh_samples(kl_fit *f, size_t first, size_t rows, double *log
 }
 
 /* A chunk on each rank, and all weights in order. */
-static nf_status weigh_round(kl_fit *f, size_t first, size_t chunk, weights *w) {
+static nf_status weigh_round(kl_fit *f, size_t first, size_t chunk, nf_importance *w) {
     const size_t total = f->config.evaluation_samples, begin = first + f->ranks.rank * chunk, left = begin < total ? total - begin : 0;
     const size_t rows = left < chunk ? left : chunk;
     for (size_t i = 0; i < chunk; i++)
@@ -320,7 +294,7 @@ static nf_status weigh_round(kl_fit *f, size_t first, size_t chunk, weights *w) 
     for (size_t q = 0; q < f->ranks.size; q++)
         for (size_t i = 0; i < chunk; i++)
             if (!isnan(f->all_outcomes[q * (1 + chunk) + 1 + i]))
-                add_weight(w, f->all_outcomes[q * (1 + chunk) + 1 + i]);
+                nf_importance_add(w, f->all_outcomes[q * (1 + chunk) + 1 + i]);
     return NF_OK;
 }
 
@@ -328,17 +302,12 @@ static nf_status evaluate(kl_fit *f) {
     const size_t total = f->config.evaluation_samples, share = (total + f->ranks.size - 1) / f->ranks.size;
     const size_t tile = f->flow->engine->tile_rows, tiles = (share + tile - 1) / tile * tile;
     const size_t chunk = f->ranks.size == 1 || tiles > EVALUATION_CHUNK ? EVALUATION_CHUNK : tiles;
-    weights w = {.shift = -INFINITY};
+    nf_importance w = nf_importance_begin();
     nf_status status = NF_OK;
     for (size_t first = 0; status == NF_OK && first < total; first += f->ranks.size * chunk)
         status = weigh_round(f, first, chunk, &w);
-    if (status == NF_OK && w.count > 0) {
-        const double n = (double)w.count;
-        f->report.elbo = w.zeros ? -INFINITY : w.mean;
-        f->report.elbo_error = w.zeros || w.count == 1 ? NAN : sqrt(w.spread / n / n);
-        f->report.log_evidence = w.shift + log(w.sum / n);
-        f->report.effective_sample_size = w.zeros < w.count ? w.sum * w.sum / w.square / n : 0.0;
-    }
+    if (status == NF_OK)
+        nf_importance_tell(&w, &f->report);
     return status;
 }
 
