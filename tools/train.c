@@ -163,6 +163,20 @@ static nf_flow *finish(nf_flow *flow, const train_options *o, const train_data *
     return flow;
 }
 
+/* Ends the program when there is nothing to save. */
+static void check_fit(nf_status status, const char *checkpoint, const nf_fit_report *report) {
+    if (status == NF_ERR_MISMATCH && checkpoint)
+        die("%s: it was begun with other data or options (%s); use those, or delete it to begin anew", checkpoint, nf_last_error());
+    if (status == NF_ERR_FORMAT && checkpoint)
+        die("%s: it is not what a fit leaves there (%s); delete it to begin anew", checkpoint, nf_last_error());
+    if (status != NF_STOPPED && status != NF_ERR_DIVERGED)
+        must(status);
+    if (report->best_epoch == 0)
+        die("the loss of no epoch was finite, so there is nothing to save; try a smaller --rate");
+    if (status == NF_ERR_DIVERGED)
+        warn("the loss is not finite any more after epoch %zu: what was best till then is saved; try a smaller --rate", report->epochs_run);
+}
+
 static int run(train_options *o, train_data *d) {
     nf_flow *flow = train_flow(o, d);
     const double offset = o->matching ? 0.0 : d->whitening.log_det; /* of the likelihood of whitened rows */
@@ -195,16 +209,7 @@ static int run(train_options *o, train_data *d) {
     progress_end(&p);
     report.train_loss += offset;
     report.best_loss += offset;
-    if (status == NF_ERR_MISMATCH && checkpoint)
-        die("%s: it was begun with other data or options (%s); use those, or delete it to begin anew", checkpoint, nf_last_error());
-    if (status == NF_ERR_FORMAT && checkpoint)
-        die("%s: it is not what a fit leaves there (%s); delete it to begin anew", checkpoint, nf_last_error());
-    if (status != NF_STOPPED && status != NF_ERR_DIVERGED)
-        must(status);
-    if (report.best_epoch == 0)
-        die("the loss of no epoch was finite, so there is nothing to save; try a smaller --rate");
-    if (status == NF_ERR_DIVERGED)
-        warn("the loss is not finite any more after epoch %zu: what was best till then is saved; try a smaller --rate", report.epochs_run);
+    check_fit(status, checkpoint, &report);
     flow = finish(flow, o, d, &report);
     m.flow = flow;
     m.training = training_record(o, d, &config, &report, curve_json(&losses, offset));
