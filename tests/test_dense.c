@@ -12,6 +12,7 @@
 
 #include <cblas.h>
 
+#include "engine/kernels/activation.h"
 #include "engine/kernels/dense.h"
 
 #define GUARD 32 /* reals on either side of a buffer that must not change */
@@ -471,6 +472,28 @@ START_TEST(one_row_has_the_bits_of_a_lane) {
 }
 END_TEST
 
+START_TEST(gelu_of_one_row_is_that_of_its_layer) {
+    for (size_t n = 0; n < ALL_SHAPES; n++) {
+        problem p = numbered_problem(n);
+        const size_t width = dense_rows_width(p.out);
+        buffer packed = make(dense_rows_packed(p.out, p.in), 0), x = make(p.in, between(0, 3)), y = make(width, 0), want = make(width, 0);
+        R(dense_rows_pack)(p.out, p.in, p.W.data, p.bias.data, packed.data);
+        R(dense_rows_forward)(p.out, p.in, packed.data, 1, x.data, p.in, want.data, width);
+        memcpy(y.data, want.data, width * sizeof(real));
+        if (R(dense_row_gelu)(p.out, p.in, packed.data, x.data, y.data))
+            R(activate)(NF_GELU, width, want.data);
+        for (size_t j = 0; j < width; j++)
+            ck_assert_msg(same_bits(y.data[j], want.data[j]), "feature %zu: %s", j, p.text);
+        check_guards(&y, "y");
+        drop(&packed);
+        drop(&x);
+        drop(&y);
+        drop(&want);
+        drop_problem(&p);
+    }
+}
+END_TEST
+
 static real halving(const real *row) {
     real x[NF_PANEL_BYTES / sizeof(real)];
     memcpy(x, row, sizeof x);
@@ -554,6 +577,7 @@ Suite *dense_suite(void) {
     tcase_add_test(tcase, forward_and_input_agree_with_blas);
     tcase_add_test(tcase, weights_agree_with_blas_and_stay_in_their_memory);
     tcase_add_test(tcase, one_row_has_the_bits_of_a_lane);
+    tcase_add_test(tcase, gelu_of_one_row_is_that_of_its_layer);
     tcase_add_test(tcase, panel_sums_are_halvings);
     tcase_add_test(tcase, vectors_mean_what_scalars_mean);
     suite_add_tcase(suite, tcase);
