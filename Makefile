@@ -140,7 +140,7 @@ endef
 $(foreach p,f64 f32,$(foreach i,$(TEST_ISAS),$(eval $(call engine_test_rule,$(p),$(i)))))
 
 # Run again with each lesser instruction set, by NFLOW_ISA.
-ISA_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(TESTS_PLAIN:tests/test_%.c=%),conformance golden rows isa))
+ISA_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(TESTS_PLAIN:tests/test_%.c=%),conformance golden rows bad_rows far_rows isa))
 # A host with a pool of OpenMP's, where the compiler brings it.
 ifneq (,$(findstring gcc,$(notdir $(CC)))$(filter cc,$(CC)))
 $(BUILD)/tests/test_embedding $(BUILD)/tests/test_embedding.o: EXTRA += -fopenmp
@@ -236,7 +236,7 @@ check-tsan: ## the tests with threads under the thread sanitizer
 	    ISAS='$(SANITIZED_ISAS)' check-threads
 
 # Those that start threads; OpenBLAS and OpenMP, which are not instrumented and have threads of their own, are in none of them (as they are in `embedding`).
-THREAD_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(TESTS_PLAIN:tests/test_%.c=%),rows fit checkpoint ranks))
+THREAD_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(TESTS_PLAIN:tests/test_%.c=%),rows bad_rows far_rows fit checkpoint ranks))
 .PHONY: check-threads
 check-threads: $(SHARED) $(THREAD_PROGRAMS) $(BUILD)/examples/embed
 	@sh scripts/run-tests.sh $(THREAD_PROGRAMS)

@@ -1,0 +1,363 @@
+/* Rows and parameters at the limits of the numbers: what has a result gets it, what has none is a bad row, and adds nothing to sums. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "batch.h"
+
+/* A row whose loss is a number, but beyond what its precision can differentiate, is bad in a gradient and spoils nothing. */
+static void check_far_rows(int i, nf_precision precision) {
+    enum { SOME = 151 };
+    const double far[] = {1e16, 1e19, -1e22, 1e30}, scale = precision == NF_SINGLE ? 1.0 : 1e120;
+    subject s;
+    open_relaxed(&s, i, precision, 1);
+    batch r = new_batch(&s, SOME);
+    double *got = new_numbers(s.count), loss;
+    for (size_t k = 0; k < sizeof far / sizeof far[0]; k++)
+        for (size_t f = 0; f < s.dim; f++)
+            r.in[(31 * k + 3) * s.dim + f] = (f % 2 ? -scale : scale) * far[k];
+    must(nf_gradient_zero(s.gradient));
+    const nf_status status = nf_grad_nll(s.flow, s.ws, SOME, r.in, r.context, NULL, s.gradient, &loss);
+    ck_assert_msg(status == NF_OK || status == NF_ERR_ROWS, "%s: %s", s.f->name, nf_last_error());
+    ck_assert_msg(isfinite(loss), "%s: loss %g", s.f->name, loss);
+    must(nf_gradient_get(s.gradient, got));
+    for (size_t p = 0; p < s.count; p++)
+        ck_assert_msg(isfinite(got[p]), "%s: parameter %zu of %zu has gradient %g", s.f->name, p, s.count, got[p]);
+    free(got);
+    free_batch(&r);
+    close_subject(&s);
+}
+
+START_TEST(rows_too_far_to_differentiate_add_nothing) {
+    check_far_rows(_i, NF_DOUBLE);
+    check_far_rows(_i, NF_SINGLE);
+}
+END_TEST
+
+/*
+ * A planar layer whose w is so short that the derivative by it, which grows like 1/|w|^2, is beyond the numbers: rows with small cotangents have a gradient all
+ * the same, the formula's (with u = 0 the rest of it is nothing beside this), and the others add nothing to it.
+ */
+typedef struct short_layer {
+    nf_precision precision;
+    size_t context_dim;
+    double length, small; /* of w, and of the cotangents of even rows */
+} short_layer;
+
+static const short_layer short_layers[] = {
+    {NF_DOUBLE, 0, 1e-160, 1e-200}, {NF_DOUBLE, 1, 1e-160, 1e-200}, {NF_SINGLE, 0, 1e-25, 1e-30}, {NF_SINGLE, 1, 1e-25, 1e-30}};
+
+/* w = length (.6, -.8), b = 1, u = 0; conditional: the biases of a linear net whose weights are 0. */
+static nf_flow *make_short(const short_layer *s, double length) {
+    nf_flow *flow;
+    must(nf_planar_create(NF_CONFIG(nf_planar_config, .dim = 2, .context_dim = s->context_dim, .precision = s->precision, .hidden_layers = NF_NONE), &flow));
+    const size_t count = nf_parameter_count(flow);
+    double theta[10] = {0};
+    ck_assert_uint_eq(count, s->context_dim ? 10 : 5);
+    theta[count - 3] = 0.6 * length;
+    theta[count - 2] = -0.8 * length;
+    theta[count - 1] = 1.0;
+    must(nf_set_parameters(flow, theta));
+    return flow;
+}
+
+START_TEST(short_planar_layers_have_gradients_or_bad_rows) {
+    enum { SOME = 2200 }; /* so that some tiles add to what others left */
+    const short_layer *s = &short_layers[_i];
+    nf_flow *flow = make_short(s, s->length);
+    nf_gradient *gradient;
+    nf_workspace *ws;
+    nf_stats stats = {.struct_size = sizeof stats};
+    const size_t count = nf_parameter_count(flow);
+    double z[2 * SOME], d[2 * SOME], out[2 * SOME], zeros[SOME] = {0}, got[10], expected[10];
+    const double *context = s->context_dim ? zeros : NULL;
+    must(nf_workspace_create(flow, 2, &ws));
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t i = 0; i < 2 * SOME; i++) {
+        z[i] = 0.385 + 0.01 * (double)(i % 7);
+        d[i] = i / 2 % 2 ? 0.0 : s->small * (1.0 + (double)(i % 3));
+    }
+    double sum[2] = {0, 0};
+    for (size_t i = 0; i < 2 * SOME; i++)
+        sum[i % 2] += tanh(1.0) * d[i];
+    const double along = 0.6 * sum[0] - 0.8 * sum[1];
+    must(nf_forward_vjp(flow, ws, SOME, z, context, d, NULL, out, NULL, gradient));
+    must(nf_gradient_get(gradient, expected));
+    for (size_t i = 0; i < 2; i++) {
+        const double across = sum[i] - 2 * along * (i ? -0.8 : 0.6), slope = (log(2.0) - 1.0) * across / s->length / s->length;
+        ck_assert_msg(fabs(expected[count - 3 + i] / slope - 1) < (s->precision == NF_SINGLE ? 1e-5 : 1e-12), "slope %g, expected %g", expected[count - 3 + i], slope);
+    }
+    for (size_t i = 0; i < 2 * SOME; i++)
+        d[i] = i / 2 % 2 ? 0.385 : d[i];
+    must(nf_gradient_zero(gradient));
+    must_be(NF_ERR_ROWS, nf_forward_vjp(flow, ws, SOME, z, context, d, NULL, out, NULL, gradient));
+    must_say("nf_forward_vjp", "row 1: the gradient is beyond the range of the numbers (1100 bad rows in all)");
+    must(nf_workspace_stats(ws, &stats));
+    ck_assert(stats.bad_rows == SOME / 2 && stats.first_bad_row == 1);
+    must(nf_gradient_get(gradient, got));
+    same_bits("gradient", got, expected, count);
+    for (size_t i = 0; i < 2 * SOME; i++)
+        ck_assert_msg(isnan(out[i]) == (i / 2 % 2 == 1), "row %zu has %g", i / 2, out[i]);
+    /* Where no parameter's gradient is wanted, none is missed. */
+    must(nf_forward_vjp(flow, ws, SOME, z, context, d, NULL, out, NULL, NULL));
+    nf_gradient_free(gradient);
+    nf_workspace_free(ws);
+    nf_flow_free(flow);
+}
+END_TEST
+
+static nf_status wide_target(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
+    (void)user;
+    for (size_t r = 0; r < rows; r++) {
+        log_density[r] = 0;
+        for (size_t i = 2 * r; i < 2 * r + 2; i++) {
+            log_density[r] -= fabs(x[i]);
+            gradient[i] = x[i] > 0 ? -1.0 : 1.0;
+        }
+    }
+    return NF_OK;
+}
+
+/* Losses: rows that have one, and no gradient, are none. */
+START_TEST(short_planar_layers_have_losses_or_bad_rows) {
+    enum { SOME = 200 };
+    const short_layer *s = &short_layers[_i];
+    nf_flow *flow = make_short(s, s->precision == NF_SINGLE ? 1e-14 : 1e-110), *shorter = make_short(s, s->length);
+    nf_gradient *gradient;
+    double x[2 * SOME], zeros[SOME] = {0}, log_q[SOME], got[10], loss = 0;
+    const double *context = s->context_dim ? zeros : NULL;
+    nf_rng rng = {1, 2, 3};
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t i = 0; i < 2 * SOME; i++)
+        x[i] = 0.385 + 0.01 * (double)(i % 7);
+    must(nf_log_prob(flow, NULL, SOME, x, context, log_q));
+    must_be(NF_ERR_ROWS, nf_grad_nll(flow, NULL, SOME, x, context, NULL, gradient, &loss));
+    must_say("nf_grad_nll", "row 0: the gradient is beyond the range of the numbers (200 bad rows in all)");
+    ck_assert(isnan(loss));
+    nf_gradient_free(gradient);
+    must(nf_gradient_create(shorter, &gradient));
+    must_be(NF_ERR_ROWS, nf_grad_reverse_kl(shorter, NULL, &rng, SOME, context, wide_target, NULL, gradient, &loss));
+    must_say("nf_grad_reverse_kl", "row 0: the gradient is beyond the range of the numbers (200 bad rows in all)");
+    ck_assert(isnan(loss));
+    must(nf_gradient_get(gradient, got));
+    for (size_t i = 0; i < nf_parameter_count(shorter); i++)
+        ck_assert_double_eq(got[i], 0.0);
+    nf_gradient_free(gradient);
+    nf_flow_free(shorter);
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* A row of huge numbers is either mapped, slopes and all, or bad, as one, and changes no other row. */
+static void check_huge_rows(int index, nf_precision precision) {
+    enum { SOME = 67 };
+    const double huge[] = {1e300, -1e300, 1e160, 1e40, -1e18, 1e22, -1e26, 1e33, -1e37};
+    subject s;
+    open_relaxed(&s, index, precision, 1);
+    batch clean = new_batch(&s, SOME), spoilt = part_of(&s, &clean, 0, SOME);
+    call_all(&s, s.ws, &clean);
+    for (size_t k = 0; k < sizeof huge / sizeof huge[0]; k++)
+        for (size_t i = 0; i < s.dim; i++)
+            spoilt.in[(7 * k + 3) * s.dim + i] = i % 2 ? -huge[k] : huge[k];
+    for (int which = 0; which < MOST_CALLS; which++) {
+        bool bad[SOME] = {false};
+        size_t count = 0;
+        const nf_status status = call(&s, s.ws, which, &spoilt);
+        ck_assert(status == NF_OK || status == NF_ERR_ROWS);
+        for (size_t k = 0; k < sizeof huge / sizeof huge[0]; k++) {
+            const size_t r = 7 * k + 3;
+            bad[r] = isnan(spoilt.out[which][r * s.dim]);
+            count += bad[r];
+            for (size_t i = 0; i < s.dim; i++)
+                ck_assert_msg(bad[r] ? isnan(spoilt.out[which][r * s.dim + i]) : isfinite(spoilt.out[which][r * s.dim + i]), "%s: %s: row of %g gave %g", s.f->name,
+                              call_names[which], huge[k], spoilt.out[which][r * s.dim + i]);
+            /* What is compared below must be equal, whatever a huge row that is not bad became. */
+            if (!bad[r]) {
+                memcpy(clean.out[which] + r * s.dim, spoilt.out[which] + r * s.dim, s.dim * sizeof(double));
+                clean.scalar[which][r] = spoilt.scalar[which][r];
+                if (s.context_dim)
+                    memcpy(clean.d_context[which] + r * s.context_dim, spoilt.d_context[which] + r * s.context_dim, s.context_dim * sizeof(double));
+            }
+        }
+        ck_assert_msg((count > 0) == (status == NF_ERR_ROWS), "%s: %s: %zu bad rows and %s", s.f->name, call_names[which], count, nf_status_name(status));
+        check_spoilt(&s, &spoilt, &clean, bad, which);
+    }
+    free_batch(&clean);
+    free_batch(&spoilt);
+    close_subject(&s);
+}
+
+START_TEST(huge_rows_are_bad_or_right) {
+    check_huge_rows(_i, NF_DOUBLE);
+    check_huge_rows(_i, NF_SINGLE);
+}
+END_TEST
+
+/* Rows with a density of which the gradient is no number, in the first tile of a slot and in a later one: it is that of the others. */
+START_TEST(rows_with_steep_gradients_add_nothing) {
+    enum { MANY = 1200, FIRST = 5, LATER = 1170 };
+    const bool is_single = _i % 2;
+    const size_t dim = 2;
+    const double narrow = is_single ? 1e-36 : 1e-262, far = is_single ? 1e-20 : 1e-200;
+    random_source random = random_begin(91);
+    nf_flow *flow, *part;
+    must(nf_affine_create(dim, is_single ? NF_SINGLE : NF_DOUBLE, &flow));
+    must(nf_set_parameters(flow, (double[]){is_single ? -80 : -600, 0, 0, 0}));
+    must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = dim, .precision = is_single ? NF_SINGLE : NF_DOUBLE, .couplings = 1, .hidden_width = 8, .actnorm = -1), &part));
+    if (_i / 2) { /* with a net beside */
+        must(nf_flow_append(part, flow));
+        flow = part;
+    } else {
+        nf_flow_free(part);
+    }
+    const size_t count = nf_parameter_count(flow);
+    double *x = new_normals(&random, MANY * dim, 1.0), *weight = new_numbers(MANY), *gradients[2], losses[2];
+    for (size_t r = 0; r < MANY; r++) {
+        weight[r] = r == FIRST || r == LATER ? 0 : 1;
+        x[r * dim] = weight[r] > 0 ? narrow * x[r * dim] : far;
+    }
+    nf_workspace *ws;
+    must(nf_workspace_create(flow, 3, &ws));
+    for (int left_out = 0; left_out < 2; left_out++) {
+        nf_gradient *gradient;
+        must(nf_gradient_create(flow, &gradient));
+        const nf_status status = nf_grad_nll(flow, ws, MANY, x, NULL, left_out ? weight : NULL, gradient, &losses[left_out]);
+        ck_assert_int_eq(status, left_out ? NF_OK : NF_ERR_ROWS);
+        if (!left_out)
+            must_say("nf_grad_nll", "row 5: the gradient is beyond the range of the numbers (2 bad rows in all)");
+        gradients[left_out] = new_numbers(count);
+        must(nf_gradient_get(gradient, gradients[left_out]));
+        nf_gradient_free(gradient);
+    }
+    must_agree("loss", whole_error(&losses[0], &losses[1], 1), 1e-12);
+    for (size_t i = 0; i < count; i++)
+        ck_assert_msg(isfinite(gradients[1][i]) && fabs(gradients[0][i] - gradients[1][i]) <= 1e-5 * fabs(gradients[1][i]), "number %zu is %g, without the bad rows %g",
+                      i, gradients[0][i], gradients[1][i]);
+    nf_workspace_free(ws);
+    nf_flow_free(flow);
+    free(x);
+    free(weight);
+    free(gradients[0]);
+    free(gradients[1]);
+}
+END_TEST
+
+/* A row whose density is no number is bad where a density is asked for, and nowhere else. */
+START_TEST(maps_reach_further_than_densities) {
+    const double far[] = {1e160, 1e60, -1e300}, sds[] = {1, 1e-100, 1e100}, one = 1;
+    for (size_t k = 0; k < 3; k++) {
+        nf_flow *flow;
+        nf_gradient *gradient;
+        const double z = far[k] * (k == 2 ? 1e-40 : 1); /* |z / sd| is of 1e160 */
+        double x, log_det, d, score;
+        must(nf_affine_create(1, NF_DOUBLE, &flow));
+        must(nf_flow_set_base_normal(flow, NULL, &sds[k]));
+        must(nf_gradient_create(flow, &gradient));
+        must(nf_forward(flow, NULL, 1, &z, NULL, &x, &log_det));
+        ck_assert(x == z && log_det == 0);
+        must(nf_inverse(flow, NULL, 1, &z, NULL, &x, &log_det));
+        ck_assert(x == z && log_det == 0);
+        must(nf_forward_vjp(flow, NULL, 1, &z, NULL, &one, NULL, &d, NULL, gradient));
+        ck_assert(d == 1);
+        must(nf_inverse_vjp(flow, NULL, 1, &z, NULL, &one, NULL, &d, NULL, gradient));
+        ck_assert(d == 1);
+        must_be(NF_ERR_ROWS, nf_log_prob(flow, NULL, 1, &z, NULL, &d));
+        ck_assert(isnan(d));
+        must_be(NF_ERR_ROWS, nf_log_prob(flow, NULL, 1, &z, NULL, NULL));
+        must_be(NF_ERR_ROWS, nf_score(flow, NULL, 1, &z, NULL, NULL, &score));
+        ck_assert(isnan(score));
+        must_be(NF_ERR_ROWS, nf_grad_nll(flow, NULL, 1, &z, NULL, NULL, gradient, NULL));
+        nf_gradient_free(gradient);
+        nf_flow_free(flow);
+    }
+    nf_cnf *cnf;
+    const double z = 1e160;
+    double x, end;
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 1, .seed = 1), &cnf));
+    must(nf_forward(cnf, NULL, 1, &z, NULL, &x, NULL));
+    must(nf_cnf_trajectory(cnf, NULL, 1, &z, NULL, 1, &one, &end));
+    same_bits("the end of a path", &end, &x, 1);
+    nf_flow_free(cnf);
+}
+END_TEST
+
+/* Nor is a density a number when it is the sum of two numbers and beyond them. */
+START_TEST(sums_beyond_the_numbers_are_bad) {
+    nf_flow *flow;
+    const double theta[] = {1.7e308, 0, 0, 0}, x[] = {1, 1.3e154, 1, 1};
+    double log_det[2], d[2], score[4];
+    must(nf_affine_create(2, NF_DOUBLE, &flow));
+    must(nf_set_parameters(flow, theta));
+    must(nf_inverse(flow, NULL, 2, x, NULL, NULL, log_det));
+    ck_assert(log_det[0] == -1.7e308 && log_det[1] == -1.7e308);
+    must_be(NF_ERR_ROWS, nf_log_prob(flow, NULL, 2, x, NULL, d));
+    ck_assert(isnan(d[0]) && d[1] == -1.7e308);
+    must_be(NF_ERR_ROWS, nf_score(flow, NULL, 2, x, NULL, d, score));
+    ck_assert(isnan(d[0]) && isnan(score[0]) && isnan(score[1]) && d[1] == -1.7e308 && score[3] == -1);
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* A regulariser is of the square of a velocity, which may be no number where the path and its density are. */
+START_TEST(regularisers_beyond_the_numbers_make_bad_rows) {
+    const double x[] = {0, 1, 1, 1};
+    for (int single = 0; single < 2; single++) {
+        nf_cnf *cnf;
+        nf_gradient *gradient;
+        const double fast = single ? 1e20 : 1e160, theta[8] = {fast}; /* dz_0/dt = fast z_0, for a time of 1 / fast */
+        double d[2], loss, alone, g[8], g_alone[8];
+        must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .t1 = 1 / fast, .kinetic = .1, .hidden_layers = NF_NONE, .method = NF_RK4, .steps = 2,
+                                     .precision = single ? NF_SINGLE : NF_DOUBLE),
+                           &cnf));
+        must(nf_set_parameters(cnf, theta));
+        must(nf_gradient_create(cnf, &gradient));
+        must(nf_log_prob(cnf, NULL, 2, x, NULL, d));
+        must(nf_grad_nll(cnf, NULL, 1, x, NULL, NULL, gradient, &alone));
+        must(nf_gradient_get(gradient, g_alone));
+        must(nf_gradient_zero(gradient));
+        must_be(NF_ERR_ROWS, nf_grad_nll(cnf, NULL, 2, x, NULL, NULL, gradient, &loss));
+        must(nf_gradient_get(gradient, g));
+        same_bits("the loss", &loss, &alone, 1);
+        same_bits("the gradient", g, g_alone, 8);
+        nf_gradient_free(gradient);
+        nf_flow_free(cnf);
+    }
+}
+END_TEST
+
+/* The score of a base far from N(0, 1), whose mean single precision does not have. */
+START_TEST(a_narrow_base_has_a_score) {
+    const double sds[] = {1e-160, 1e-20, 1e-6, 1e20, 1e160};
+    for (int single = 0; single < 2; single++)
+        for (size_t k = 0; k < 5; k++) {
+            if (single && (k == 0 || k == 4))
+                continue;
+            const double sd = sds[k], mean = k == 2 ? 0.1 : 0.0, x = k == 2 ? (double)(float)0.1000005 : sd, expected = -(x - mean) / sd / sd;
+            double log_prob, score;
+            nf_flow *flow;
+            must(nf_flow_create(1, 0, single ? NF_SINGLE : NF_DOUBLE, &flow));
+            must(nf_flow_set_base_normal(flow, &mean, &sd));
+            must(nf_score(flow, NULL, 1, &x, NULL, &log_prob, &score));
+            must_agree("score", fabs(score / expected - 1), single ? 2e-7 : 1e-14);
+            nf_flow_free(flow);
+        }
+}
+END_TEST
+
+int main(void) {
+    const int subjects = 2 * (int)fixture_count;
+    Suite *suite = suite_create("far rows");
+    TCase *far = tcase_create("far rows");
+    tcase_add_loop_test(far, rows_too_far_to_differentiate_add_nothing, 0, subjects);
+    tcase_add_loop_test(far, huge_rows_are_bad_or_right, 0, subjects);
+    tcase_add_loop_test(far, short_planar_layers_have_gradients_or_bad_rows, 0, 4);
+    tcase_add_loop_test(far, short_planar_layers_have_losses_or_bad_rows, 0, 4);
+    tcase_add_loop_test(far, rows_with_steep_gradients_add_nothing, 0, 4);
+    tcase_add_test(far, maps_reach_further_than_densities);
+    tcase_add_test(far, sums_beyond_the_numbers_are_bad);
+    tcase_add_test(far, regularisers_beyond_the_numbers_make_bad_rows);
+    tcase_add_test(far, a_narrow_base_has_a_score);
+    tcase_set_timeout(far, 120);
+    suite_add_tcase(suite, far);
+    return run_suite(suite);
+}
