@@ -12,8 +12,9 @@ Failures are exceptions with the line of nf_last_error. Rows that are bad do not
 in those rows. A Python callback that raises ends the call, which raises the same; so does Ctrl-C, at the next callback, of which fit has one an epoch.
 
 Handles are freed by close(), at the end of a with block, or with the object; a Flow can be copied and pickled. The interpreter's lock is free during
-calls; a handle belongs to one thread at a time, but for flows that are only read. The library is found by the environment variable NFLOW_LIBRARY, or as
-the system finds libraries.
+calls; a handle belongs to one thread at a time, but for flows that are only read. While a call has an object, its callbacks may read a flow or net, and no
+more: to close or change it, or to use a workspace, gradient or optimizer again, is a RuntimeError, from other threads too. The library is found by the
+environment variable NFLOW_LIBRARY, or as the system finds libraries.
 
 Python 3.7 or later, numpy. MIT licence.
 """
@@ -322,13 +323,11 @@ def _at(array):
     return address
 
 
-def _handle(value, kind, name):
-    """The handle of an object of this class, or NULL for None."""
-    if value is None:
-        return None
-    if not isinstance(value, kind):
+def _owner(value, kind, name):
+    """An object of this class, or None."""
+    if value is not None and not isinstance(value, kind):
         raise TypeError("%s: a %s is expected, not %s" % (name, kind.__name__, type(value).__name__))
-    return value.handle
+    return value
 
 
 def _enum(kind, value):
@@ -436,7 +435,7 @@ class _Calls:
         try:
             for number in handlers:
                 signal.signal(number, keep)
-            return function(*arguments)
+            return _call(function, *arguments)
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
@@ -490,14 +489,49 @@ class _Calls:
 
 # ---- handles
 
+_lock = threading.RLock()  # of the marks of the calls; a handler of a signal, or the collector, may come back into it
+_CHANGES = {"nf_flow_append", "nf_flow_invert", "nf_flow_set_base_normal", "nf_cnf_set_solver", "nf_affine_standardize", "nf_set_parameters",
+            "nf_optimizer_step", "nf_fit", "nf_fit_reverse_kl", "nf_mlp_set_parameters", "nf_mlp_step"}  # those whose flow or net is not const
+
+
+def _call(function, *arguments, taken=None):
+    """What a function of C returns, to which the objects among the arguments go as their handles. Until then nobody can close them, change them, or use
+    again what serves one call at a time. `taken` is freed by a call that succeeds."""
+    call, owners = object(), [one for one in arguments if isinstance(one, _Owner)]
+    try:
+        with _lock:
+            for one in owners:
+                if not one._shared or function.__name__ in _CHANGES:
+                    one._idle()
+            for one in owners:
+                one._calls.add(call)
+        arguments = [one.handle if isinstance(one, _Owner) else one for one in arguments]
+        if taken is None:
+            return function(*arguments)
+        handle, taken._handle = taken._handle, None
+        status = function(*arguments)
+        if status != Status.OK:
+            taken._handle = handle
+        return status
+    finally:
+        for one in owners:
+            one._calls.discard(call)
+
+
 class _Owner:
     """A handle that is freed once."""
-    _handle = None
+    _handle, _calls = None, frozenset()
+    _shared = False  # whether calls may share it that do not change it
 
     def __init__(self, create, *arguments):
         handle = P()
-        _check(create(*arguments, byref(handle)))
+        self._calls = set()  # those that have it now
+        _check(_call(create, *arguments, byref(handle)))
         self._handle = handle.value
+
+    def _idle(self):
+        if self._calls:
+            raise RuntimeError("the %s is in use by a call that has not ended" % type(self).__name__)
 
     @property
     def handle(self):
@@ -506,9 +540,11 @@ class _Owner:
         return self._handle
 
     def close(self):
-        if self._handle is not None:
-            self._free(self._handle)
-            self._handle = None
+        with _lock:
+            self._idle()
+            handle, self._handle = self._handle, None
+        if handle is not None:
+            self._free(handle)
 
     def __enter__(self):
         return self
@@ -532,13 +568,13 @@ class Workspace(_Owner):
 
     def __init__(self, of, threads=1):
         if isinstance(of, Mlp):
-            super().__init__(lib.nf_mlp_workspace_create, of.handle)
+            super().__init__(lib.nf_mlp_workspace_create, of)
         else:
-            super().__init__(lib.nf_workspace_create, _handle(of, Flow, "of"), _size(threads, "threads"))
+            super().__init__(lib.nf_workspace_create, _owner(of, Flow, "of"), _size(threads, "threads"))
 
     def stats(self):
         stats = Stats(struct_size=ctypes.sizeof(Stats))
-        return _check(lib.nf_workspace_stats(self.handle, byref(stats)), stats)
+        return _check(_call(lib.nf_workspace_stats, self, byref(stats)), stats)
 
 
 class Gradient(_Owner):
@@ -547,20 +583,20 @@ class Gradient(_Owner):
 
     def __init__(self, of):
         kind, create = (Mlp, lib.nf_mlp_gradient_create) if isinstance(of, Mlp) else (Flow, lib.nf_gradient_create)
-        super().__init__(create, _handle(of, kind, "of"))
+        super().__init__(create, _owner(of, kind, "of"))
         self._count = of.parameter_count
 
     def zero(self):
-        _check(lib.nf_gradient_zero(self.handle))
+        _check(_call(lib.nf_gradient_zero, self))
 
     @property
     def values(self):
         values = np.empty(self._count)
-        return _check(lib.nf_gradient_get(self.handle, _at(values)), values)
+        return _check(_call(lib.nf_gradient_get, self, _at(values)), values)
 
     @values.setter
     def values(self, values):
-        _check(lib.nf_gradient_set(self.handle, _at(_array(values, "values", self._count))))
+        _check(_call(lib.nf_gradient_set, self, _at(_array(values, "values", self._count))))
 
 
 class Optimizer(_Owner):
@@ -571,19 +607,20 @@ class Optimizer(_Owner):
         config = _config(OptimizerConfig, config)
         self._kind, create, self._step = (Mlp, lib.nf_mlp_optimizer_create, lib.nf_mlp_step) if isinstance(of, Mlp) else (
             Flow, lib.nf_optimizer_create, lib.nf_optimizer_step)
-        super().__init__(create, _handle(of, self._kind, "of"), byref(config))
+        super().__init__(create, _owner(of, self._kind, "of"), byref(config))
 
     def step(self, of, gradient):
         """Move the parameters of the flow or net that the optimizer was made from."""
-        _check(self._step(self.handle, _handle(of, self._kind, "of"), _handle(gradient, Gradient, "gradient")))
+        _check(_call(self._step, self, _owner(of, self._kind, "of"), _owner(gradient, Gradient, "gradient")))
 
     def set_learning_rate(self, learning_rate):
-        _check(lib.nf_optimizer_set_learning_rate(self.handle, learning_rate))
+        _check(_call(lib.nf_optimizer_set_learning_rate, self, learning_rate))
 
 
 class Flow(_Owner):
     """A base density and a stack of layers. Made by the class methods: realnvp, planar, radial, cnf, permutation, affine, identity, load."""
     _free = staticmethod(lib.nf_flow_free)
+    _shared = True
 
     # -- building
 
@@ -628,12 +665,12 @@ class Flow(_Owner):
         return cls(lib.nf_flow_load_memory, _at(data), data.size)
 
     def save(self, path):
-        _check(lib.nf_flow_save(self.handle, _path(path)))
+        _check(_call(lib.nf_flow_save, self, _path(path)))
 
     def dumps(self):
         """The bytes of a model file."""
         pointer, size = P(), Z()
-        _check(lib.nf_flow_save_memory(self.handle, byref(pointer), byref(size)))
+        _check(_call(lib.nf_flow_save_memory, self, byref(pointer), byref(size)))
         try:
             return ctypes.string_at(pointer, size.value)
         finally:
@@ -644,31 +681,30 @@ class Flow(_Owner):
         return Flow.loads, (self.dumps(),)
 
     def clone(self):
-        return Flow(lib.nf_flow_clone, self.handle)
+        return Flow(lib.nf_flow_clone, self)
 
     def convert(self, precision):
-        return Flow(lib.nf_flow_convert, self.handle, _enum(Precision, precision))
+        return Flow(lib.nf_flow_convert, self, _enum(Precision, precision))
 
     def append(self, part):
         """Move the layers of `part` to the data end; `part` is closed."""
-        _check(lib.nf_flow_append(self.handle, _handle(part, Flow, "part")))
-        part._handle = None
+        _check(_call(lib.nf_flow_append, self, _owner(part, Flow, "part"), taken=part))
 
     def invert(self):
-        _check(lib.nf_flow_invert(self.handle))
+        _check(_call(lib.nf_flow_invert, self))
 
     def set_base_normal(self, mean=None, sd=None):
         mean, sd = (None if value is None else _array(value, name, self.dim) for value, name in ((mean, "mean"), (sd, "sd")))
-        _check(lib.nf_flow_set_base_normal(self.handle, _at(mean), _at(sd)))
+        _check(_call(lib.nf_flow_set_base_normal, self, _at(mean), _at(sd)))
 
     def set_solver(self, method="dopri5", rtol=0, atol=0, steps=0, max_steps=0):
-        _check(lib.nf_cnf_set_solver(self.handle, _enum(OdeMethod, method), rtol, atol, _size(steps, "steps"),
+        _check(_call(lib.nf_cnf_set_solver, self, _enum(OdeMethod, method), rtol, atol, _size(steps, "steps"),
                                      _size(max_steps, "max_steps")))
 
     def standardize(self, x):
         """Of a flow that is one affine layer: take N(0, I) to the mean and standard deviation of the columns of x."""
         x = self._rows(x, "x")
-        _check(lib.nf_affine_standardize(self.handle, len(x), _at(x)))
+        _check(_call(lib.nf_affine_standardize, self, len(x), _at(x)))
 
     # -- looking
 
@@ -682,19 +718,19 @@ class Flow(_Owner):
     @property
     def parameters(self):
         values = np.empty(self.parameter_count)
-        return _check(lib.nf_get_parameters(self.handle, _at(values)), values)
+        return _check(_call(lib.nf_get_parameters, self, _at(values)), values)
 
     @parameters.setter
     def parameters(self, values):
-        _check(lib.nf_set_parameters(self.handle, _at(_array(values, "parameters", self.parameter_count))))
+        _check(_call(lib.nf_set_parameters, self, _at(_array(values, "parameters", self.parameter_count))))
 
     def tensors(self, parameters=None):
         """{name: array}: views into `parameters` (or a gradient's values); without it into a copy of the flow's."""
         parameters = self.parameters if parameters is None else parameters
         found = {}
-        for index in range(lib.nf_tensor_count(self.handle)):
+        for index in range(_call(lib.nf_tensor_count, self)):
             info = Tensor(struct_size=ctypes.sizeof(Tensor))
-            _check(lib.nf_tensor_info(self.handle, index, byref(info)))
+            _check(_call(lib.nf_tensor_info, self, index, byref(info)))
             shape = tuple(info.shape[:info.rank])
             count = int(np.prod(shape))
             found[ctypes.string_at(info.name).decode()] = parameters[info.offset:info.offset + count].reshape(shape)
@@ -719,7 +755,7 @@ class Flow(_Owner):
     def _map(self, call, value, name, context, workspace, log_det):
         value = self._rows(value, name)
         out, log_det = np.empty_like(value), np.empty(len(value)) if log_det else None
-        status = call(self.handle, _handle(workspace, Workspace, "workspace"), len(value), _at(value), _at(self._context(context, len(value))),
+        status = _call(call, self, _owner(workspace, Workspace, "workspace"), len(value), _at(value), _at(self._context(context, len(value))),
                       _at(out), _at(log_det))
         return _check(status, (out, log_det) if log_det is not None else out)
 
@@ -734,7 +770,7 @@ class Flow(_Owner):
     def log_prob(self, x, context=None, workspace=None):
         x = self._rows(x, "x")
         log_prob = np.empty(len(x))
-        status = lib.nf_log_prob(self.handle, _handle(workspace, Workspace, "workspace"), len(x), _at(x), _at(self._context(context, len(x))),
+        status = _call(lib.nf_log_prob, self, _owner(workspace, Workspace, "workspace"), len(x), _at(x), _at(self._context(context, len(x))),
                                  _at(log_prob))
         return _check(status, log_prob)
 
@@ -742,7 +778,7 @@ class Flow(_Owner):
         """(log_prob, its gradient with respect to x)."""
         x = self._rows(x, "x")
         log_prob, score = np.empty(len(x)), np.empty_like(x)
-        status = lib.nf_score(self.handle, _handle(workspace, Workspace, "workspace"), len(x), _at(x), _at(self._context(context, len(x))),
+        status = _call(lib.nf_score, self, _owner(workspace, Workspace, "workspace"), len(x), _at(x), _at(self._context(context, len(x))),
                               _at(log_prob), _at(score))
         return _check(status, (log_prob, score))
 
@@ -750,7 +786,7 @@ class Flow(_Owner):
         """(x, log_prob): draws, and the log density at them. Advances rng."""
         rows = _size(rows, "rows")
         x, log_prob = np.empty((rows, self.dim)), np.empty(rows)
-        status = lib.nf_sample(self.handle, _handle(workspace, Workspace, "workspace"), _rng(rng), rows, _at(self._context(context, rows)), _at(x),
+        status = _call(lib.nf_sample, self, _owner(workspace, Workspace, "workspace"), _rng(rng), rows, _at(self._context(context, rows)), _at(x),
                                _at(log_prob))
         return _check(status, (x, log_prob))
 
@@ -758,7 +794,7 @@ class Flow(_Owner):
         """Of a flow that is one CNF layer: where z is at the instants t, times x rows x dim."""
         z, t = self._rows(z, "z"), _array(t, "t", None)
         path = np.empty((len(t),) + z.shape)
-        status = lib.nf_cnf_trajectory(self.handle, _handle(workspace, Workspace, "workspace"), len(z), _at(z), _at(self._context(context, len(z))),
+        status = _call(lib.nf_cnf_trajectory, self, _owner(workspace, Workspace, "workspace"), len(z), _at(z), _at(self._context(context, len(z))),
                                        len(t), _at(t), _at(path))
         return _check(status, path)
 
@@ -767,24 +803,24 @@ class Flow(_Owner):
     def grad_nll(self, x, gradient, context=None, weight=None, workspace=None):
         x, loss = self._rows(x, "x"), D()
         weight = None if weight is None else _array(weight, "weight", len(x))
-        status = lib.nf_grad_nll(self.handle, _handle(workspace, Workspace, "workspace"), len(x), _at(x), _at(self._context(context, len(x))),
-                                 _at(weight), _handle(gradient, Gradient, "gradient"), byref(loss))
+        status = _call(lib.nf_grad_nll, self, _owner(workspace, Workspace, "workspace"), len(x), _at(x), _at(self._context(context, len(x))),
+                                 _at(weight), _owner(gradient, Gradient, "gradient"), byref(loss))
         return _check(status, loss.value)
 
     def grad_reverse_kl(self, rows, rng, target, gradient, context=None, workspace=None):
         """target(x) gives (log density, its gradient)."""
         calls, loss, rows = _Calls(), D(), _size(rows, "rows")
         call = calls.target(target, self.dim)
-        status = calls.run(lib.nf_grad_reverse_kl, self.handle, _handle(workspace, Workspace, "workspace"), _rng(rng), rows,
-                           _at(self._context(context, rows)), ctypes.cast(call, P), None, _handle(gradient, Gradient, "gradient"), byref(loss))
+        status = calls.run(lib.nf_grad_reverse_kl, self, _owner(workspace, Workspace, "workspace"), _rng(rng), rows,
+                           _at(self._context(context, rows)), ctypes.cast(call, P), None, _owner(gradient, Gradient, "gradient"), byref(loss))
         return calls.check(status, loss.value)
 
     def grad_flow_matching(self, x, rng, gradient, context=None, weight=None, pairing="independent", workspace=None):
         x, loss = self._rows(x, "x"), D()
         weight = None if weight is None else _array(weight, "weight", len(x))
-        status = lib.nf_grad_flow_matching(self.handle, _handle(workspace, Workspace, "workspace"), _rng(rng), len(x), _at(x),
+        status = _call(lib.nf_grad_flow_matching, self, _owner(workspace, Workspace, "workspace"), _rng(rng), len(x), _at(x),
                                            _at(self._context(context, len(x))), _at(weight), _enum(Pairing, pairing),
-                                           _handle(gradient, Gradient, "gradient"), byref(loss))
+                                           _owner(gradient, Gradient, "gradient"), byref(loss))
         return _check(status, loss.value)
 
     def _vjp(self, call, value, name, grad_out, grad_log_det, context, gradient, workspace):
@@ -795,8 +831,8 @@ class Flow(_Owner):
         if grad_out is not None and len(grad_out) != rows:
             raise ValueError("the cotangent has %d rows, expected %d" % (len(grad_out), rows))
         grad_in, grad_context = np.empty_like(value), np.empty((rows, self.context_dim)) if self.context_dim else None
-        status = call(self.handle, _handle(workspace, Workspace, "workspace"), rows, _at(value), _at(self._context(context, rows)), _at(grad_out),
-                      _at(grad_log_det), _at(grad_in), _at(grad_context), _handle(gradient, Gradient, "gradient"))
+        status = _call(call, self, _owner(workspace, Workspace, "workspace"), rows, _at(value), _at(self._context(context, rows)), _at(grad_out),
+                      _at(grad_log_det), _at(grad_in), _at(grad_context), _owner(gradient, Gradient, "gradient"))
         return _check(status, (grad_in, grad_context))
 
     def forward_vjp(self, z, grad_x, grad_log_det=None, context=None, gradient=None, workspace=None):
@@ -841,7 +877,7 @@ class Flow(_Owner):
             config["checkpoint"] = _path(checkpoint)
         config["progress"] = calls.progress(_PROGRESS, FitProgress, progress)
         config = _config(FitConfig, config)
-        status = calls.run(lib.nf_fit, self.handle, count, _at(x), _at(context), byref(config), byref(report))
+        status = calls.run(lib.nf_fit, self, count, _at(x), _at(context), byref(config), byref(report))
         if status == Status.ERR_ROWS and calls.raised is None:
             warnings.warn(lib.nf_last_error().decode("utf-8", "replace"), RowsWarning, stacklevel=2)
             return report
@@ -856,7 +892,7 @@ class Flow(_Owner):
         config["progress"] = calls.progress(_REVERSE_KL_PROGRESS, ReverseKlProgress, progress)
         config = _config(ReverseKlConfig, config)
         call = calls.target(target, self.dim)
-        return calls.check(calls.run(lib.nf_fit_reverse_kl, self.handle, ctypes.cast(call, P), None, byref(config), byref(report)), report)
+        return calls.check(calls.run(lib.nf_fit_reverse_kl, self, ctypes.cast(call, P), None, byref(config), byref(report)), report)
 
     def diagnose(self, x=None, context=None, target=None, **config):
         """Whether the flow is what it claims to be, and with data, whether it is what they are. diagnosis_text(report) prints it."""
@@ -870,7 +906,7 @@ class Flow(_Owner):
         config["target"] = calls.target(target, self.dim, False)
         config = _config(DiagnoseConfig, config)
         context = None if context is None else self._context(context, rows)
-        return calls.check(calls.run(lib.nf_diagnose, self.handle, rows, _at(x), _at(context), byref(config), byref(report)), report)
+        return calls.check(calls.run(lib.nf_diagnose, self, rows, _at(x), _at(context), byref(config), byref(report)), report)
 
 
 def diagnosis_text(report):
@@ -882,6 +918,7 @@ def diagnosis_text(report):
 class Mlp(_Owner):
     """A net beside a flow: Mlp(inputs, outputs, hidden_width=64)."""
     _free = staticmethod(lib.nf_mlp_free)
+    _shared = True
 
     def __init__(self, inputs, outputs, **config):
         super().__init__(lib.nf_mlp_create, byref(_config(MlpConfig, dict(config, inputs=inputs, outputs=outputs))))
@@ -892,23 +929,23 @@ class Mlp(_Owner):
     @property
     def parameters(self):
         values = np.empty(self.parameter_count)
-        return _check(lib.nf_mlp_get_parameters(self.handle, _at(values)), values)
+        return _check(_call(lib.nf_mlp_get_parameters, self, _at(values)), values)
 
     @parameters.setter
     def parameters(self, values):
-        _check(lib.nf_mlp_set_parameters(self.handle, _at(_array(values, "parameters", self.parameter_count))))
+        _check(_call(lib.nf_mlp_set_parameters, self, _at(_array(values, "parameters", self.parameter_count))))
 
     def forward(self, x, workspace=None):
         x = _array(x, "x", None, self.inputs)
         y = np.empty((len(x), self.outputs))
-        return _check(lib.nf_mlp_forward(self.handle, _handle(workspace, Workspace, "workspace"), len(x), _at(x), _at(y)), y)
+        return _check(_call(lib.nf_mlp_forward, self, _owner(workspace, Workspace, "workspace"), len(x), _at(x), _at(y)), y)
 
     def vjp(self, x, grad_y, gradient=None, workspace=None):
         """The cotangent of x; that of the parameters is added to `gradient`."""
         x = _array(x, "x", None, self.inputs)
         grad_y, grad_x = _array(grad_y, "grad_y", len(x), self.outputs), np.empty_like(x)
-        status = lib.nf_mlp_vjp(self.handle, _handle(workspace, Workspace, "workspace"), len(x), _at(x), _at(grad_y), None, _at(grad_x),
-                                _handle(gradient, Gradient, "gradient"))
+        status = _call(lib.nf_mlp_vjp, self, _owner(workspace, Workspace, "workspace"), len(x), _at(x), _at(grad_y), None, _at(grad_x),
+                                _owner(gradient, Gradient, "gradient"))
         return _check(status, grad_x)
 
 

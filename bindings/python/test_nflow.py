@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import tempfile
+import threading
 import unittest
 import warnings
 
@@ -64,6 +65,9 @@ class Tables(unittest.TestCase):
             self.assertEqual(nflow.SIGNATURES[name], tuple(self.kind(c_type) for _, c_type in parameters), name)
             expected = {"void": None, "const char *": ctypes.c_char_p}.get(result, False)
             self.assertEqual(nflow.RESULTS.get(name, nflow.I), self.kind(result) if expected is False else expected, name)
+        changes = {name for name, (_, parameters) in self.header.functions.items()
+                   if not name.endswith("_free") and any(c_type in ("nf_flow *", "nf_mlp *") for _, c_type in parameters)}
+        self.assertEqual(nflow._CHANGES, changes)
 
 
 class Arrays(unittest.TestCase):
@@ -398,6 +402,47 @@ class Callbacks(unittest.TestCase):
         np.testing.assert_array_equal(meddled, nflow.ode_solve(equation, y, 0, 1))
         for array in kept:
             self.assertTrue((array == 7).all())
+
+    def test_what_a_call_has_stays(self):
+        """Neither its callbacks nor other threads close or change what C is working on; they may look at it."""
+        def target(x):
+            return -.5 * (x * x).sum(1), -x
+
+        def refused(attempts):
+            for attempt in attempts:
+                with self.assertRaisesRegex(RuntimeError, "in use"):
+                    attempt()
+            refusals.append(len(attempts))
+        flow, part = nflow.Flow.planar(dim=2, layers=2, seed=1), nflow.Flow.planar(dim=2)
+        workspace, gradient, optimizer = nflow.Workspace(flow), nflow.Gradient(flow), nflow.Optimizer(flow)
+        parameters, x, refusals = flow.parameters, self.x[:3], []
+        changes = [flow.close, flow.__exit__, lambda: setattr(flow, "parameters", parameters), lambda: flow.fit(self.x, epochs=1),
+                   lambda: flow.fit_reverse_kl(target, steps=1), lambda: flow.append(part), lambda: part.append(flow), flow.invert,
+                   flow.set_base_normal, lambda: flow.standardize(x), flow.set_solver, lambda: optimizer.step(flow, gradient)]
+        uses = [workspace.close, gradient.close, gradient.zero, lambda: flow.log_prob(x, workspace=workspace),
+                lambda: flow.grad_nll(x, gradient)]
+
+        def progress(_):
+            refused(changes)
+            other = threading.Thread(target=refused, args=(changes,))
+            other.start()
+            other.join()
+            self.assertEqual(flow.clone().dumps(), flow.dumps())
+            flow.grad_nll(x, gradient, workspace=workspace)
+            return True
+        flow.fit(self.x, epochs=2, progress=progress)
+        flow.fit_reverse_kl(target, steps=2, progress=progress)
+        flow.grad_reverse_kl(3, nflow.Rng(), lambda x: (refused(changes + uses), target(x))[1], gradient, workspace=workspace)
+        self.assertEqual(refusals, [len(changes)] * 4 + [len(changes + uses)])
+        with self.assertRaisesRegex(RuntimeError, "the Flow is in use"):
+            flow.fit(self.x, epochs=2, progress=lambda _: flow.close())
+        flow.parameters = parameters
+        flow.append(part)
+        with self.assertRaisesRegex(nflow.ArgumentError, "itself"):
+            flow.append(flow)
+        self.assertEqual(flow.layer_count, 3)
+        for one in (optimizer, workspace, gradient, flow):
+            one.close()
 
     def test_training_by_hand(self):
         flow = nflow.Flow.realnvp(dim=2, couplings=2, hidden_width=8, seed=3)
