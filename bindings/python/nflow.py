@@ -6,8 +6,8 @@
         samples, log_prob = flow.sample(1000, nflow.Rng(seed=1))
         flow.save("model.safetensors")
 
-What a call means is said in nflow.h; names are the same. Arrays are rows x dim; contiguous arrays of float64 are used where they lie, others are
-copied. Members of configs are keyword arguments: an enum may be given by its name ("tanh"), and None as a size means none (NF_NONE).
+What a call means is said in nflow.h; names are the same. Arrays are rows x dim; contiguous arrays of float64 are used where they lie, other real numbers
+are copied. Members of configs are keyword arguments: an enum may be given by its name ("tanh"), and None as a size means none (NF_NONE).
 Failures are exceptions with the line of nf_last_error. Rows that are bad do not spoil others: RowsError.result is what the call would have returned, with NaN
 in those rows. A Python callback that raises ends the call, which raises the same; so does Ctrl-C, at the next callback, of which fit has one an epoch.
 
@@ -302,11 +302,22 @@ def version():
 
 # ---- arguments
 
+def _numbers(value, name):
+    """`value` as contiguous float64. What is masked is NaN. What is not real numbers is refused: numpy would take "1" or a date for a number."""
+    array = np.ma.asanyarray(value) if isinstance(value, np.ma.MaskedArray) else np.asarray(value)
+    kinds = {array.dtype.kind}
+    if array.dtype == object:
+        kinds = {np.asarray(one).dtype.kind for one in np.ma.getdata(array).flat}  # "O": what numpy does not know, such as Decimal and None
+    if not kinds <= set("biufO"):
+        raise TypeError("%s has %s, expected numbers" % (name, array.dtype if array.dtype != object else "objects that are none"))
+    if isinstance(array, np.ma.MaskedArray):
+        array = array.astype(np.float64).filled(np.nan)
+    return np.ascontiguousarray(array, dtype=np.float64)
+
+
 def _array(value, name, *shape):
-    """`value` as contiguous float64 of this shape, in which None is any length. What is masked is NaN."""
-    if isinstance(value, np.ma.MaskedArray):
-        value = value.astype(np.float64).filled(np.nan)
-    array = np.ascontiguousarray(value, dtype=np.float64)
+    """`value` as contiguous float64 of this shape, in which None is any length."""
+    array = _numbers(value, name)
     if array.ndim == 1 and len(shape) == 2 and shape[1] == 1:
         array = array.reshape(-1, 1)
     if array.ndim != len(shape) or any(want is not None and want != have for want, have in zip(shape, array.shape)):
@@ -373,7 +384,7 @@ def _put(into, values, name):
     """What a callback answers, where C wants it: of the very shape, since one row for all would be the wrong numbers."""
     if np.shape(values) != into.shape:
         raise ValueError("%s has shape %s, expected %s, and is not broadcast" % (name, np.shape(values), into.shape))
-    into[...] = values
+    into[...] = _numbers(values, name)
 
 
 def _config(kind, members):
@@ -954,7 +965,7 @@ def ode_solve(f, y, t0, t1, times=None, **config):
 
     f gets the times and states of some of the rows, at most 16, and their indices, and gives count x size.
     """
-    y, calls = np.array(y, dtype=np.float64, order="C"), _Calls()
+    y, calls = np.array(_numbers(y, "y")), _Calls()
     if y.ndim != 2:
         raise ValueError("y has shape %s, expected (rows, size)" % (y.shape,))
     rows, size = y.shape

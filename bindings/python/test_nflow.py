@@ -4,6 +4,8 @@ usage: test_nflow.py HEADER LAYOUT   the header, and the output of the program t
 """
 import copy
 import ctypes
+import decimal
+import fractions
 import gc
 import os
 import pickle
@@ -93,6 +95,33 @@ class Arrays(unittest.TestCase):
             x = np.ma.masked_equal(np.array([[1, 2], [3, 99]], dtype=kind), 99)
             with self.assertRaisesRegex(nflow.RowsError, r"x\[1\]\[1\] is nan"):
                 flow.log_prob(x)
+
+    def test_what_is_no_number_is_refused(self):
+        flow = nflow.Flow.planar(dim=2, layers=2, seed=2)
+        for wrong in ([[1, 2j]], [["1", "2"]], [[b"1", b"2"]], np.array([["2020-01-01", "2020-01-02"]], dtype="M8[D]"),
+                      np.array([[1, 2]], dtype="m8[s]"), np.array([[1, "2"]], dtype=object), np.array([[1, np.complex64(2)]], dtype=object),
+                      np.ma.masked_equal(np.array([[1j, 2]]), 2)):
+            with self.assertRaisesRegex(TypeError, "x has .*, expected numbers"):
+                flow.log_prob(wrong)
+            with self.assertRaisesRegex(TypeError, "y has .*, expected numbers"):
+                nflow.ode_solve(lambda t, y, row: y, wrong, 0, 1)
+        before = flow.parameters
+        for wrong in (lambda x: (np.full(len(x), 1j), -x), lambda x: (["1"] * len(x), -x), lambda x: (x[:, 0], 1j * x)):
+            with self.assertRaisesRegex(TypeError, "expected numbers"):
+                flow.fit_reverse_kl(wrong, steps=2)
+        np.testing.assert_array_equal(flow.parameters, before)
+        expected = flow.log_prob(np.array([[1., 0.]]))
+        for right in ([[1, 0]], [[True, False]], np.array([[True, False]]), np.array([[1, 0]], dtype=np.float16), np.array([[1, 0]], dtype=np.uint8),
+                      np.array([[1, 0]], dtype=np.longdouble), np.array([[fractions.Fraction(1), decimal.Decimal(0)]], dtype=object)):
+            np.testing.assert_array_equal(flow.log_prob(right), expected)
+        with self.assertRaisesRegex(nflow.RowsError, r"x\[0\]\[1\] is nan"):
+            flow.log_prob(np.array([[1, None]], dtype=object))
+
+    def test_masked_answers_are_missing(self):
+        flow = nflow.Flow.planar(dim=2, layers=2, seed=2)
+        mask = np.arange(10) < 3
+        with nflow.Gradient(flow) as gradient, self.assertRaisesRegex(nflow.RowsError, "3 bad rows"):
+            flow.grad_reverse_kl(10, nflow.Rng(1), lambda x: (np.ma.masked_array(np.zeros(10), mask=mask), -x), gradient)
 
     def test_shapes_are_checked(self):
         for wrong in (self.x[:, :2], self.x[0], self.x[None]):
