@@ -7,9 +7,9 @@
         flow.save("model.safetensors")
 
 What a call means is said in nflow.h; names are the same. Arrays are rows x dim; contiguous arrays of float64 are used where they lie, other real numbers
-are copied. Members of configs are keyword arguments: an enum may be given by its name ("tanh"), and None as a size means none (NF_NONE).
-Failures are exceptions with the line of nf_last_error. Rows that are bad do not spoil others: RowsError.result is what the call would have returned, with NaN
-in those rows. A Python callback that raises ends the call, which raises the same; so does Ctrl-C, at the next callback, of which fit has one an epoch.
+are copied. Members of configs are keyword arguments: an enum may be given by its name ("tanh"), and None as couplings, layers,
+hidden_layers, patience or evaluation_samples means none (NF_NONE). Failures are exceptions with the line of nf_last_error. Rows that are bad do not spoil
+others: RowsError.result is what the call would have returned, with NaN in those rows. A Python callback that raises ends the call, which raises the same; so does Ctrl-C, at the next callback, of which fit has one an epoch.
 
 Handles are freed by close(), at the end of a with block, or with the object; a Flow can be copied and pickled. The interpreter's lock is free during
 calls; a handle belongs to one thread at a time, but for flows that are only read. While a call has an object, its callbacks may read a flow or net, and no
@@ -57,6 +57,7 @@ Verdict = enum.IntEnum("Verdict", "PASSED FAILED SKIPPED", start=0)
 
 _ENUMS = {"precision": Precision, "activation": Activation, "scale": Scale, "mask": Mask, "dynamics": Dynamics, "method": OdeMethod,
           "trace": Trace, "gradient": OdeGradient, "kind": OptimizerKind, "schedule": Schedule, "objective": Objective, "pairing": Pairing}
+_NONE_MEANS = {"layers", "couplings", "hidden_layers", "patience", "evaluation_samples"}  # none of them, where 0 is the default
 
 
 # ---- structs of nflow.h; pointers are P, whatever they point to
@@ -309,7 +310,7 @@ def _numbers(value, name):
     if array.dtype == object:
         kinds = {np.asarray(one).dtype.kind for one in np.ma.getdata(array).flat}  # "O": what numpy does not know, such as Decimal and None
     if not kinds <= set("biufO"):
-        raise TypeError("%s has %s, expected numbers" % (name, array.dtype if array.dtype != object else "objects that are none"))
+        raise TypeError("%s has %s, expected numbers" % (name, array.dtype if array.dtype != object else "other objects"))
     if isinstance(array, np.ma.MaskedArray):
         array = array.astype(np.float64).filled(np.nan)
     return np.ascontiguousarray(array, dtype=np.float64)
@@ -347,13 +348,26 @@ def _enum(kind, value):
             return kind[value.upper()]
         except KeyError:
             raise ValueError("%r is none of %s" % (value, ", ".join(member.name.lower() for member in kind))) from None
+    if isinstance(value, enum.Enum) and not isinstance(value, kind):
+        raise TypeError("%r is no %s" % (value, kind.__name__))
     return kind(value)
 
 
 def _whole(value, name, kind):
     """ctypes would take -1 for the largest number, and that and 1 for 0."""
-    value = operator.index(value)
-    if value < 0 or value > kind(-1).value:
+    return _between(0, kind(-1).value, value, name)
+
+
+def _flag(value, name):
+    return _between(-2 ** 31, 2 ** 31 - 1, value, name)
+
+
+def _between(least, most, value, name):
+    try:
+        value = operator.index(value)
+    except TypeError:
+        raise TypeError("%s is %r, expected a whole number" % (name, value)) from None
+    if not least <= value <= most:
         raise ValueError("%s is %d" % (name, value))
     return value
 
@@ -398,11 +412,11 @@ def _config(kind, members):
         if kinds[name] is P:
             setattr(struct, name, _pointer(struct.kept, name, value))
         elif kinds[name] is I:
-            setattr(struct, name, _enum(_ENUMS[name], value) if name in _ENUMS else int(value))
+            setattr(struct, name, _enum(_ENUMS[name], value) if name in _ENUMS else _flag(value, name))
         elif kinds[name] is D:
             setattr(struct, name, float(value))
         else:
-            setattr(struct, name, NONE if value is None else _whole(value, name, kinds[name]))
+            setattr(struct, name, NONE if value is None and name in _NONE_MEANS else _whole(value, name, kinds[name]))
     return struct
 
 
@@ -921,6 +935,8 @@ class Flow(_Owner):
 
 
 def diagnosis_text(report):
+    if not isinstance(report, DiagnoseReport):
+        raise TypeError("report: a DiagnoseReport is expected, not %s" % type(report).__name__)
     text = ctypes.create_string_buffer(lib.nf_diagnose_text(byref(report), None, 0) + 1)
     lib.nf_diagnose_text(byref(report), text, len(text))
     return text.value.decode()

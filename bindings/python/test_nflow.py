@@ -218,6 +218,17 @@ class Errors(unittest.TestCase):
         linear = nflow.Flow.realnvp(dim=2, couplings=1, hidden_layers=None, actnorm=-1)
         self.assertEqual(linear.parameter_count, 4)
         self.assertEqual(nflow.Flow.realnvp(dim=2, precision="single").precision, nflow.Precision.SINGLE)
+        self.assertEqual(nflow.Flow.realnvp(dim=2, couplings=None).layer_count, 1)
+        self.assertEqual(nflow.Flow.planar(dim=2, layers=None).layer_count, 0)
+        self.assertEqual(nflow.Mlp(2, 1, hidden_layers=None).parameter_count, 3)
+        for member in ("dim", "context_dim", "hidden_width", "seed", "actnorm"):
+            with self.assertRaisesRegex(TypeError, member + " is None, expected a whole number"):
+                nflow.Flow.realnvp(**dict({"dim": 2}, **{member: None}))
+        for wrong, error in ((1.5, TypeError), ("1", TypeError), (2 ** 32, ValueError), (-2 ** 31 - 1, ValueError)):
+            with self.assertRaisesRegex(error, "actnorm is "):
+                nflow.Flow.realnvp(dim=2, actnorm=wrong)
+        with self.assertRaisesRegex(TypeError, "no Activation"):
+            nflow.Flow.realnvp(dim=2, activation=nflow.Scale.EXP)
 
     def test_whole_numbers(self):
         for wrong in (-1, 2 ** 64):
@@ -519,6 +530,8 @@ class Callbacks(unittest.TestCase):
         self.assertEqual(report.log_det.verdict, nflow.Verdict.PASSED)
         self.assertGreater(report.effective_sample_size.value, 0)
         self.assertIn("round trip", nflow.diagnosis_text(report))
+        with self.assertRaisesRegex(TypeError, "a DiagnoseReport is expected"):
+            nflow.diagnosis_text(nflow.FitReport())
 
 
 if __name__ == "__main__":
