@@ -251,6 +251,14 @@ inline double *wanted(const char *name, results out, std::size_t expected) {
     return out.data();
 }
 
+/* C would take what stands before a null character for the path. */
+inline const char *path(const std::string &of) {
+    const std::size_t end = of.find('\0');
+    if (end != std::string::npos)
+        throw error(NF_ERR_ARGUMENT, "a path has a null character, after " + of.substr(0, end));
+    return of.c_str();
+}
+
 template <auto release> struct deleter {
     template <class T> void operator()(T *pointer) const noexcept { release(pointer); }
 };
@@ -506,7 +514,7 @@ class flow {
     }
     static flow load(const std::string &path, const nf_allocator *allocator = nullptr) {
         nf_flow *handle;
-        check(nf_flow_load_with(path.c_str(), &handle, allocator));
+        check(nf_flow_load_with(detail::path(path), &handle, allocator));
         return flow(handle);
     }
     static flow load(const void *bytes, std::size_t size, const nf_allocator *allocator = nullptr) {
@@ -514,7 +522,7 @@ class flow {
         check(nf_flow_load_memory_with(bytes, size, &handle, allocator));
         return flow(handle);
     }
-    void save(const std::string &path) const { check(nf_flow_save(get(), path.c_str())); }
+    void save(const std::string &path) const { check(nf_flow_save(get(), detail::path(path))); }
     std::vector<unsigned char> save() const {
         void *bytes;
         std::size_t size;
@@ -681,7 +689,7 @@ class flow {
         if (config.with_optimizer_)
             c.optimizer = &config.optimizer_;
         if (!config.checkpoint_.empty())
-            c.checkpoint = config.checkpoint_.c_str();
+            c.checkpoint = detail::path(config.checkpoint_);
         c.weight = weights(config.weight_, n);
         c.validation_rows = rows("validation x", config.validation_x_);
         c.validation_x = config.validation_x_.data();

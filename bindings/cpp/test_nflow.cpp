@@ -61,6 +61,16 @@ static void statuses() {
     MUST(thrown_by([] { nflow::flow(nflow::cnf_config(2).activation(NF_RELU)); }, "relu") == NF_ERR_ARGUMENT);
 }
 
+/* A path ends at its first null character in C: another file than the one that was named. */
+static void paths() {
+    const std::string path("/nonexistent/a\0b", 16);
+    const double x[] = {.5, -.25, 1.5, .75};
+    nflow::flow flow(nflow::planar_config(2));
+    MUST(thrown_by([&] { flow.save(path); }, "null character") == NF_ERR_ARGUMENT);
+    MUST(thrown_by([&] { nflow::flow::load(path); }, "null character") == NF_ERR_ARGUMENT);
+    MUST(thrown_by([&] { flow.fit(x, nflow::fit_config().checkpoint(path)); }, "null character") == NF_ERR_ARGUMENT);
+}
+
 static void sizes() {
     const nflow::flow flow(nflow::realnvp_config(2).context_dim(1).couplings(2).hidden_layers(NF_NONE));
     const double x[] = {.5, -.25, 1.5, .75}, context[] = {.25, -1};
@@ -185,6 +195,7 @@ static void files_and_tensors() {
 int main() {
     ownership();
     statuses();
+    paths();
     sizes();
     bad_rows();
     callbacks();
