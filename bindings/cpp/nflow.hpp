@@ -208,6 +208,22 @@ template <class Progress> int progress_of(void *user, const Progress *progress) 
     return self->run([&] { return self->call(*progress) ? 0 : 1; });
 }
 
+/* What gives the rows of a fit, and what it threw. */
+struct reader {
+    nf_rows_fn function;
+    void *user;
+    std::exception_ptr thrown{};
+    static nf_status evaluate(void *user, std::size_t count, const std::size_t *row, double *x, double *context) noexcept {
+        auto *self = static_cast<reader *>(user);
+        try {
+            return self->function(self->user, count, row, x, context);
+        } catch (...) {
+            self->thrown = std::current_exception();
+            return NF_ERR_ARGUMENT;
+        }
+    }
+};
+
 /* f(x, log_density, grad_x), with the rows of x in row-major order. */
 template <class F> struct target {
     guarded<F> guard;
@@ -319,7 +335,7 @@ class fit_config : public training_config<nf_fit_config, nf_fit_progress, fit_co
         return *this;
     }
     fit_config &checkpoint_every(std::size_t value) { return set(&nf_fit_config::checkpoint_every, value); }
-    /* So many rows by callback, which must not throw; fit is then given an empty x and context. */
+    /* So many rows by callback; fit is then given an empty x and context. */
     fit_config &read(std::size_t rows, nf_rows_fn function, void *user) {
         read_rows_ = rows;
         set(&nf_fit_config::read_user, user);
@@ -700,7 +716,14 @@ class flow {
             c.progress = detail::progress_of<nf_fit_progress>;
             c.progress_user = &guard;
         }
+        detail::reader reader{c.read, c.read_user};
+        if (c.read) {
+            c.read = detail::reader::evaluate;
+            c.read_user = &reader;
+        }
         const nf_status status = nf_fit(get(), n, reads ? nullptr : x.data(), reads ? nullptr : conditions(context, n), &c, &report);
+        if (reader.thrown)
+            std::rethrow_exception(reader.thrown);
         guard.check(status == NF_ERR_ROWS ? NF_OK : status);
         return report;
     }

@@ -97,6 +97,11 @@ static void bad_rows() {
 
 struct refusal {};
 
+/* Memory that the library holds: an exception may not pass through it. */
+static int held = 0;
+static const nf_allocator counting{[](void *, std::size_t size) { return held++, std::malloc(size); },
+                                   [](void *, void *pointer) { held--, std::free(pointer); }, nullptr};
+
 static void callbacks() {
     nflow::flow flow(nflow::planar_config(2).layers(2).seed(1));
     nf_rng rng{3, 0, 0};
@@ -132,6 +137,12 @@ static void callbacks() {
     flow.fit(x, nflow::fit_config().epochs(2));
     twin.fit({}, nflow::fit_config().epochs(2).read(100, reader, &x));
     MUST(flow.parameters() == twin.parameters() && flow.parameters() != before);
+    const auto throwing = [](void *, std::size_t, const std::size_t *, double *, double *) -> nf_status { throw refusal(); };
+    MUST(caught([&] { twin.fit({}, nflow::fit_config().allocator(&counting).read(100, throwing, nullptr)); }));
+    MUST(held == 0);
+    const auto failing = [](void *, std::size_t, const std::size_t *, double *, double *) { return NF_ERR_IO; };
+    MUST(thrown_by([&] { twin.fit({}, nflow::fit_config().read(100, failing, nullptr)); }, "config->read") == NF_ERR_IO);
+    MUST(flow.parameters() == twin.parameters());
     x[1] = std::nan("");
     MUST(flow.fit(x, nflow::fit_config().epochs(1)).bad_rows == 1);
 }
