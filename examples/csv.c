@@ -9,6 +9,8 @@
 
 #include "csv.h"
 
+#define BYTE_ORDER_MARK "\xef\xbb\xbf" /* in UTF-8; says nothing, and is no part of the first name */
+
 enum { CHUNK = 1 << 16, LONGEST_FIELD = 1 << 24 };
 
 typedef struct reader {
@@ -197,7 +199,7 @@ static bool next_row(reader *r, char **row) {
     for (size_t end;;) {
         if (!find_end(r, 0, &end))
             return false;
-        if (r->line == 0 && end - r->start >= 3 && memcmp(r->text + r->start, "\xef\xbb\xbf", 3) == 0) /* a byte order mark */
+        if (r->line == 0 && end - r->start >= 3 && memcmp(r->text + r->start, BYTE_ORDER_MARK, 3) == 0)
             r->start += 3;
         if (r->start == r->stop) {
             *row = NULL;
@@ -402,9 +404,9 @@ bool csv_read_lenient(FILE *file, const char *path, csv_table *table, char *mess
     return read_all(&r, table);
 }
 
-/* Quoted where csv_read would not take it for one field otherwise: alone, blanks would part it. */
+/* Quoted where csv_read would not take it for one field otherwise: alone, blanks would part it, and the file must not begin with a byte order mark. */
 static void put_name(FILE *file, const char *name, bool alone) {
-    if (*name && name[strcspn(name, alone ? ",;\t\r\n " : ",;\t\r\n")] == '\0' && !strchr("#\" ", *name)) {
+    if (*name && name[strcspn(name, alone ? ",;\t\r\n " : ",;\t\r\n")] == '\0' && !strchr("#\" ", *name) && strncmp(name, BYTE_ORDER_MARK, 3) != 0) {
         fputs(name, file);
         return;
     }

@@ -163,7 +163,7 @@ END_TEST
 
 /* Without anything between columns to tell them by. */
 START_TEST(reads_one_column_that_it_writes) {
-    static const char *const names[] = {"my value", "", "a, b", "c;d e", "\"f\" g", "5\""};
+    static const char *const names[] = {"my value", "", "a, b", "c;d e", "\"f\" g", "5\"", "\xef\xbb\xbfx", "\xef\xbb\xbf"};
     const double values[] = {2.385, -17.5};
     char message[256] = "";
     csv_table table;
@@ -215,7 +215,7 @@ static Suite *csv_suite(void) {
     tcase_add_test(tests, notices_a_full_disk);
     tcase_add_test(tests, reads_what_it_writes);
     tcase_add_test(tests, keeps_rows_with_lines_in_them);
-    tcase_add_loop_test(tests, reads_one_column_that_it_writes, 0, 6);
+    tcase_add_loop_test(tests, reads_one_column_that_it_writes, 0, 8);
     suite_add_tcase(suite, tests);
     return suite;
 }
