@@ -500,6 +500,40 @@ START_TEST(file_arguments) {
 }
 END_TEST
 
+typedef struct {
+    int calls, sound; /* so many calls give rows */
+    nf_status then;
+} few_rows;
+
+static nf_status read_few(void *user, size_t count, const size_t *row, double *x, double *context) {
+    few_rows *f = user;
+    (void)context;
+    for (size_t i = 0; i < 2 * count; i++)
+        x[i] = sin(2.385 * (double)(2 * row[i / 2] + i % 2));
+    return f->calls++ < f->sound ? NF_OK : f->then;
+}
+
+/* Whichever call it is, and whatever status, the report says that the callback ended the fit. */
+START_TEST(a_reader_ends_a_fit) {
+    static const nf_status statuses[] = {(nf_status)-77, NF_ERR_ROWS, NF_ERR_IO, NF_STOPPED, NF_ERR_DIVERGED};
+    const nf_status then = statuses[_i];
+    few_rows all = {0, 1000, NF_OK};
+    nf_fit_config config = {.struct_size = sizeof config, .epochs = 2, .batch_size = 16, .read = read_few, .read_user = &all};
+    nf_fit_report report = {.struct_size = sizeof report};
+    nf_flow *flow;
+    must(nf_planar_create(NF_CONFIG(nf_planar_config, .dim = 2), &flow));
+    must(nf_fit(flow, 40, NULL, NULL, &config, &report));
+    ck_assert_int_eq(report.stop_reason, NF_STOP_EPOCHS);
+    for (int sound = 0; sound < all.calls; sound++) {
+        few_rows few = {0, sound, then};
+        config.read_user = &few;
+        must_be(then, nf_fit(flow, 40, NULL, NULL, &config, &report));
+        ck_assert_int_eq(report.stop_reason, then == NF_ERR_DIVERGED ? NF_STOP_DIVERGED : NF_STOP_CALLBACK);
+    }
+    nf_flow_free(flow);
+}
+END_TEST
+
 START_TEST(null_is_nothing) {
     nf_flow_free(NULL);
     nf_workspace_free(NULL);
@@ -591,6 +625,7 @@ int main(void) {
     tcase_add_test(all, fit_configs);
     tcase_add_test(all, nets);
     tcase_add_test(all, file_arguments);
+    tcase_add_loop_test(all, a_reader_ends_a_fit, 0, 5);
     tcase_add_test(all, null_is_nothing);
     tcase_add_test(all, names_and_versions);
     tcase_add_test(all, the_last_error_is_the_threads_own);

@@ -144,16 +144,21 @@ static nf_status end_epoch(fit *f, size_t epoch) {
     return status == NF_OK ? NF_STOPPED : status;
 }
 
+/* What read rows or took steps on them ended the fit: NF_ERR_DIVERGED, or a status of the caller's. */
+static nf_status ended(fit *f, nf_status status) {
+    if (status != NF_OK)
+        f->report.stop_reason = status == NF_ERR_DIVERGED ? NF_STOP_DIVERGED : NF_STOP_CALLBACK;
+    return status;
+}
+
 /* All epochs that are left. NF_OK, NF_STOPPED or an error; the best parameters are in f->best. */
 static nf_status run_epochs(fit *f) {
     nf_status status = NF_OK;
     while (status == NF_OK && !is_over(f)) {
         const size_t epoch = f->report.epochs_run;
-        status = run_epoch(f, epoch);
+        status = ended(f, run_epoch(f, epoch));
         if (status == NF_OK)
             status = end_epoch(f, epoch);
-        if (status == NF_ERR_DIVERGED)
-            f->report.stop_reason = NF_STOP_DIVERGED;
     }
     return status;
 }
@@ -187,7 +192,7 @@ static nf_status begin_checkpoints(fit *f) {
     nf_status status = nf_ranks_broadcast(&f->ranks, &any, sizeof any, 0);
     if (status != NF_OK || !any)
         return status;
-    status = nf_checkpoint_sum_data(f);
+    status = ended(f, nf_checkpoint_sum_data(f));
     if (status == NF_OK)
         status = nf_ranks_agree(&f->ranks, f->ranks.rank == 0 ? nf_checkpoint_begin(f) : NF_OK);
     return status == NF_OK ? nf_checkpoint_share(f) : status;
@@ -201,9 +206,9 @@ static nf_status begin(fit *f) {
     if (status == NF_OK)
         status = nf_ranks_share_flow(&f->ranks, f->flow);
     if (status == NF_OK)
-        status = nf_fit_count_bad_rows(f);
+        status = ended(f, nf_fit_count_bad_rows(f));
     if (status == NF_OK)
-        status = nf_fit_standardize(f);
+        status = ended(f, nf_fit_standardize(f));
     if (status != NF_OK)
         return status;
     memcpy(f->best, f->flow->theta, bytes);
