@@ -164,7 +164,7 @@ nf_status nf_ranks_exchange(nf_ranks *r, const double *send, const size_t *send_
 
 /* The failing rank's line for all, and the rank, unless it left none. */
 static nf_status share_line(nf_ranks *r, nf_status status, size_t root) {
-    char line[NF_ERROR_LENGTH];
+    char line[NF_ERROR_LENGTH] = ""; /* to its end: all of it is sent */
     memcpy(line, nf_last_error(), strlen(nf_last_error()) + 1);
     const nf_status sent = nf_ranks_broadcast(r, line, sizeof line, root);
     if (sent != NF_OK)
