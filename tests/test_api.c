@@ -391,7 +391,7 @@ START_TEST(fit_configs) {
         {"validation_rows is 0 with a validation_context", NF_ERR_ARGUMENT, {.validation_context = w->context}},
         {"pairing is 2", NF_ERR_ARGUMENT, {.pairing = (nf_pairing)2}},
         {"threads is", NF_ERR_ARGUMENT, {.threads = SIZE_MAX}},
-        {"kind is 9", NF_ERR_ARGUMENT, {.optimizer = &optimizer}},
+        {"config->optimizer->kind is 9", NF_ERR_ARGUMENT, {.optimizer = &optimizer}},
     };
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         nf_fit_config config = cases[i].config;
@@ -403,6 +403,12 @@ START_TEST(fit_configs) {
     ck_assert_str_eq(nf_last_error(), "nf_fit: threads is 5000, at most 4096 make sense");
     must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(w->plain, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .threads = 5000), NULL));
     ck_assert_str_eq(nf_last_error(), "nf_fit_reverse_kl: threads is 5000, at most 4096 make sense");
+    /* The optimizer's settings by their place in the fit's. */
+    const nf_optimizer_config old = {.struct_size = 8};
+    must_be(NF_ERR_ARGUMENT, nf_fit(w->flow, ROWS, w->x, w->context, NF_CONFIG(nf_fit_config, .optimizer = &optimizer), NULL));
+    ck_assert_str_eq(nf_last_error(), "nf_fit: config->optimizer->kind is 9, which is none");
+    must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(w->plain, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .optimizer = &old), NULL));
+    ck_assert_ptr_eq(strstr(nf_last_error(), "nf_fit_reverse_kl: config->optimizer->struct_size is 8"), nf_last_error());
     refused(NF_ERR_ARGUMENT, "nf_fit", "flow is NULL", nf_fit(NULL, ROWS, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "rows is 0", nf_fit(w->flow, 0, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "more than memory can hold", nf_fit(w->flow, SIZE_MAX / 8, w->x, w->context, NULL, NULL));

@@ -17,7 +17,7 @@ static nf_status allocate_handles(fit *f) {
         status = nf_gradient_create(&flow, &f->gradient);
     const nf_optimizer_config standard = nf_fit_standard_optimizer(f);
     if (status == NF_OK)
-        status = nf_optimizer_create(&flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
+        status = nf_optimizer_of_fit(&flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
     if (status == NF_OK)
         f->base_rate = f->optimizer->update.rate;
     return status == NF_OK ? NF_OK : nf_fail_in(status, f->function);

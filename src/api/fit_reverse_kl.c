@@ -108,7 +108,7 @@ static nf_status allocate(kl_fit *f) {
     if (status == NF_OK)
         status = nf_gradient_create(&flow, &f->gradient);
     if (status == NF_OK)
-        status = nf_optimizer_create(&flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
+        status = nf_optimizer_of_fit(&flow, f->config.optimizer ? f->config.optimizer : &standard, &f->optimizer);
     if (status != NF_OK)
         return nf_fail_in(status, f->function);
     f->base_rate = f->optimizer->update.rate;

@@ -102,6 +102,8 @@ nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, 
                            nf_gradient **gradient);
 nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure,
                             size_t count, const nf_optimizer_config *config, nf_optimizer **optimizer);
+/* Of a fit's settings: messages say "config->optimizer->kind ...", and name no function. */
+nf_status nf_optimizer_of_fit(const nf_flow *flow, const nf_optimizer_config *config, nf_optimizer **optimizer);
 nf_status nf_optimizer_apply(nf_optimizer *optimizer, void *theta, const nf_gradient *gradient);
 nf_status nf_run_step(nf_optimizer *optimizer, nf_flow *flow, const nf_gradient *gradient); /* of arguments that have been checked */
 nf_status nf_check_parameters(const char *function, const nf_engine *engine, size_t count, const double *in);

@@ -102,6 +102,17 @@ nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_config *co
     return nf_optimizer_make(__func__, &flow->allocator, flow->engine, flow->structure, flow->model.parameter_count, config, out);
 }
 
+nf_status nf_optimizer_of_fit(const nf_flow *flow, const nf_optimizer_config *config, nf_optimizer **out) {
+    static const char member[] = "config->";
+    char said[NF_ERROR_LENGTH];
+    const nf_status status =
+        nf_optimizer_make(NULL, &flow->allocator, flow->engine, flow->structure, flow->model.parameter_count, config, out);
+    if (status == NF_OK || strncmp(nf_last_error(), member, strlen(member)) != 0)
+        return status;
+    memcpy(said, nf_last_error(), strlen(nf_last_error()) + 1);
+    return nf_fail(status, NULL, "config->optimizer->%s", said + strlen(member));
+}
+
 void nf_optimizer_free(nf_optimizer *optimizer) {
     if (!optimizer)
         return;
