@@ -84,6 +84,14 @@ static void usage(FILE *file) {
           file);
 }
 
+static bool is_option(const char *name) {
+    static const char *const names[] = {"--data", "--output", "--epochs", "--seed", "--seconds", "--set"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+        if (strcmp(name, names[i]) == 0)
+            return true;
+    return false;
+}
+
 static void read_option(options *o, const char *name, const char *value) {
     if (strcmp(name, "--data") == 0)
         o->data = value;
@@ -95,13 +103,8 @@ static void read_option(options *o, const char *name, const char *value) {
         o->seed = argument_count(name, value, 0, UINT64_MAX);
     else if (strcmp(name, "--seconds") == 0)
         o->seconds = argument_positive(name, value);
-    else if (strcmp(name, "--set") == 0) {
-        o->set = toy_find(value);
-        if (!o->set)
-            die("--set %s: there is no such set; demo --help lists them", value);
-    } else {
-        die("%s: there is no such option; demo --help lists them", name);
-    }
+    else if (!(o->set = toy_find(value)))
+        die("--set %s: there is no such set; demo --help lists them", value);
 }
 
 static options read_options(int count, char **words) {
@@ -111,6 +114,8 @@ static options read_options(int count, char **words) {
             usage(stdout);
             exit(EXIT_SUCCESS);
         }
+        if (!is_option(words[i]))
+            die("%s: there is no such option; demo --help lists them", words[i]);
         if (i + 1 == count)
             die("%s: its value is missing; demo --help says more", words[i]);
         read_option(&o, words[i], words[i + 1]);

@@ -24,6 +24,12 @@ refuse() {
         passed=$((passed + 1))
     fi
 }
+said() { # what the last one refused
+    grep -qF -- "$1" "$scratch/output" && return
+    failed=$((failed + 1))
+    printf 'FAILED: it does not say "%s"\n' "$1"
+    cat "$scratch/output"
+}
 cd "$scratch" || exit 1
 run demo --epochs 3 --output demo
 awk 'BEGIN { print "time,y"; for (i = 0; i < 200; i++) printf "%.1f,%.3f\n", 1.7e9 + 18 * i, sin(i * i) }' >far.csv
@@ -39,6 +45,9 @@ run cnf_density --epochs 2 --rows 300 --output cnf
 run cnf_density --epochs 2 --rows 300 --hyper
 run cnf_matching --rows 200 --seconds 0.1
 refuse demo --nonsense
+said 'no such option'
+refuse demo --epochs
+said 'its value is missing'
 refuse planar_density --nonsense
 refuse planar_energy --nonsense
 refuse planar_vae nonsense
