@@ -349,7 +349,7 @@ NF_API nf_precision nf_flow_precision(const nf_flow *flow);
 
 /*
  * The instruction set that the flow computes with: "base", or "v2", "v3", "v4" (levels of x86-64). It is the best of the processor when the flow is
- * created, or what the environment variable NFLOW_ISA names, if the processor has it.
+ * created, or what the environment variable NFLOW_ISA names, if the processor has it; another name changes nothing.
  */
 NF_API const char *nf_flow_isa(const nf_flow *flow);
 

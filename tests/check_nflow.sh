@@ -55,6 +55,13 @@ status 0 --help :: train
 status 0 --version :: nflow
 status 0 help train :: --context-columns
 status 2 trian :: there is no such command
+isa=${NFLOW_ISA-}
+export NFLOW_ISA=avx2
+status 0 data two_moons -n 2 :: 'NFLOW_ISA is avx2, which is no instruction set'
+NFLOW_ISA=base
+status 0 data two_moons -n 2
+lines 0 errors
+NFLOW_ISA=$isa
 commands=$("$nflow" --help | sed -n 's/^  \([a-z]*\)  .*/\1/p')
 for command in $commands; do
     status 0 "$command" --help :: usage: nflow "$command"

@@ -41,6 +41,17 @@ static void help(FILE *file) {
           file);
 }
 
+/* The library takes no notice of a name that it does not know or that the processor lacks; who wants the bits of another machine would. */
+static void heed_isa(void) {
+    const char *asked = getenv("NFLOW_ISA");
+    nf_flow *flow;
+    if (!asked || *asked == '\0' || nf_affine_create(1, NF_DOUBLE, &flow) != NF_OK)
+        return;
+    if (strcmp(asked, nf_flow_isa(flow)) != 0)
+        warn("NFLOW_ISA is %s, which is no instruction set of this processor that nflow knows: computing with %s", asked, nf_flow_isa(flow));
+    nf_flow_free(flow);
+}
+
 int main(int count, char **words) {
     const char *name = count > 1 ? words[1] : "";
     if (count < 2) {
@@ -66,6 +77,7 @@ int main(int count, char **words) {
     for (size_t i = 0; i < SUBCOMMANDS; i++)
         if (strcmp(name, subcommands[i].name) == 0) {
             tool_command = subcommands[i].name;
+            heed_isa();
             return subcommands[i].run(count - 1, words + 1);
         }
     die_usage("%s: there is no such command", name);
