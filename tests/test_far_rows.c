@@ -242,6 +242,61 @@ START_TEST(rows_with_steep_gradients_add_nothing) {
 }
 END_TEST
 
+/* Rows with a density in whose net a number is infinite: nothing of it may reach the other rows of their tiles, where it would be 0 times infinity. */
+START_TEST(rows_with_infinite_numbers_within_spoil_no_others) {
+    enum { MANY = 300, FIRST = 2, LATER = 200, LEFT = MANY - 2 };
+    const bool is_single = _i % 2;
+    const size_t dim = 2;
+    const double steep = is_single ? 1e36 : 1e300, far = is_single ? 1e5 : 1e10;
+    random_source random = random_begin(92);
+    nf_flow *flow;
+    must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = dim, .precision = is_single ? NF_SINGLE : NF_DOUBLE, .couplings = 1, .hidden_width = 2,
+                                     .activation = NF_RELU, .actnorm = -1), &flow));
+    /* steep x overflows where x is far, and the second layer, of negative weights for it, is 0 there. */
+    must(nf_set_parameters(flow, (double[]){steep, 1, 0, 0, -1, 0, -1, 0, 0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0, 0}));
+    double *x = new_normals(&random, MANY * dim, 1.0), *left = new_numbers(LEFT * dim), *log_prob = new_numbers(MANY), *ones = new_numbers(MANY);
+    double *slopes[2] = {new_numbers(MANY * dim), new_numbers(LEFT * dim)}, gradients[2][2][16], losses[2];
+    for (size_t r = 0, k = 0; r < MANY; r++) {
+        const bool is_far = r == FIRST || r == LATER;
+        x[r * dim] = is_far ? far : -fabs(x[r * dim]);
+        ones[r] = 1;
+        if (!is_far)
+            memcpy(left + k++ * dim, x + r * dim, dim * sizeof *x);
+    }
+    must(nf_log_prob(flow, NULL, MANY, x, NULL, log_prob));
+    nf_gradient *gradient;
+    must(nf_gradient_create(flow, &gradient));
+    for (int k = 0; k < 2; k++) {
+        const double *rows = k ? left : x;
+        must(nf_gradient_zero(gradient));
+        must_be(k ? NF_OK : NF_ERR_ROWS, nf_grad_nll(flow, NULL, k ? LEFT : MANY, rows, NULL, NULL, gradient, &losses[k]));
+        if (k == 0)
+            must_say("nf_grad_nll", "row 2: the gradient is beyond the range of the numbers (2 bad rows in all)");
+        must(nf_gradient_get(gradient, gradients[k][0]));
+        must(nf_gradient_zero(gradient));
+        must_be(k ? NF_OK : NF_ERR_ROWS, nf_inverse_vjp(flow, NULL, k ? LEFT : MANY, rows, NULL, NULL, ones, slopes[k], NULL, gradient));
+        must(nf_gradient_get(gradient, gradients[k][1]));
+    }
+    must_agree("loss", whole_error(&losses[0], &losses[1], 1), 1e-12);
+    must_agree("gradient of the loss", whole_error(gradients[0][0], gradients[1][0], 16), 1e-5);
+    must_agree("gradient of the vjp", whole_error(gradients[0][1], gradients[1][1], 16), 1e-5);
+    for (size_t r = 0, k = 0; r < MANY; r++) {
+        if (r == FIRST || r == LATER)
+            ck_assert(isnan(slopes[0][r * dim]) && isnan(slopes[0][r * dim + 1]));
+        else
+            same_bits("slope of a good row", slopes[0] + r * dim, slopes[1] + k++ * dim, dim);
+    }
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+    free(slopes[0]);
+    free(slopes[1]);
+    free(ones);
+    free(log_prob);
+    free(left);
+    free(x);
+}
+END_TEST
+
 /* A row whose density is no number is bad where a density is asked for, and nowhere else. */
 START_TEST(maps_reach_further_than_densities) {
     const double far[] = {1e160, 1e60, -1e300}, sds[] = {1, 1e-100, 1e100}, one = 1;
@@ -353,6 +408,7 @@ int main(void) {
     tcase_add_loop_test(far, short_planar_layers_have_gradients_or_bad_rows, 0, 4);
     tcase_add_loop_test(far, short_planar_layers_have_losses_or_bad_rows, 0, 4);
     tcase_add_loop_test(far, rows_with_steep_gradients_add_nothing, 0, 4);
+    tcase_add_loop_test(far, rows_with_infinite_numbers_within_spoil_no_others, 0, 2);
     tcase_add_test(far, maps_reach_further_than_densities);
     tcase_add_test(far, sums_beyond_the_numbers_are_bad);
     tcase_add_test(far, regularisers_beyond_the_numbers_make_bad_rows);

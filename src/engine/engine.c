@@ -11,42 +11,10 @@
 #include "engine/net_rows.h"
 #include "engine/ode/solve.h"
 #include "engine/pull.h"
+#include "engine/push.h"
 #include "engine/train/update.h"
 
-static double farthest_loss(const engine_job *job) { return job->record && job->density && job->slots ? FARTHEST_LOSS : DBL_MAX; }
-
-static int push(const engine_job *job, engine_thread *thread, size_t first, size_t rows) {
-    thread_map *m = begin_tile(thread, first, rows);
-    const engine_bad bad_before = thread->bad;
-    const engine_counters counters_before = thread->counters;
-    unsigned char before[TILE_ROWS];
-    const bool density = job->density || job->log_prob;
-    m->t.few = job->rows <= FEW_ROWS && !job->record;
-    if (job->penalty)
-        m->t.penalty = m->penalty;
-    if (!density) /* nor does it matter whether there is one */
-        memset(m->base, 0, m->t.panels * PANEL * sizeof(double));
-    /* Twice at most: bad lanes are copies of a good lane the second time, and there is nothing left to fail. */
-    for (bool again = true, note = true; again; note = false) {
-        R(load_tile)(job, thread, m, first, note);
-        memcpy(before, m->t.failed, rows);
-        memset(m->t.log_det, 0, m->t.panels * PANEL * sizeof(double));
-        if (m->t.penalty)
-            memset(m->t.penalty, 0, m->t.panels * PANEL * sizeof(double));
-        if (density && !job->inverse)
-            R(base_density)(job->model, &m->t, m->base);
-        memset(m->t.failed, 0, rows);
-        if (R(apply_layers)(job, job->inverse, job->model->layer_count, thread, m) != LAYER_OK) {
-            thread->bad = bad_before;
-            thread->counters = counters_before;
-            return ENGINE_ARENA;
-        }
-        if (density && job->inverse)
-            R(base_density)(job->model, &m->t, m->base);
-        again = R(check_lanes)(job, thread, m, before, farthest_loss(job)) && job->record;
-    }
-    return ENGINE_OK;
-}
+static int push(const engine_job *job, engine_thread *thread, size_t first, size_t rows) { return R(push_all_but)(job, thread, first, rows, NULL); }
 
 static void store(const engine_job *job, engine_thread *thread) {
     thread_map *m = map_thread(thread);

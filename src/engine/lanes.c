@@ -15,11 +15,11 @@ static size_t load_lane(const double *row, size_t features, real *lane) {
     return bad;
 }
 
-uint64_t R(position_of)(const engine_job *job, size_t first) {
+uint64_t R(position_of)(const engine_job *job, size_t row) {
     if (job->dealt.own == 0)
-        return job->position + first;
-    const size_t at = job->dealt.skip + first / TILE_ROWS;
-    return job->position + (at / job->dealt.own * job->dealt.all + job->dealt.first + at % job->dealt.own) * TILE_ROWS;
+        return job->position + row;
+    const size_t at = job->dealt.skip + row / TILE_ROWS;
+    return job->position + (at / job->dealt.own * job->dealt.all + job->dealt.first + at % job->dealt.own) * TILE_ROWS + row % TILE_ROWS;
 }
 
 void R(draw_base)(const engine_job *job, thread_map *m, size_t first, size_t rows) {

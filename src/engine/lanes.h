@@ -4,8 +4,8 @@
 
 #include "engine/thread.h"
 
-/* Of the generator, for the first row of a tile. */
-uint64_t R(position_of)(const engine_job *job, size_t first);
+/* Of the generator, for a row. */
+uint64_t R(position_of)(const engine_job *job, size_t row);
 /* Samples of the base into the lanes, from the row `first` on. */
 void R(draw_base)(const engine_job *job, thread_map *m, size_t first, size_t rows);
 /* Lanes that failed, and those beyond the rows, become copies of the first good lane (of zeros when there is none). */

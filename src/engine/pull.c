@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "engine/lanes.h"
+#include "engine/push.h"
 
 /* Cotangents of sum_rows weight * scale * log_prob, and the loss that goes with them. */
 static void density_cotangents(const engine_job *job, const engine_thread *thread, thread_map *m, engine_sum *sum) {
@@ -173,27 +174,40 @@ static void begin_cotangents(const engine_job *job, engine_thread *thread, threa
         memset(m->cotangent_context, 0, m->t.panels * m->t.context_dim * PANEL * sizeof(real));
 }
 
-/* Rows whose part of the gradient is not finite, found one by one: all others have cotangents of zero meanwhile. The slot is lost. */
-static void find_steep(const engine_job *job, engine_thread *thread, thread_map *m, cotangent *c, size_t slot) {
-    tile *t = &m->t;
-    const engine_counters counters_before = thread->counters;
-    unsigned char failed[TILE_ROWS];
+/* Whether the part of a row's gradient is not finite, found by the row alone. */
+static bool is_row_steep(const engine_job *job, engine_thread *thread, cotangent *c, size_t row, size_t slot) {
     engine_sum unused = {0, 0, 0, false};
-    memcpy(failed, t->failed, t->rows);
-    for (size_t l = 0; l < t->rows; l++) {
-        if (failed[l])
-            continue;
-        memset(t->failed, ROW_SLOPE, t->rows);
-        t->failed[l] = ROW_GOOD;
-        begin_cotangents(job, thread, m, &unused);
-        slot_state state;
-        pull_layers(job, thread, m, c, (slot_turn){slot, true, false}, &state);
-        if (!state.steep)
-            continue;
-        failed[l] = ROW_SLOPE;
-        R(note_bad)(thread, (engine_bad){0, thread->first + l, ROW_SLOPE, 0, 0.0});
+    slot_state state = {false, false};
+    if (R(push_all_but)(job, thread, row, 1, NULL) != ENGINE_OK) /* there was room for it among others, unless they share their steps */
+        return true;
+    thread_map *m = map_thread(thread);
+    begin_cotangents(job, thread, m, &unused);
+    pull_layers(job, thread, m, c, (slot_turn){slot, true, false}, &state);
+    return state.steep;
+}
+
+/*
+ * Rows whose part of the gradient is not finite. They are tried one by one, and then the tile is pushed again without them: where a number of theirs is infinite
+ * within the layers, they would spoil the others even with cotangents of zero. The slot is lost.
+ */
+static void find_steep(const engine_job *job, engine_thread *thread, cotangent *c, size_t slot) {
+    thread_map *m = map_thread(thread);
+    const engine_counters counters_before = thread->counters;
+    const engine_bad bad_before = thread->bad;
+    const size_t first = thread->first, rows = m->t.rows;
+    unsigned char before[TILE_ROWS], failed[TILE_ROWS];
+    memcpy(before, m->t.failed, rows);
+    for (size_t l = 0; l < rows; l++)
+        failed[l] = before[l] == ROW_GOOD && is_row_steep(job, thread, c, first + l, slot) ? ROW_SLOPE : before[l];
+    thread->bad = bad_before;
+    for (size_t l = 0; l < rows; l++)
+        if (failed[l] != before[l])
+            R(note_bad)(thread, (engine_bad){0, first + l, ROW_SLOPE, 0, 0.0});
+    /* Copies of a good row may want more room than those that they replace; as it was there was enough. */
+    if (R(push_all_but)(job, thread, first, rows, failed) != ENGINE_OK) {
+        R(push_all_but)(job, thread, first, rows, before);
+        memcpy(m->t.failed, failed, rows);
     }
-    memcpy(t->failed, failed, t->rows);
     thread->counters = counters_before;
 }
 
@@ -214,7 +228,7 @@ void R(pull)(const engine_job *job, engine_thread *thread, size_t slot, bool fir
         begin_cotangents(job, thread, m, sum);
         whole = pull_layers(job, thread, m, &c, (slot_turn){slot, first, last}, &state);
         if (whole && state.steep && !searched && (!kept || R(all_finite)(m->kept, model->parameter_count))) {
-            find_steep(job, thread, m, &c, slot);
+            find_steep(job, thread, &c, slot);
             searched = true;
             whole = false;
         }
