@@ -15,7 +15,7 @@
  *     of one shape may be the same array; any other overlap is an error of the caller. Log densities are in nats.
  * Precision.  The boundary is double. Inside, a flow computes in NF_DOUBLE or NF_SINGLE; log_det and densities are summed in double in both.
  * Errors.  A function that can fail returns nf_status; nf_last_error() then gives one line that names the function, the argument and the value,
- *     in UTF-8 (a control character, or a byte that is none of it, of a path or of a name in a file is a question mark).
+ *     in UTF-8, with the numbers of the "C" locale (a control character, or a byte that is none of it, of a path or of a name in a file is a question mark).
  *     After any failure but NF_ERR_ROWS, NF_ERR_DIVERGED and NF_STOPPED, no handle is made (the pointer is NULL), and parameters, gradients,
  *     optimizers and generators are as before; output arrays are unspecified once the arguments were accepted.
  *     The library never prints, exits or aborts, and does not touch signal handlers, locale, or settings of a BLAS or OpenMP of its host.
@@ -807,7 +807,7 @@ NF_API nf_status nf_diagnose(const nf_flow *flow, size_t rows, const double *x, 
                              nf_diagnose_report *report);
 
 /*
- * The report as lines of text, one a check, into `size` bytes with a final 0 (NULL: nowhere). Returns the length of the whole text; what does not fit is cut. 0 for
+ * The report as lines of text with the numbers of the "C" locale, one a check, into `size` bytes with a final 0 (NULL: nowhere). Returns the length of the whole text; what does not fit is cut. 0 for
  * a NULL report.
  */
 NF_API size_t nf_diagnose_text(const nf_diagnose_report *report, char *text, size_t size);

@@ -32,7 +32,7 @@ enum { GUESTS = 8, ROWS = 333, DIM = 3 };
 
 #define FUNCTIONS(F) \
     F(nf_realnvp_create) F(nf_flow_free) F(nf_workspace_create) F(nf_workspace_free) F(nf_log_prob) F(nf_sample) F(nf_fit) F(nf_last_error) F(nf_get_parameters) \
-    F(nf_parameter_count) F(nf_flow_save_memory) F(nf_flow_load_memory) F(nf_free) F(nf_flow_set_base_normal)
+    F(nf_parameter_count) F(nf_flow_save_memory) F(nf_flow_load_memory) F(nf_free) F(nf_flow_set_base_normal) F(nf_diagnose_text)
 
 typedef struct guest {
     void *handle;
@@ -373,6 +373,18 @@ typedef struct written {
     char checkpoint[256];
 } written;
 
+/* As text, for people. */
+static void check_said(const guest *g, const char *where) {
+    nf_flow *flow = make_with_digits(g);
+    nf_diagnose_report report = {.struct_size = sizeof report, .round_trip = {.value = 0.12345, .threshold = 0.25, .verdict = NF_FAILED}};
+    char text[4096];
+    ck_assert_int_eq(g->nf_fit(flow, ROWS, rows(), NULL, NF_CONFIG(nf_fit_config, .contamination = 2.5), NULL), NF_ERR_ARGUMENT);
+    ck_assert_msg(strstr(g->nf_last_error(), " 2.5,") != NULL, "%s: %s", where, g->nf_last_error());
+    g->nf_diagnose_text(&report, text, sizeof text);
+    ck_assert_msg(strstr(text, " 0.123 ") && strstr(text, " 0.25"), "%s: %s", where, text);
+    g->nf_flow_free(flow);
+}
+
 /* What a plain process wrote is written again, and read to the same bits; a fit's checkpoint is taken up. */
 static void check_written(const written *w, const char *where) {
     nf_flow *flow = make_with_digits(w->g), *loaded = NULL;
@@ -386,6 +398,7 @@ static void check_written(const written *w, const char *where) {
     same_bits(where, log_prob, w->log_prob, ROWS);
     ck_assert_msg(w->g->nf_fit(flow, ROWS, rows(), NULL, NF_CONFIG(nf_fit_config, .epochs = 2, .noise = 0.1, .checkpoint = w->checkpoint), NULL) == NF_OK, "%s: %s", where,
                   w->g->nf_last_error());
+    check_said(w->g, where);
     w->g->nf_free(bytes);
     w->g->nf_flow_free(loaded);
     w->g->nf_flow_free(flow);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "api/config.h"
+#include "core/plain.h"
 
 /* Streams of the seed: samples count on from SAMPLES. */
 enum { STREAM_SAMPLES = 1, STREAM_DIRECTIONS = 2, STREAM_ROWS = 3 };
@@ -197,11 +198,9 @@ static void describe(const nf_diagnose_report *report, size_t i, char *more, siz
         snprintf(more, size, "  of column %zu", report->calibration_column);
 }
 
-size_t nf_diagnose_text(const nf_diagnose_report *report, char *text, size_t size) {
-    NF_CALL;
+static size_t write_text(const nf_diagnose_report *report, char *text, size_t size) {
     static const char *const verdicts[] = {"passed ", "FAILED ", "skipped"};
     size_t used = 0;
-    nf_clear_error();
     if (text && size)
         *text = '\0';
     if (!report || report->struct_size < FIRST_REPORT)
@@ -224,6 +223,15 @@ size_t nf_diagnose_text(const nf_diagnose_report *report, char *text, size_t siz
     snprintf(row, sizeof row, "%zu of %d checks failed, %zu skipped\n", report->failed, (int)CHECKS, report->skipped);
     put_line(text, text ? size : 0, &used, row);
     return used;
+}
+
+size_t nf_diagnose_text(const nf_diagnose_report *report, char *text, size_t size) {
+    NF_CALL;
+    nf_clear_error();
+    const nf_host host = nf_leave_host();
+    const size_t length = write_text(report, text, size);
+    nf_return_to(&host);
+    return length;
 }
 
 static void run(nf_diagnosis *d, size_t rows, const double *x, const double *context) {

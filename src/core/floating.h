@@ -10,7 +10,7 @@
 
 #if defined(__x86_64__)
 #include <xmmintrin.h>
-/* The library's arithmetic is all SSE and AVX: their control word is all that matters, and costs nanoseconds. Numbers as text: io/json_text.h. */
+/* The library's arithmetic is all SSE and AVX: their control word is all that matters, and costs nanoseconds. Numbers as text: core/plain.h. */
 typedef unsigned int nf_mode;
 static inline nf_mode nf_mode_enter(void) {
     const nf_mode saved = _mm_getcsr();

@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "core/plain.h"
+
 static _Thread_local char line[NF_ERROR_LENGTH];
 
 /* A line that was cut within a character ends before it. */
@@ -43,6 +45,7 @@ static void make_plain(void) {
 
 nf_status nf_fail(nf_status status, const char *function, const char *format, ...) {
     const int saved = errno;
+    const nf_host host = nf_leave_host();
     va_list arguments;
     int used = function ? snprintf(line, sizeof line, "%s: ", function) : 0;
     if (used < 0 || (size_t)used >= sizeof line)
@@ -50,6 +53,7 @@ nf_status nf_fail(nf_status status, const char *function, const char *format, ..
     va_start(arguments, format);
     const int more = vsnprintf(line + used, sizeof line - (size_t)used, format, arguments);
     va_end(arguments);
+    nf_return_to(&host);
     if (more < 0)
         line[used] = '\0';
     else if ((size_t)used + (size_t)more >= sizeof line)

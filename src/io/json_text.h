@@ -1,7 +1,6 @@
 /*
- * JSON as text, whatever the host's thread is set to. The C library reads and writes numbers with the locale's decimal point, of which jansson 2.14 bears a single byte and
- * ends the process over more, and rounds them as the x87's control word says, which core/floating.h leaves alone. Here both are the default ones, and the
- * host's again afterwards.
+ * JSON as text, whatever the host's thread is set to (core/plain.h): of the locale's decimal point jansson 2.14 bears a single byte, and ends the process
+ * over more.
  */
 #ifndef NF_IO_JSON_TEXT_H
 #define NF_IO_JSON_TEXT_H
