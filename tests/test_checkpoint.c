@@ -82,6 +82,13 @@ static nf_fit_config config_of(int kind) {
     return config;
 }
 
+/* One that runs all its epochs, whatever the rows. */
+static nf_fit_config patient(int kind) {
+    nf_fit_config config = config_of(kind);
+    config.patience = EPOCHS;
+    return config;
+}
+
 typedef struct outcome {
     double *parameters;
     size_t count;
@@ -133,12 +140,12 @@ static int count_calls(void *user, const nf_fit_progress *progress) {
 
 START_TEST(a_stopped_fit_resumes_to_the_same_bits) {
     double *x = new_rows(1);
-    nf_fit_config config = config_of(_i);
+    nf_fit_config config = patient(_i);
     outcome whole = run(_i, &config, x);
     for (size_t every = 1; every <= 4; every += 3)
         for (size_t epoch = 1; epoch <= EPOCHS; epoch++) {
             set_path();
-            config = config_of(_i);
+            config = patient(_i);
             config.checkpoint = path;
             config.checkpoint_every = every;
             config.progress = stop_at;
@@ -169,12 +176,12 @@ END_TEST
 
 START_TEST(a_killed_fit_resumes_to_the_same_bits) {
     double *x = new_rows(1);
-    nf_fit_config config = config_of(_i);
+    nf_fit_config config = patient(_i);
     outcome whole = run(_i, &config, x);
     for (size_t epoch = 1; epoch <= EPOCHS; epoch++)
         for (size_t every = 1; every <= 2; every++) {
             set_path();
-            config = config_of(_i);
+            config = patient(_i);
             config.checkpoint = path;
             config.checkpoint_every = every;
             config.progress = kill_at;
