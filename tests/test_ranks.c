@@ -413,10 +413,11 @@ START_TEST(a_checkpoint_of_other_data_is_refused_by_all) {
     *t = new_task(d, COUPLINGS);
     t->config.checkpoint = path;
     must(fit_on(t, NULL, line));
+    const double kept = d->x[2 * ROWS - 2];
     d->x[2 * ROWS - 2] += 1;
     ck_assert(run_ranks(&(rank_options){.size = 3}, fit_on, t, results));
     all_are(results, 3, NF_ERR_MISMATCH, "other data");
-    d->x[2 * ROWS - 2] -= 1;
+    d->x[2 * ROWS - 2] = kept; /* to the bit */
     own = t->config;
     own.checkpoint = "";
     t->own[1] = t->own[2] = &own; /* rank 0's path counts */
