@@ -35,11 +35,13 @@ uint64_t random_bits(random_source *random) {
     return z ^ (z >> 31);
 }
 
-random_source random_begin(uint64_t stream) {
-    random_source random = {test_seed()};
+random_source random_of_seed(uint64_t seed, uint64_t stream) {
+    random_source random = {seed};
     random.state = random_bits(&random) ^ (stream * 0xD1342543DE82EF95u);
     return random;
 }
+
+random_source random_begin(uint64_t stream) { return random_of_seed(test_seed(), stream); }
 
 double random_uniform(random_source *random, double low, double high) {
     return low + (high - low) * ((double)(random_bits(random) >> 11) + 0.5) * 0x1p-53;

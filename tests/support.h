@@ -33,6 +33,7 @@ typedef struct random_source {
 } random_source;
 
 random_source random_begin(uint64_t stream); /* of test_seed() */
+random_source random_of_seed(uint64_t seed, uint64_t stream);
 uint64_t random_bits(random_source *random);
 double random_uniform(random_source *random, double low, double high);
 double random_normal(random_source *random);

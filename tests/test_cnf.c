@@ -81,7 +81,7 @@ START_TEST(round_trips_follow_the_tolerance) {
         must(nf_inverse(flow, NULL, ROWS, x, NULL, back, here));
         for (size_t r = 0; r < ROWS; r++) {
             const double *a = back + r * DIM, *b = z + r * DIM, off_z = fmax(fabs(a[0] - b[0]), fabs(a[1] - b[1])) / of_z[r];
-            beyond += !(off_z <= most * tolerance);
+            beyond += off_z <= most * tolerance ? 0 : 1;
             worst_z = fmax(worst_z, off_z);
             worst_log_det = fmax(worst_log_det, fabs(there[r] + here[r]) / of_log_det[r]);
         }
@@ -375,19 +375,19 @@ END_TEST
 
 /*
  * Where paths contract by orders of magnitude the way back leaves them, though it arrives: those rows are bad too, and the gradient is that of the others
- * by the discrete solution.
+ * by the discrete solution. One field whatever the seed: some contract nowhere, and in others what a row that is kept, a little less astray, adds is off by
+ * factors, about which nothing is promised.
  */
 START_TEST(rows_whose_adjoint_goes_astray_add_nothing) {
     enum { ROWS = 40 };
-    random_source random = random_begin(58);
+    random_source random = random_of_seed(2385, 58), weights = random_of_seed(2385, 51);
     nf_flow *flows[2];
     nf_gradient *gradient;
     double *x = new_normals(&random, ROWS * DIM, 0.7), *score = new_numbers(ROWS * DIM), weight[ROWS], losses[2];
     for (int adjoint = 0; adjoint < 2; adjoint++)
         flows[adjoint] = MAKE(.hidden_layers = 1, .gradient = (nf_ode_gradient)adjoint, .rtol = 1e-5, .atol = 1e-5);
     const size_t count = nf_parameter_count(flows[0]);
-    double *theta = new_numbers(count), *got = new_numbers(count), *expected = new_numbers(count);
-    must(nf_get_parameters(flows[0], theta));
+    double *theta = new_normals(&weights, count, 0.5), *got = new_numbers(count), *expected = new_numbers(count);
     size_t good = ROWS;
     for (int k = 0; k < 30 && good == ROWS; k++) { /* fields that grow until the first row is lost */
         for (size_t i = 0; i < count; i++)
