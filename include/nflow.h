@@ -153,7 +153,7 @@ typedef enum nf_trace { NF_TRACE_EXACT = 0, NF_TRACE_HUTCHINSON = 1, NF_TRACE_HU
 /*
  * The gradient of a solve: exact for the steps that were taken, or from the adjoint equation, which keeps no checkpoints and errs by the tolerance. A row that
  * it cannot trace back is a bad row of the gradient call, though its density may be found: it adds nothing, to the loss neither. So are rows for which max_steps are
- * too few, or that adaptive steps bring back a tenth of their size (that of both ends of the path together) and 30 atol away from where they set out, as they do where
+ * too few, or that adaptive steps bring back a tenth of the size of their start and 30 tolerances (rtol of the end's size) away from where they set out, as they do where
  * paths contract by orders of magnitude, or fixed steps beyond the numbers. Rows that come back nearer are kept, with the gradient of the path that they came back
  * along: where the field bends within that distance it can be off by factors. Else fixed steps have no tolerance to be judged by: with them the adjoint's gradient of such a path is wrong by any factor,
  * under NF_OK.

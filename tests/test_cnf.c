@@ -375,12 +375,12 @@ END_TEST
 
 /*
  * Where paths contract by orders of magnitude the way back leaves them, though it arrives: those rows are bad too, and the gradient is that of the others
- * by the discrete solution. One field whatever the seed: some contract nowhere, and in others what a row that is kept, a little less astray, adds is off by
- * factors, about which nothing is promised.
+ * by the discrete solution. The fields are the same whatever the seed, for some contract nowhere.
  */
 START_TEST(rows_whose_adjoint_goes_astray_add_nothing) {
     enum { ROWS = 40 };
-    random_source random = random_of_seed(2385, 58), weights = random_of_seed(2385, 51);
+    static const uint64_t seeds[] = {2385, 5, 6, 16, 17};
+    random_source random = random_of_seed(seeds[_i], 58), weights = random_of_seed(seeds[_i], 51);
     nf_flow *flows[2];
     nf_gradient *gradient;
     double *x = new_normals(&random, ROWS * DIM, 0.7), *score = new_numbers(ROWS * DIM), weight[ROWS], losses[2];
@@ -853,7 +853,7 @@ int main(void) {
     tcase_add_loop_test(c, a_shared_step_is_an_option, 0, 2);
     tcase_add_loop_test(c, the_adjoint_agrees_with_the_discrete_gradient, 0, 4);
     tcase_add_loop_test(c, rows_that_the_adjoint_cannot_trace_add_nothing, 0, 2);
-    tcase_add_test(c, rows_whose_adjoint_goes_astray_add_nothing);
+    tcase_add_loop_test(c, rows_whose_adjoint_goes_astray_add_nothing, 0, 5);
     tcase_add_loop_test(c, rows_are_found_astray_at_a_loose_tolerance, 0, 8);
     tcase_add_loop_test(c, rows_whose_adjoint_overflows_add_nothing, 0, 2);
     tcase_add_loop_test(c, cotangents_of_the_adjoint_may_be_tiny, 0, 4);

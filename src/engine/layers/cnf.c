@@ -356,21 +356,22 @@ static void load_adjoint(const tile *t, const cotangent *c, const real *end, con
 }
 
 /*
- * Where a path contracts, the way back blows its errors up, each step within its tolerance. A lane that ends a tenth of its size away from where its path
- * began has followed another path, and has the gradient of that.
+ * Where a path contracts, the way back blows its errors up, each step within its tolerance. A lane that ends a tenth of its start's size away from where its path
+ * began has followed another path, and has the gradient of that. A round trip of the methods misses by as much as thirty tolerances, of which the relative one
+ * is of the end's size.
  */
 static void compare_starts(const tile *t, const cnf_record *record, const ode_problem *problem, const cnf_scratch *s) {
-    const double least = 30 * problem->atol; /* a round trip of the methods misses by as much */
     for (size_t l = 0; l < t->rows; l++) {
         const size_t first = l / PANEL * t->dim * PANEL + l % PANEL;
         const real *start = record->start + first, *end = record->end + first, *got = s->state + 2 * first - l % PANEL;
-        double miss = 0, size = 0;
+        double miss = 0, from = 0, to = 0;
         for (size_t i = 0; i < t->dim * PANEL; i += PANEL) {
             const double e = (double)got[i] - (double)start[i];
             miss += e * e;
-            size += (double)start[i] * (double)start[i] + (double)end[i] * (double)end[i];
+            from += (double)start[i] * (double)start[i];
+            to += (double)end[i] * (double)end[i];
         }
-        if (t->failed[l] == ROW_GOOD && !(sqrt(miss) <= 0.1 * sqrt(size) + least))
+        if (t->failed[l] == ROW_GOOD && !(sqrt(miss) <= 0.1 * sqrt(from) + 30 * (problem->atol + problem->rtol * sqrt(to))))
             t->failed[l] = ROW_RETRACE;
     }
 }
