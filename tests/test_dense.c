@@ -1,7 +1,7 @@
 /* engine-test: built once for each precision and instruction set, with the flags of the engine */
 /*
  * The dense kernels. Where the order of summation is promised, they must have the bits of a plain loop in that order;
- * everything is also compared with OpenBLAS in double precision. NF_TEST_SEED in the environment replaces the seed of the
+ * everything is also compared with OpenBLAS in double precision. NFLOW_TEST_SEED in the environment replaces the seed of the
  * random shapes.
  */
 #include "checks.h"
@@ -34,7 +34,7 @@ static size_t between(size_t low, size_t high) { return low + (size_t)(next() % 
 static real number(void) { return (real)((double)(next() >> 11) * 0x1p-53 * 4.77 - 2.385); }
 
 static void set_up(void) {
-    const char *given = getenv("NF_TEST_SEED");
+    const char *given = getenv("NFLOW_TEST_SEED");
     seed = given ? strtoull(given, NULL, 0) : 2385;
     state = seed;
 }

@@ -4,7 +4,7 @@
  * double functions for float (their error, some 1e-9 of a float's ulp, does not count). The header is compiled into this
  * program.
  *
- *     NF_SEED=n               another random sequence
+ *     NFLOW_TEST_SEED=n       another random sequence
  *     NF_VMATH_REPORT=1       print the largest error of each function
  *     NF_VMATH_POINTS=n       random points a function
  *     NF_VMATH_EXHAUSTIVE=1   float: every bit pattern
@@ -156,7 +156,7 @@ static uint64_t next_random(void) { /* SplitMix64 */
 static double uniform(double low, double high) { return low + (high - low) * ((double)(next_random() >> 11) * 0x1p-53); }
 
 static void seed_random(void) {
-    const char *text = getenv("NF_SEED");
+    const char *text = getenv("NFLOW_TEST_SEED");
     random_state = seed_used = text ? strtoull(text, NULL, 0) : 20240229;
 }
 
