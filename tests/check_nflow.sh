@@ -373,8 +373,8 @@ latin=$(printf 'l\344.safetensors')
 if cp realnvp.safetensors "$latin" 2>/dev/null; then status 0 info "$latin" --json :: '"file": "l?.safetensors"'; fi
 status 0 info realnvp.safetensors --tensors :: layers.0.net.0.weight
 status 1 info moons.csv :: not a model file
-if [ -c /dev/zero ]; then
-    (ulimit -v 4000000 2>/dev/null; "$nflow" info /dev/zero) >output 2>errors
+if [ -c /dev/zero ] && (ulimit -v 4000000 && "$nflow" --version) >/dev/null 2>&1; then # a sanitizer wants more addresses than that
+    (ulimit -v 4000000; "$nflow" info /dev/zero) >output 2>errors
     if grep -q 'does not begin with {' errors; then pass; else fail "nflow info reads /dev/zero to no end"; fi
 fi
 status 1 import moons.csv -o imported.safetensors :: no safetensors file
