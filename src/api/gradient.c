@@ -5,9 +5,10 @@
 #include "core/floating.h"
 
 nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_gradient *gradient) {
-    if (gradient->structure != flow->structure)
-        return nf_fail(NF_ERR_MISMATCH, function, "gradient belongs to another flow, or to this one before append or invert");
-    return NF_OK;
+    const nf_status status = nf_check_pointer(function, "gradient", gradient);
+    if (status != NF_OK || gradient->structure == flow->structure)
+        return status;
+    return nf_fail(NF_ERR_MISMATCH, function, "gradient belongs to another flow, or to this one before append or invert");
 }
 
 nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t count,

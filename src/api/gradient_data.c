@@ -33,8 +33,6 @@ nf_status nf_grad_nll(const nf_flow *flow, nf_workspace *ws, size_t rows, const 
     double scale;
     nf_status status = nf_check_differentiation(__func__, flow, ws, rows, "x", x, context);
     if (status == NF_OK)
-        status = nf_check_pointer(__func__, "gradient", gradient);
-    if (status == NF_OK)
         status = nf_check_gradient(__func__, flow, gradient);
     if (status == NF_OK)
         status = check_weights(__func__, rows, weight, &scale);
@@ -125,8 +123,6 @@ nf_status nf_grad_flow_matching(const nf_flow *flow, nf_workspace *ws, nf_rng *r
         status = nf_check_pointer(__func__, "rng", rng);
     if (status == NF_OK && pairing != NF_PAIRING_INDEPENDENT && pairing != NF_PAIRING_OPTIMAL)
         status = nf_fail(NF_ERR_ARGUMENT, __func__, "pairing is %d, which is none", (int)pairing);
-    if (status == NF_OK)
-        status = nf_check_pointer(__func__, "gradient", gradient);
     if (status == NF_OK)
         status = nf_check_gradient(__func__, flow, gradient);
     if (status == NF_OK)

@@ -117,8 +117,6 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
     if (status == NF_OK && !target)
         status = nf_fail(NF_ERR_ARGUMENT, __func__, "target is NULL");
     if (status == NF_OK)
-        status = nf_check_pointer(__func__, "gradient", gradient);
-    if (status == NF_OK)
         status = nf_check_gradient(__func__, flow, gradient);
     if (status != NF_OK)
         return status;
