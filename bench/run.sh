@@ -2,6 +2,7 @@
 # All figures of the library, with PyTorch's beside them where it is there, in rounds that take turns. Writes JSON lines and prints the table.
 # usage: run.sh FOLDER-OF-PROGRAMS OUTPUT      environment: ROUNDS (3), BLOCKS (9), THREADS ("1 2"), PYTHON (python3)
 set -eu
+export PYTHONDONTWRITEBYTECODE=1 # one peer imports the other
 programs=$1
 output=$2
 python=${PYTHON:-python3}
@@ -37,5 +38,6 @@ done
 "$programs/bench_cnf" >>"$output"
 if [ -n "$builds" ]; then
     "$python" "$here/peers/cnf_torch.py" >>"$output"
+    "$python" "$here/peers/cnf_adjoint_torch.py" >>"$output"
 fi
 awk -f "$here/table.awk" "$output"

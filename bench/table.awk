@@ -63,6 +63,12 @@ END {
             low[id] == "" ? "-" : sprintf("%11.4g..%-9.4g", low[id], high[id]), r ? sprintf("%.4g", r) : "-", \
             p ? sprintf("%.3f", p) : "-", ratio(id, "torch-eager", us), ratio(id, "torch-script", us)
     }
+    for (i = 1; i <= ids; i++) {
+        id = order[i]
+        if (best(id, "torch-adjoint") > 0)
+            printf "%-42s PyTorch with adaptive steps and the adjoint equation: %.4g us, x %s\n", id, best(id, "torch-adjoint"), \
+                ratio(id, "torch-adjoint", median(id " us"))
+    }
     for (i = 1; i <= memories; i++) print memory[i]
     kernels()
 }

@@ -87,4 +87,5 @@ def main() -> None:
                           "us_high": round(1e6 * times[BLOCKS - 1 - BLOCKS // 4], 3)}), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()
