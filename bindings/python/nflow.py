@@ -13,8 +13,9 @@ others: RowsError.result is what the call would have returned, with NaN in those
 
 Handles are freed by close(), at the end of a with block, or with the object; a Flow can be copied and pickled. The interpreter's lock is free during
 calls; a handle belongs to one thread at a time, but for flows that are only read. While a call has an object, its callbacks may read a flow or net, and no
-more: to close or change it, or to use a workspace, gradient or optimizer again, is a RuntimeError, from other threads too. The library is found by the
-environment variable NFLOW_LIBRARY, or as the system finds libraries.
+more: to close or change it, or to use a workspace, gradient or optimizer again, is a RuntimeError, from other threads too. So is it to read the parameters
+of a flow or net that another thread is fitting or changing, or to evaluate, save or copy it; to ask for its dim and the like is not. The library is found
+by the environment variable NFLOW_LIBRARY, or as the system finds libraries.
 
 Python 3.7 or later, numpy. MIT licence.
 """
@@ -521,15 +522,18 @@ _CHANGES = {"nf_flow_append", "nf_flow_invert", "nf_flow_set_base_normal", "nf_c
 
 def _call(function, *arguments, taken=None):
     """What a function of C returns, to which the objects among the arguments go as their handles. Until then nobody can close them, change them, or use
-    again what serves one call at a time. `taken` is freed by a call that succeeds."""
+    again what serves one call at a time; nor does another thread read what this call changes. `taken` is freed by a call that succeeds."""
     call, owners = object(), [one for one in arguments if isinstance(one, _Owner)]
+    thread, changes = threading.get_ident(), function.__name__ in _CHANGES
     try:
         with _lock:
             for one in owners:
-                if not one._shared or function.__name__ in _CHANGES:
+                if not one._shared or changes:
                     one._idle()
+                elif any(by not in (None, thread) for by in list(one._calls.values())):
+                    raise RuntimeError("the %s is being changed by a call in another thread" % type(one).__name__)
             for one in owners:
-                one._calls.add(call)
+                one._calls[call] = thread if changes else None
         arguments = [one.handle if isinstance(one, _Owner) else one for one in arguments]
         if taken is None:
             return function(*arguments)
@@ -540,17 +544,25 @@ def _call(function, *arguments, taken=None):
         return status
     finally:
         for one in owners:
-            one._calls.discard(call)
+            one._calls.pop(call, None)
+
+
+def _look(name, answer=lambda value: value):
+    """A property that no fit changes. With the lock, without which a handle is not freed and layers are not moved."""
+    def look(self):
+        with _lock:
+            return answer(getattr(lib, name)(self.handle))
+    return property(look)
 
 
 class _Owner:
     """A handle that is freed once."""
-    _handle, _calls = None, frozenset()
+    _handle, _calls = None, {}
     _shared = False  # whether calls may share it that do not change it
 
     def __init__(self, create, *arguments):
         handle = P()
-        self._calls = set()  # those that have it now
+        self._calls = {}  # those that have it now, and of those that change it, the thread
         _check(_call(create, *arguments, byref(handle)))
         self._handle = handle.value
 
@@ -713,10 +725,12 @@ class Flow(_Owner):
 
     def append(self, part):
         """Move the layers of `part` to the data end; `part` is closed."""
-        _check(_call(lib.nf_flow_append, self, _owner(part, Flow, "part"), taken=part))
+        with _lock:
+            _check(_call(lib.nf_flow_append, self, _owner(part, Flow, "part"), taken=part))
 
     def invert(self):
-        _check(_call(lib.nf_flow_invert, self))
+        with _lock:
+            _check(_call(lib.nf_flow_invert, self))
 
     def set_base_normal(self, mean=None, sd=None):
         mean, sd = (None if value is None else _array(value, name, self.dim) for value, name in ((mean, "mean"), (sd, "sd")))
@@ -733,12 +747,12 @@ class Flow(_Owner):
 
     # -- looking
 
-    dim = property(lambda self: lib.nf_flow_dim(self.handle))
-    context_dim = property(lambda self: lib.nf_flow_context_dim(self.handle))
-    layer_count = property(lambda self: lib.nf_flow_layer_count(self.handle))
-    precision = property(lambda self: Precision(lib.nf_flow_precision(self.handle)))
-    isa = property(lambda self: lib.nf_flow_isa(self.handle).decode())
-    parameter_count = property(lambda self: lib.nf_parameter_count(self.handle))
+    dim = _look("nf_flow_dim")
+    context_dim = _look("nf_flow_context_dim")
+    layer_count = _look("nf_flow_layer_count")
+    precision = _look("nf_flow_precision", Precision)
+    isa = _look("nf_flow_isa", bytes.decode)
+    parameter_count = _look("nf_parameter_count")
 
     @property
     def parameters(self):
@@ -753,12 +767,13 @@ class Flow(_Owner):
         """{name: array}: views into `parameters` (or a gradient's values); without it into a copy of the flow's."""
         parameters = self.parameters if parameters is None else parameters
         found = {}
-        for index in range(_call(lib.nf_tensor_count, self)):
-            info = Tensor(struct_size=ctypes.sizeof(Tensor))
-            _check(_call(lib.nf_tensor_info, self, index, byref(info)))
-            shape = tuple(info.shape[:info.rank])
-            count = int(np.prod(shape))
-            found[ctypes.string_at(info.name).decode()] = parameters[info.offset:info.offset + count].reshape(shape)
+        with _lock:  # the names last as long as the layers
+            for index in range(lib.nf_tensor_count(self.handle)):
+                info = Tensor(struct_size=ctypes.sizeof(Tensor))
+                _check(lib.nf_tensor_info(self.handle, index, byref(info)))
+                shape = tuple(info.shape[:info.rank])
+                count = int(np.prod(shape))
+                found[ctypes.string_at(info.name).decode()] = parameters[info.offset:info.offset + count].reshape(shape)
         return found
 
     def __repr__(self):
@@ -951,7 +966,7 @@ class Mlp(_Owner):
         super().__init__(lib.nf_mlp_create, byref(_config(MlpConfig, dict(config, inputs=inputs, outputs=outputs))))
         self.inputs, self.outputs = inputs, outputs
 
-    parameter_count = property(lambda self: lib.nf_mlp_parameter_count(self.handle))
+    parameter_count = _look("nf_mlp_parameter_count")
 
     @property
     def parameters(self):

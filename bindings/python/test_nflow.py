@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import unittest
+import unittest.mock
 import warnings
 
 import numpy as np
@@ -483,6 +484,48 @@ class Callbacks(unittest.TestCase):
         self.assertEqual(flow.layer_count, 3)
         for one in (optimizer, workspace, gradient, flow):
             one.close()
+
+    def test_other_threads_do_not_read_what_changes(self):
+        """A flow that is fitted is half of one step and half of the next; what no step changes may be asked for."""
+        flow, net, done = nflow.Flow.planar(dim=2, layers=2, seed=1), nflow.Mlp(2, 1), threading.Event()
+        x, rng, parameters, read = self.x[:3], nflow.Rng(), flow.parameters, []
+        reads = [lambda: flow.log_prob(x), lambda: flow.sample(3, rng), lambda: flow.parameters, flow.clone, flow.dumps, flow.diagnose,
+                 lambda: copy.copy(flow), lambda: nflow.Workspace(flow)]
+
+        def look():
+            for attempt in reads:
+                with self.assertRaisesRegex(RuntimeError, "the Flow is being changed by a call in another thread"):
+                    attempt()
+            self.assertEqual((flow.dim, flow.layer_count, len(flow.tensors(parameters))), (2, 2, 6))
+            self.assertIn("dim 2", repr(flow))
+            self.assertEqual(net.forward(x).shape, (3, 1))
+            done.set()
+
+        def progress(_):
+            other = threading.Thread(target=look)
+            other.start()
+            other.join()
+            read.append(flow.log_prob(x))
+            return True
+        flow.fit(self.x, epochs=2, progress=progress)
+        self.assertTrue(done.is_set())
+        self.assertTrue(np.isfinite(read[0]).all())
+        self.assertEqual(flow.clone().dumps(), flow.dumps())
+
+    def test_looking_holds_back_closing(self):
+        """Another thread frees no handle between the moment it is taken and that when C has read it."""
+        flow, dim, closers = nflow.Flow.planar(dim=2), nflow.lib.nf_flow_dim, []
+
+        def slow(handle):
+            closers.append(threading.Thread(target=flow.close))
+            closers[0].start()
+            closers[0].join(.05)
+            self.assertIsNotNone(flow._handle)
+            return dim(handle)
+        with unittest.mock.patch.object(nflow.lib, "nf_flow_dim", slow):
+            self.assertEqual(flow.dim, 2)
+        closers[0].join()
+        self.assertEqual(repr(flow), "<closed Flow>")
 
     def test_training_by_hand(self):
         flow = nflow.Flow.realnvp(dim=2, couplings=2, hidden_width=8, seed=3)
