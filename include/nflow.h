@@ -619,7 +619,7 @@ typedef struct nf_fit_report {
  * which counts, because their weights are 0 or they are not finite, are as none.
  * Same seed, same bits, for any number of threads. Working memory does not depend on rows. A loss, gradient or step that is not finite never reaches the
  * parameters: NF_ERR_DIVERGED, and the flow holds its best ones (without held-out rows, the last with which an epoch began and its first batch was good). NF_STOPPED: progress asked for it. NF_ERR_ROWS: some rows are not
- * finite; they were left out, and the fit is done. `config` NULL: all defaults. `report` may be NULL.
+ * finite; they were left out, and the fit is done, in 0 steps when none was left. `config` NULL: all defaults. `report` may be NULL.
  *
  * config->checkpoint: after an epoch, before progress is called, all that the fit depends on is saved there, atomically as by nf_flow_save. A call that finds the file
  * goes on from it, whatever parameters the flow has, and ends with the bits of a fit that was never stopped, on any number of threads (on the same library build and

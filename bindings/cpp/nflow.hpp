@@ -693,7 +693,8 @@ class flow {
         vjp(nf_inverse_vjp, "x", x, context, grad_z, grad_log_det, grad_x, grad_context, grad, ws);
     }
 
-    /* ---- training. NF_ERR_ROWS is no failure here: the rows were left out, and the report counts them. */
+    /* ---- training. NF_ERR_ROWS is no failure of fit, which left the rows out and counts them in the report, unless there was no
+     * other row to learn from. */
 
     nf_fit_report fit(numbers x, const fit_config &config = {}) { return fit(x, {}, config); }
     nf_fit_report fit(numbers x, numbers context, const fit_config &config) {
@@ -724,7 +725,7 @@ class flow {
         const nf_status status = nf_fit(get(), n, reads ? nullptr : x.data(), reads ? nullptr : conditions(context, n), &c, &report);
         if (reader.thrown)
             std::rethrow_exception(reader.thrown);
-        guard.check(status == NF_ERR_ROWS ? NF_OK : status);
+        guard.check(status == NF_ERR_ROWS && report.steps > 0 ? NF_OK : status);
         return report;
     }
     template <class F> nf_reverse_kl_report fit_reverse_kl(F &&f, const reverse_kl_config &config = {}) {

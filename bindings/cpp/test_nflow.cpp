@@ -145,6 +145,8 @@ static void callbacks() {
     MUST(flow.parameters() == twin.parameters());
     x[1] = std::nan("");
     MUST(flow.fit(x, nflow::fit_config().epochs(1)).bad_rows == 1);
+    x.assign(x.size(), std::nan(""));
+    MUST(thrown_by([&] { flow.fit(x, nflow::fit_config().epochs(1)); }, "100 of 100 rows are not finite") == NF_ERR_ROWS);
 }
 
 /* Steps of one's own, for a flow and for a net; the gradients are those of the vjps. */

@@ -285,7 +285,7 @@ class DivergedError(Error):
 
 
 class RowsWarning(UserWarning):
-    """A fit left out rows that are not finite."""
+    """A fit left out rows that are not finite, and learned from the others."""
 
 
 _ERRORS = {kind.status: kind for kind in (ArgumentError, OutOfMemoryError, RowsError, MismatchError, UnsupportedError, FileError, FormatError,
@@ -889,7 +889,8 @@ class Flow(_Owner):
             checkpoint=None, read=None, rows=None, **config):
         """Fit to rows of x by mini-batches; the report. progress(p) is called after each epoch and stops the fit when it returns true.
 
-        Or to `rows` rows of which read(row) gives those with the indices row, count x dim, with a context as a pair.
+        Or to `rows` rows of which read(row) gives those with the indices row, count x dim, with a context as a pair. Rows that are not finite are left
+        out, which is a RowsWarning, and a RowsError if there is none to learn from.
         """
         if (x is None) != (read is not None and rows is not None) or (x is not None and rows is not None):
             raise ValueError("fit takes x, or read and rows")
@@ -918,7 +919,7 @@ class Flow(_Owner):
         config["progress"] = calls.progress(_PROGRESS, FitProgress, progress)
         config = _config(FitConfig, config)
         status = calls.run(lib.nf_fit, self, count, _at(x), _at(context), byref(config), byref(report))
-        if status == Status.ERR_ROWS and calls.raised is None:
+        if status == Status.ERR_ROWS and calls.raised is None and report.steps:
             warnings.warn(lib.nf_last_error().decode("utf-8", "replace"), RowsWarning, stacklevel=2)
             return report
         return calls.check(status, report)

@@ -280,6 +280,11 @@ class Errors(unittest.TestCase):
             report = flow.fit(np.vstack([x] * 10), epochs=1)
         self.assertEqual(report.bad_rows, 10)
         self.assertEqual([warning.category for warning in caught], [nflow.RowsWarning])
+        before = flow.parameters
+        with self.assertRaisesRegex(nflow.RowsError, "20 of 20 rows are not finite") as caught:
+            flow.fit(np.full((20, 2), np.nan), epochs=1)
+        self.assertEqual((caught.exception.result.bad_rows, caught.exception.result.steps), (20, 0))
+        np.testing.assert_array_equal(flow.parameters, before)
 
 
 class Handles(unittest.TestCase):
