@@ -766,6 +766,10 @@ class Flow(_Owner):
     def tensors(self, parameters=None):
         """{name: array}: views into `parameters` (or a gradient's values); without it into a copy of the flow's."""
         parameters = self.parameters if parameters is None else parameters
+        if not isinstance(parameters, np.ndarray):
+            raise TypeError("parameters: an array is expected, to give views into, not %s" % type(parameters).__name__)
+        if parameters.shape != (self.parameter_count,):
+            raise ValueError("parameters has shape %s, expected %s" % (parameters.shape, (self.parameter_count,)))
         found = {}
         with _lock:  # the names last as long as the layers
             for index in range(lib.nf_tensor_count(self.handle)):

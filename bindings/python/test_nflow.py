@@ -135,6 +135,18 @@ class Arrays(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "go with validation_x"):
             self.flow.fit(self.x, validation_weight=np.ones(3))
 
+    def test_tensors_are_of_the_parameters(self):
+        parameters = np.zeros(self.flow.parameter_count)
+        for number, tensor in enumerate(self.flow.tensors(parameters).values()):
+            tensor[...] = number
+        self.assertEqual(set(parameters), set(range(len(self.flow.tensors()))))
+        for wrong in (parameters[1:], np.append(parameters, 0), parameters[:, None]):
+            with self.assertRaisesRegex(ValueError, r"parameters has shape .*, expected \(%d,\)" % len(parameters)):
+                self.flow.tensors(wrong)
+        for wrong in (parameters.tolist(), "parameters", memoryview(parameters)):
+            with self.assertRaisesRegex(TypeError, "parameters: an array is expected"):
+                self.flow.tensors(wrong)
+
     def test_a_column(self):
         flow = nflow.Flow.planar(dim=1, layers=2)
         self.assertEqual(flow.log_prob(np.zeros(4)).shape, (4,))
