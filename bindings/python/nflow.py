@@ -898,6 +898,8 @@ class Flow(_Owner):
         """
         if (x is None) != (read is not None and rows is not None) or (x is not None and rows is not None):
             raise ValueError("fit takes x, or read and rows")
+        if x is None and context is not None:
+            raise ValueError("read gives the context, as a pair with the rows")
         if validation_x is None and (validation_context is not None or validation_weight is not None):
             raise ValueError("validation_context and validation_weight go with validation_x")
         calls = _Calls()

@@ -392,6 +392,9 @@ class Callbacks(unittest.TestCase):
             other.fit(read=stop, rows=5, epochs=1)
         with self.assertRaisesRegex(ValueError, "no context"):
             other.fit(read=lambda row: self.x[row], rows=5, epochs=1)
+        for wrong in (context, context.tolist()):
+            with self.assertRaisesRegex(ValueError, "read gives the context"):
+                other.fit(read=lambda row: (self.x[row], context[row]), rows=len(self.x), context=wrong, epochs=1)
         for wrong in (dict(), dict(rows=5), dict(x=self.x, read=stop, rows=5)):
             with self.assertRaisesRegex(ValueError, "x, or read and rows"):
                 other.fit(**wrong)
