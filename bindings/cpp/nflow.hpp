@@ -267,6 +267,13 @@ inline double *wanted(const char *name, results out, std::size_t expected) {
     return out.data();
 }
 
+/* The handle of an object that a call may do without, when there is one. What was moved from is not meant to be none. */
+template <class Owner> auto optional(const char *name, const Owner *owner) {
+    if (owner && !owner->get())
+        throw error(NF_ERR_ARGUMENT, std::string("the ") + name + " was moved from");
+    return owner ? owner->get() : nullptr;
+}
+
 /* C would take what stands before a null character for the path. */
 inline const char *path(const std::string &of) {
     const std::size_t end = of.find('\0');
@@ -777,7 +784,7 @@ class flow {
         check(create(arguments..., &handle));
         return handle;
     }
-    static nf_workspace *raw(const workspace *ws) noexcept { return ws ? ws->get() : nullptr; }
+    static nf_workspace *raw(const workspace *ws) { return detail::optional("workspace", ws); }
 
     std::size_t rows(const char *name, numbers x) const {
         const std::size_t d = dim();
@@ -810,7 +817,7 @@ class flow {
             detail::expect("the cotangent", grad_out.size(), in.size());
         check(call(get(), raw(ws), n, in.data(), conditions(context, n), grad_out.data(), weights(grad_log_det, n),
                    detail::wanted("the input's cotangent", grad_in, in.size()),
-                   detail::wanted("grad_context", grad_context, context.size()), grad ? grad->get() : nullptr));
+                   detail::wanted("grad_context", grad_context, context.size()), detail::optional("gradient", grad)));
     }
     nf_diagnose_report diagnosed(numbers x, numbers context, const nf_diagnose_config &config) const {
         std::size_t n = rows("x", x);
@@ -848,7 +855,7 @@ inline void optimizer::step(flow &of, const gradient &by) { check(nf_optimizer_s
 inline void mlp::forward(numbers x, results y, workspace *ws) const {
     const std::size_t n = rows(x);
     detail::expect("y", y.size(), n * outputs_);
-    check(nf_mlp_forward(get(), ws ? ws->get() : nullptr, n, x.data(), y.data()));
+    check(nf_mlp_forward(get(), detail::optional("workspace", ws), n, x.data(), y.data()));
 }
 
 inline std::vector<double> mlp::forward(numbers x, workspace *ws) const {
@@ -861,8 +868,8 @@ inline std::vector<double> mlp::forward(numbers x, workspace *ws) const {
 inline void mlp::vjp(numbers x, numbers grad_y, results grad_x, gradient *grad, workspace *ws) const {
     const std::size_t n = rows(x);
     detail::expect("grad_y", grad_y.size(), n * outputs_);
-    check(nf_mlp_vjp(get(), ws ? ws->get() : nullptr, n, x.data(), grad_y.data(), nullptr,
-                     detail::wanted("grad_x", grad_x, x.size()), grad ? grad->get() : nullptr));
+    check(nf_mlp_vjp(get(), detail::optional("workspace", ws), n, x.data(), grad_y.data(), nullptr,
+                     detail::wanted("grad_x", grad_x, x.size()), detail::optional("gradient", grad)));
 }
 
 /* From y at t0 (rows of `size` numbers) to y at t1, in place. f(row, t, y, dydt) fills the derivatives. `path`: times x rows x

@@ -54,6 +54,33 @@ static void ownership() {
     MUST(taken.parameters() == b.parameters());
 }
 
+/* A call that may do without a workspace or gradient does not take one that was moved from for none. */
+static void moved_from() {
+    const nflow::flow flow(nflow::planar_config(2).seed(1));
+    const nflow::mlp net(nflow::mlp_config(2, 2).hidden_width(4));
+    nflow::workspace ws(flow), net_ws(net);
+    nflow::gradient gradient(flow), net_gradient(net);
+    const double x[] = {.5, -.25};
+    double grad_x[2];
+    const auto attempt_all = [&] {
+        const char *const no_workspace = "the workspace was moved from", *const no_gradient = "the gradient was moved from";
+        nf_status refused[] = {thrown_by([&] { flow.log_prob(x, {}, &ws); }, no_workspace),
+                               thrown_by([&] { flow.forward(x, {}, &ws); }, no_workspace),
+                               thrown_by([&] { flow.forward_vjp(x, {}, x, {}, grad_x, {}, &gradient); }, no_gradient),
+                               thrown_by([&] { net.forward(x, &net_ws); }, no_workspace),
+                               thrown_by([&] { net.vjp(x, x, grad_x, nullptr, &net_ws); }, no_workspace),
+                               thrown_by([&] { net.vjp(x, x, grad_x, &net_gradient); }, no_gradient)};
+        int count = 0;
+        for (const nf_status status : refused)
+            count += status == NF_ERR_ARGUMENT;
+        return count;
+    };
+    MUST(attempt_all() == 0);
+    const nflow::workspace ws_now(std::move(ws)), net_ws_now(std::move(net_ws));
+    const nflow::gradient gradient_now(std::move(gradient)), net_gradient_now(std::move(net_gradient));
+    MUST(attempt_all() == 6);
+}
+
 static void statuses() {
     MUST(thrown_by([] { nflow::flow(nflow::realnvp_config(0)); }, "dim") == NF_ERR_ARGUMENT);
     MUST(thrown_by([] { nflow::flow::load("/nonexistent/model"); }, "/nonexistent/model") == NF_ERR_IO);
@@ -207,6 +234,7 @@ static void files_and_tensors() {
 
 int main() {
     ownership();
+    moved_from();
     statuses();
     paths();
     sizes();
