@@ -339,6 +339,7 @@ class fit_config : public training_config<nf_fit_config, nf_fit_progress, fit_co
     fit_config &pairing(nf_pairing value) { return set(&nf_fit_config::pairing, value); }
     fit_config &checkpoint(std::string path) {
         checkpoint_ = std::move(path);
+        with_checkpoint_ = true;
         return *this;
     }
     fit_config &checkpoint_every(std::size_t value) { return set(&nf_fit_config::checkpoint_every, value); }
@@ -354,6 +355,7 @@ class fit_config : public training_config<nf_fit_config, nf_fit_progress, fit_co
     std::size_t read_rows_ = 0;
     numbers validation_x_, validation_context_, validation_weight_, weight_;
     std::string checkpoint_;
+    bool with_checkpoint_ = false;
 };
 
 class reverse_kl_config : public training_config<nf_reverse_kl_config, nf_reverse_kl_progress, reverse_kl_config> {
@@ -712,7 +714,7 @@ class flow {
         report.struct_size = sizeof report;
         if (config.with_optimizer_)
             c.optimizer = &config.optimizer_;
-        if (!config.checkpoint_.empty())
+        if (config.with_checkpoint_)
             c.checkpoint = detail::path(config.checkpoint_);
         c.weight = weights(config.weight_, n);
         c.validation_rows = rows("validation x", config.validation_x_);

@@ -88,7 +88,7 @@ static void statuses() {
     MUST(thrown_by([] { nflow::flow(nflow::cnf_config(2).activation(NF_RELU)); }, "relu") == NF_ERR_ARGUMENT);
 }
 
-/* A path ends at its first null character in C: another file than the one that was named. */
+/* A path ends at its first null character in C: another file than the one that was named. An empty one is not the wish for no file. */
 static void paths() {
     const std::string path("/nonexistent/a\0b", 16);
     const double x[] = {.5, -.25, 1.5, .75};
@@ -96,6 +96,7 @@ static void paths() {
     MUST(thrown_by([&] { flow.save(path); }, "null character") == NF_ERR_ARGUMENT);
     MUST(thrown_by([&] { nflow::flow::load(path); }, "null character") == NF_ERR_ARGUMENT);
     MUST(thrown_by([&] { flow.fit(x, nflow::fit_config().checkpoint(path)); }, "null character") == NF_ERR_ARGUMENT);
+    MUST(thrown_by([&] { flow.fit(x, nflow::fit_config().checkpoint("")); }, "an empty path") == NF_ERR_ARGUMENT);
 }
 
 static void sizes() {
