@@ -710,6 +710,8 @@ class flow {
         nf_fit_config c = *config.get();
         const bool reads = c.read && x.empty();
         const std::size_t n = reads ? config.read_rows_ : rows("x", x);
+        if (reads)
+            detail::expect("context beside read", context.size(), 0);
         nf_fit_report report{};
         report.struct_size = sizeof report;
         if (config.with_optimizer_)

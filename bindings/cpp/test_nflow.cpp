@@ -171,6 +171,8 @@ static void callbacks() {
     const auto failing = [](void *, std::size_t, const std::size_t *, double *, double *) { return NF_ERR_IO; };
     MUST(thrown_by([&] { twin.fit({}, nflow::fit_config().read(100, failing, nullptr)); }, "config->read") == NF_ERR_IO);
     MUST(flow.parameters() == twin.parameters());
+    MUST(thrown_by([&] { twin.fit({}, x, nflow::fit_config().epochs(1).read(100, reader, &x)); }, "context beside read") == NF_ERR_ARGUMENT);
+    MUST(thrown_by([&] { twin.fit(x, nflow::fit_config().epochs(1).read(100, reader, &x)); }, "config->read") == NF_ERR_ARGUMENT);
     x[1] = std::nan("");
     MUST(flow.fit(x, nflow::fit_config().epochs(1)).bad_rows == 1);
     x.assign(x.size(), std::nan(""));
