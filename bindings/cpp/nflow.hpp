@@ -282,6 +282,12 @@ inline const char *path(const std::string &of) {
     return of.c_str();
 }
 
+/* C wants a place for the numbers of a flow without parameters, too. */
+template <class T> T *place(T *data) noexcept {
+    static T nothing{};
+    return data ? data : &nothing;
+}
+
 template <auto release> struct deleter {
     template <class T> void operator()(T *pointer) const noexcept { release(pointer); }
 };
@@ -466,12 +472,12 @@ class gradient {
     void zero() { check(nf_gradient_zero(get())); }
     std::vector<double> values() const {
         std::vector<double> out(count_);
-        check(nf_gradient_get(get(), out.data()));
+        check(nf_gradient_get(get(), detail::place(out.data())));
         return out;
     }
     void set_values(numbers in) {
         detail::expect("values", in.size(), count_);
-        check(nf_gradient_set(get(), in.data()));
+        check(nf_gradient_set(get(), detail::place(in.data())));
     }
 
   private:
@@ -592,12 +598,12 @@ class flow {
     std::size_t parameter_count() const noexcept { return nf_parameter_count(get()); }
     std::vector<double> parameters() const {
         std::vector<double> out(parameter_count());
-        check(nf_get_parameters(get(), out.data()));
+        check(nf_get_parameters(get(), detail::place(out.data())));
         return out;
     }
     void set_parameters(numbers in) {
         detail::expect("parameters", in.size(), parameter_count());
-        check(nf_set_parameters(get(), in.data()));
+        check(nf_set_parameters(get(), detail::place(in.data())));
     }
     std::vector<tensor> tensors() const {
         std::vector<tensor> found(nf_tensor_count(get()));

@@ -115,6 +115,16 @@ static void sizes() {
     MUST(flow.inverse(x, context).log_det[1] == log_det[1]);
 }
 
+static void no_parameters() {
+    nflow::flow flow = nflow::flow::permutation(std::array<std::size_t, 2>{1, 0});
+    nflow::gradient gradient(flow);
+    MUST(flow.parameters().empty() && gradient.values().empty());
+    flow.set_parameters({});
+    gradient.set_values({});
+    const nflow::flow moved = std::move(flow);
+    MUST(thrown_by([&] { flow.parameters(); }, "flow is NULL") == NF_ERR_ARGUMENT);
+}
+
 static void bad_rows() {
     const nflow::flow flow(nflow::planar_config(2).layers(3).seed(4));
     const double x[] = {.5, .25, std::nan(""), 1, -1, 2};
@@ -241,6 +251,7 @@ int main() {
     statuses();
     paths();
     sizes();
+    no_parameters();
     bad_rows();
     callbacks();
     training_by_hand();
