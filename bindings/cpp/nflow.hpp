@@ -55,6 +55,7 @@ template <class T> class view {
   public:
     constexpr view() noexcept = default;
     constexpr view(T *data, std::size_t size) noexcept : data_(data), size_(size) {}
+    view(std::nullptr_t, std::size_t) = delete; /* or {0, 0}, meant as two numbers, would be an empty view */
     template <std::size_t n> constexpr view(T (&array)[n]) noexcept : data_(array), size_(n) {}
     template <class C, class = std::enable_if_t<std::is_convertible_v<decltype(std::declval<C &>().data()), T *>>>
     constexpr view(C &&container) noexcept : data_(container.data()), size_(container.size()) {}

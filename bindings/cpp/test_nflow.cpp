@@ -37,6 +37,7 @@ static_assert(!std::is_copy_constructible_v<nflow::gradient> && std::is_nothrow_
 static_assert(!std::is_copy_constructible_v<nflow::optimizer> && std::is_nothrow_move_constructible_v<nflow::optimizer>);
 static_assert(!std::is_copy_constructible_v<nflow::mlp> && std::is_nothrow_move_constructible_v<nflow::mlp>);
 static_assert(!std::is_constructible_v<nflow::results, const std::vector<double> &>, "a const vector takes no results");
+static_assert(!std::is_constructible_v<nflow::numbers, std::nullptr_t, std::size_t>, "{0, 0} is no view");
 
 static void ownership() {
     nflow::flow a(nflow::planar_config(2).seed(1));
