@@ -841,11 +841,13 @@ contains
         text = nf_text(nf_last_error())
     end function
 
-    ! A name without its trailing blanks, as C wants it.
+    ! A name without its trailing blanks, as C wants it. C would take what stands before a null character for another
+    ! file: a name with more behind one than nulls and blanks gives an empty path, which every call refuses.
     pure function nf_path(name) result(path)
         character(len=*), intent(in) :: name
         character(kind=c_char, len=:), allocatable :: path
         path = trim(name)//c_null_char
+        if (verify(name(index(path, c_null_char):), c_null_char//" ") > 0) path = c_null_char
     end function
 
     pure subroutine init_planar_config(it)

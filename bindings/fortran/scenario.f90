@@ -215,7 +215,7 @@ contains
     subroutine refuse()
         type(nf_realnvp_config) :: bad
         type(nf_diagnose_report) :: report
-        type(c_ptr) :: none
+        type(c_ptr) :: none, again
         character(len=10000) :: text
         integer(c_size_t) :: length
         real(c_double) :: y(1)
@@ -223,6 +223,10 @@ contains
         call expect(nf_realnvp_create(bad, none), NF_ERR_ARGUMENT, "struct_size")
         call expect(nf_flow_load(nf_path("/nonexistent/model"), none), NF_ERR_IO, "/nonexistent/model")
         if (c_associated(none)) stop 3
+        call expect(nf_flow_save(flow, nf_path(trim(model)//c_null_char//".of another name")), NF_ERR_IO)
+        call expect(nf_flow_load(nf_path(trim(model)//c_null_char//".of another name"), none), NF_ERR_IO)
+        call must(nf_flow_load(nf_path(trim(model)//c_null_char//"  "), again)) ! has C's end already
+        call nf_flow_free(again)
         call expect(nf_ode_solve(rows=1_c_size_t, size=1_c_size_t, f=c_funloc(refusing), user=c_null_ptr, t0=0d0, t1=1d0, y=y, &
             times=0_c_size_t), NF_ERR_UNSUPPORTED)
         call nf_init(report)
