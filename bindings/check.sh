@@ -24,7 +24,7 @@ cpp() {
 }
 # shellcheck disable=SC2046
 fortran() {
-    gfortran -std=f2018 -O1 -ffp-contract=off -fcheck=all -ffree-line-length-none -Wall -Wextra -Werror -J"$scratch" \
+    gfortran -std=f2018 -O1 -ffp-contract=off -fcheck=all,no-array-temps -ffree-line-length-none -Wall -Wextra -Werror -J"$scratch" \
         "$prefix/share/nflow/nflow.f90" "$1" $(pkg-config --libs libnflow) -o "$2"
 }
 same() { # the scenario of a language against that of C: numbers by their bits, the model byte by byte

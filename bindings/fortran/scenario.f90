@@ -85,6 +85,7 @@ program scenario
     call use_flow()
     call approximate()
     call beside()
+    call use_sections()
     call refuse()
     call nf_flow_free(flow)
     call nf_flow_free(loaded)
@@ -209,6 +210,23 @@ contains
         call must(nf_ode_solve(rows=2_c_size_t, size=1_c_size_t, f=c_funloc(decay), user=c_loc(rate), t0=0d0, t1=1d0, y=decays, &
             times=0_c_size_t))
         call print_bits("ode", decays)
+    end subroutine
+
+    ! Parts of arrays that do not lie together, as arguments and results: the bits of whole ones, and nothing beside them is touched.
+    subroutine use_sections()
+        real(c_double), target :: wide(5, 2*draws), mapped(5, 2*draws), log_det_of(3*draws)
+        real(c_double), pointer :: part(:, :)
+        real(c_double) :: z(2, draws), log_det(draws)
+        wide = -99; mapped = -99; log_det_of = -99
+        wide(2:4:2, ::2) = x(:, :draws)
+        call must(nf_inverse(flow, c_null_ptr, draws, x, z=z, log_det=log_det))
+        call must(nf_inverse(flow, c_null_ptr, draws, wide(2:4:2, ::2), z=mapped(2:4:2, ::2), log_det=log_det_of(2::3)))
+        if (any(abs(mapped(2:4:2, ::2) - z) > 0) .or. any(abs(log_det_of(2::3) - log_det) > 0)) stop 9
+        if (count(mapped > -99) /= 2*draws .or. count(log_det_of > -99) /= draws) stop 10
+        part => wide(2:4:2, 2*draws - 1:1:-2)
+        call must(nf_inverse(flow, c_null_ptr, draws, part, z=z, log_det=log_det))
+        if (any(abs(log_det_of(3*draws - 1:1:-3) - log_det) > 0)) stop 11
+        call must(nf_inverse(flow, c_null_ptr, 0_c_size_t, part(:, 1:0)))
     end subroutine
 
     ! Failures come as statuses, with a line that names the argument; no handle is made.
