@@ -794,7 +794,8 @@ class Flow(_Owner):
             if self.context_dim:
                 raise ValueError("context is None, expected (%d, %d)" % (rows, self.context_dim))
             return None
-        return _array(context, "context", rows, self.context_dim)
+        context = _array(context, "context", rows, self.context_dim)
+        return context if self.context_dim else None  # C takes none at all for a flow without
 
     def _map(self, call, value, name, context, workspace, log_det):
         value = self._rows(value, name)
@@ -935,7 +936,7 @@ class Flow(_Owner):
         calls = _Calls()
         report = ReverseKlReport(struct_size=ctypes.sizeof(ReverseKlReport))
         if context is not None:
-            config["context"] = _array(context, "context", config.get("samples") or 256, self.context_dim)
+            config["context"] = self._context(context, config.get("samples") or 256)
         config["progress"] = calls.progress(_REVERSE_KL_PROGRESS, ReverseKlProgress, progress)
         config = _config(ReverseKlConfig, config)
         call = calls.target(target, self.dim)

@@ -159,6 +159,9 @@ class Arrays(unittest.TestCase):
             flow.log_prob(x)
         with self.assertRaisesRegex(ValueError, "context"):
             flow.log_prob(x, context=np.zeros((3, 1)))
+        np.testing.assert_array_equal(self.flow.log_prob(self.x, context=self.x[:, 3:]), self.log_prob)
+        self.flow.fit(self.x, context=self.x[:, 3:], epochs=1)
+        self.flow.fit_reverse_kl(lambda x: (-.5 * (x * x).sum(1), -x), context=np.empty((256, 0)), steps=1)
 
     def test_copies_last_as_long_as_the_call(self):
         """Contexts and parameters that had to be copied: as those that are used where they lie."""
