@@ -209,15 +209,16 @@ template <class Progress> int progress_of(void *user, const Progress *progress) 
     return self->run([&] { return self->call(*progress) ? 0 : 1; });
 }
 
-/* What gives the rows of a fit, and what it threw. */
+/* What gives the rows of a fit, the status that it gave last, and what it threw. */
 struct reader {
     nf_rows_fn function;
     void *user;
+    nf_status status = NF_OK;
     std::exception_ptr thrown{};
     static nf_status evaluate(void *user, std::size_t count, const std::size_t *row, double *x, double *context) noexcept {
         auto *self = static_cast<reader *>(user);
         try {
-            return self->function(self->user, count, row, x, context);
+            return self->status = self->function(self->user, count, row, x, context);
         } catch (...) {
             self->thrown = std::current_exception();
             return NF_ERR_ARGUMENT;
@@ -743,7 +744,8 @@ class flow {
         const nf_status status = nf_fit(get(), n, reads ? nullptr : x.data(), reads ? nullptr : conditions(context, n), &c, &report);
         if (reader.thrown)
             std::rethrow_exception(reader.thrown);
-        guard.check(status == NF_ERR_ROWS && report.steps > 0 ? NF_OK : status);
+        const bool left_out = status == NF_ERR_ROWS && reader.status == NF_OK && report.bad_rows > 0;
+        guard.check(left_out && report.steps > 0 ? NF_OK : status);
         return report;
     }
     template <class F> nf_reverse_kl_report fit_reverse_kl(F &&f, const reverse_kl_config &config = {}) {

@@ -2,6 +2,7 @@
  * What is C++'s own in nflow.hpp: ownership, exceptions and their passage through C, sizes of views, builders.
  * usage: test_nflow
  */
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstdio>
@@ -182,6 +183,12 @@ static void callbacks() {
     const auto failing = [](void *, std::size_t, const std::size_t *, double *, double *) { return NF_ERR_IO; };
     MUST(thrown_by([&] { twin.fit({}, nflow::fit_config().read(100, failing, nullptr)); }, "config->read") == NF_ERR_IO);
     MUST(flow.parameters() == twin.parameters());
+    int reads = 0; /* the rows of a fit are counted, then learned from; what another flow made of them may be bad */
+    const auto late = [](void *user, std::size_t count, const std::size_t *, double *to, double *) {
+        std::fill_n(to, 2 * count, .5);
+        return ++*static_cast<int *>(user) < 5 ? NF_OK : NF_ERR_ROWS;
+    };
+    MUST(thrown_by([&] { twin.fit({}, nflow::fit_config().read(200, late, &reads)); }, "config->read returned") == NF_ERR_ROWS);
     MUST(thrown_by([&] { twin.fit({}, x, nflow::fit_config().epochs(1).read(100, reader, &x)); }, "context beside read") == NF_ERR_ARGUMENT);
     MUST(thrown_by([&] { twin.fit(x, nflow::fit_config().epochs(1).read(100, reader, &x)); }, "config->read") == NF_ERR_ARGUMENT);
     x[1] = std::nan("");
