@@ -344,6 +344,7 @@ class fit_config : public training_config<nf_fit_config, nf_fit_progress, fit_co
     fit_config &contamination(double value) { return set(&nf_fit_config::contamination, value); }
     fit_config &training_tolerance(double value) { return set(&nf_fit_config::training_tolerance, value); }
     fit_config &standardize(int value) { return set(&nf_fit_config::standardize, value); }
+    fit_config &standardize(bool value) { return standardize(value ? 0 : -1); } /* 0 is the default, which does */
     fit_config &pairing(nf_pairing value) { return set(&nf_fit_config::pairing, value); }
     fit_config &checkpoint(std::string path) {
         checkpoint_ = std::move(path);

@@ -90,6 +90,12 @@ static void statuses() {
     MUST(thrown_by([] { nflow::flow(nflow::cnf_config(2).activation(NF_RELU)); }, "relu") == NF_ERR_ARGUMENT);
 }
 
+/* The default of standardize is 0, and does. */
+static void words() {
+    MUST(nflow::fit_config().standardize(false).get()->standardize == -1 && nflow::fit_config().standardize(true).get()->standardize == 0);
+    MUST(nflow::fit_config().standardize(0).get()->standardize == 0 && nflow::fit_config().standardize(-1).get()->standardize == -1);
+}
+
 /* A path ends at its first null character in C: another file than the one that was named. An empty one is not the wish for no file. */
 static void paths() {
     const std::string path("/nonexistent/a\0b", 16);
@@ -257,6 +263,7 @@ int main() {
     ownership();
     moved_from();
     statuses();
+    words();
     paths();
     sizes();
     no_parameters();

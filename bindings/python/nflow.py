@@ -360,6 +360,8 @@ def _whole(value, name, kind):
 
 
 def _flag(value, name):
+    if name == "standardize" and isinstance(value, bool):  # 0 is the default, which does
+        value = 0 if value else -1
     return _between(-2 ** 31, 2 ** 31 - 1, value, name)
 
 

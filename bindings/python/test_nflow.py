@@ -385,6 +385,14 @@ class Callbacks(unittest.TestCase):
         with self.assertRaises(Stop):
             flow.fit_reverse_kl(lambda x: (-.5 * (x * x).sum(1), -x), progress=stop, steps=10)
 
+    def test_standardize_may_be_said_in_words(self):
+        words = {}
+        for value in (0, -1, True, False):
+            flow = nflow.Flow.realnvp(dim=2, couplings=2, hidden_width=8, actnorm=1, seed=3)
+            flow.fit(self.x * 50 + 7, epochs=1, standardize=value)
+            words.setdefault(flow.dumps(), []).append(value)
+        self.assertEqual([list(map(repr, same)) for same in words.values()], [["0", "True"], ["-1", "False"]])
+
     def test_rows_by_callback(self):
         context = self.x[:, :1] ** 2
         one, other = (nflow.Flow.realnvp(dim=2, context_dim=1, couplings=2, hidden_width=8, seed=3) for _ in range(2))
