@@ -758,12 +758,15 @@ class Flow(_Owner):
 
     @property
     def parameters(self):
-        values = np.empty(self.parameter_count)
-        return _check(_call(lib.nf_get_parameters, self, _at(values)), values)
+        with _lock:  # or layers are appended between the count and the numbers
+            values = np.empty(self.parameter_count)
+            return _check(_call(lib.nf_get_parameters, self, _at(values)), values)
 
     @parameters.setter
     def parameters(self, values):
-        _check(_call(lib.nf_set_parameters, self, _at(_array(values, "parameters", self.parameter_count))))
+        values = _numbers(values, "parameters")
+        with _lock:
+            _check(_call(lib.nf_set_parameters, self, _at(_array(values, "parameters", self.parameter_count))))
 
     def tensors(self, parameters=None):
         """{name: array}: views into `parameters` (or a gradient's values); without it into a copy of the flow's."""

@@ -558,6 +558,23 @@ class Callbacks(unittest.TestCase):
         closers[0].join()
         self.assertEqual(repr(flow), "<closed Flow>")
 
+    def test_counted_parameters_are_those_that_are_moved(self):
+        """Another thread appends no layers between the count and the numbers."""
+        flow, at, appending = nflow.Flow.planar(dim=2), nflow._at, []
+        parameters = flow.parameters
+
+        def slow(array):
+            appending.append(threading.Thread(target=flow.append, args=(nflow.Flow.planar(dim=2),)))
+            appending[-1].start()
+            appending[-1].join(.05)
+            self.assertEqual(flow.layer_count, layers)
+            return at(array)
+        for layers, call in ((1, lambda: flow.parameters), (2, lambda: setattr(flow, "parameters", np.append(parameters, parameters)))):
+            with unittest.mock.patch.object(nflow, "_at", slow):
+                call()
+            appending[-1].join()
+        self.assertEqual(flow.layer_count, 3)
+
     def test_training_by_hand(self):
         flow = nflow.Flow.realnvp(dim=2, couplings=2, hidden_width=8, seed=3)
         with nflow.Gradient(flow) as gradient, nflow.Workspace(flow) as workspace, \
