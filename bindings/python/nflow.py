@@ -466,7 +466,8 @@ class _Calls:
             return _call(function, *arguments)
         finally:
             for number, handler in handlers.items():
-                signal.signal(number, handler)
+                if signal.getsignal(number) is keep:  # and not what a callback has set
+                    signal.signal(number, handler)
 
     def guard(self, kind, call):
         def guarded(*arguments):

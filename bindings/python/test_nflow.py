@@ -447,6 +447,14 @@ class Callbacks(unittest.TestCase):
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
 
+    def test_handlers_that_a_callback_sets_stay(self):
+        flow, before = nflow.Flow.planar(dim=2, layers=2, seed=1), signal.signal(signal.SIGALRM, signal.default_int_handler)
+        try:
+            flow.fit(self.x, epochs=2, progress=lambda _: signal.signal(signal.SIGALRM, stop) is None)
+            self.assertIs(signal.getsignal(signal.SIGALRM), stop)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+
     def test_arguments_are_the_callbacks_own(self):
         """One that keeps its arguments, and changes them in place, gives the results of one that does not."""
         kept = []
