@@ -3,8 +3,11 @@
  * of configs
  *
  *     nflow::flow flow(nflow::realnvp_config(2).couplings(6).seed(1));
- *     nf_fit_report report = flow.fit(x, nflow::fit_config().epochs(50).progress([](const nf_fit_progress &p) { return p.epoch
- * < 40; })); nf_rng rng{1, 0, 0}; nflow::draws s = flow.sample(rng, 1000); flow.save("model.safetensors");
+ *     auto more = [](const nf_fit_progress &p) { return p.epoch < 40; };
+ *     nf_fit_report report = flow.fit(x, nflow::fit_config().epochs(50).progress(more));
+ *     nf_rng rng{1, 0, 0};
+ *     nflow::draws s = flow.sample(rng, 1000);
+ *     flow.save("model.safetensors");
  *
  * What a call means is said in nflow.h. Arrays are views: a std::vector, std::array, an array, or a pointer and a size; rows x
  * dim numbers in row-major order, nothing is copied. An empty view is NULL. Sizes are checked; the rows of a call follow from
