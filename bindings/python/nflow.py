@@ -355,8 +355,17 @@ def _enum(kind, value):
 
 
 def _whole(value, name, kind):
-    """ctypes would take -1 for the largest number, and that and 1 for 0."""
+    """ctypes would take -1 for the largest number, and that and 1 for 0. False is no 0: that is the default, say of patience."""
+    if isinstance(value, bool):
+        raise TypeError("%s is %r, expected a whole number" % (name, value))
     return _between(0, kind(-1).value, value, name)
+
+
+def _number(value, name):
+    """Nor is it where a negative number means none, as of noise: 0 is the default."""
+    if isinstance(value, (bool, np.bool_, str, bytes)):
+        raise TypeError("%s is %r, expected a number" % (name, value))
+    return float(value)
 
 
 def _flag(value, name):
@@ -417,7 +426,7 @@ def _config(kind, members):
         elif kinds[name] is I:
             setattr(struct, name, _enum(_ENUMS[name], value) if name in _ENUMS else _flag(value, name))
         elif kinds[name] is D:
-            setattr(struct, name, float(value))
+            setattr(struct, name, _number(value, name))
         else:
             setattr(struct, name, NONE if value is None and name in _NONE_MEANS else _whole(value, name, kinds[name]))
     return struct

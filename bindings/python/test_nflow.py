@@ -393,6 +393,17 @@ class Callbacks(unittest.TestCase):
             words.setdefault(flow.dumps(), []).append(value)
         self.assertEqual([list(map(repr, same)) for same in words.values()], [["0", "True"], ["-1", "False"]])
 
+    def test_false_is_no_number(self):
+        """0 is the default, so that it would switch on what it denies."""
+        flow = nflow.Flow.planar(dim=2, layers=2, seed=1)
+        for member in ("noise", "ema_decay", "contamination", "validation_fraction", "patience", "seed"):
+            for value in (False, True, "0"):
+                with self.assertRaisesRegex(TypeError, "%s is %r, expected a" % (member, value)):
+                    flow.fit(self.x, epochs=1, **{member: value})
+        with self.assertRaisesRegex(TypeError, "noise is .*False.*, expected a number"):
+            flow.fit(self.x, epochs=1, noise=np.bool_(False))
+        flow.fit(self.x, epochs=1, noise=np.float32(-1), ema_decay=-1, patience=None, validation_fraction=fractions.Fraction(1, 4))
+
     def test_rows_by_callback(self):
         context = self.x[:, :1] ** 2
         one, other = (nflow.Flow.realnvp(dim=2, context_dim=1, couplings=2, hidden_width=8, seed=3) for _ in range(2))
