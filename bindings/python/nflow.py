@@ -521,7 +521,11 @@ class _Calls:
 
     def check(self, status, result=None):
         if self.raised is not None:
-            raise self.raised
+            error, self.raised = self.raised, None
+            try:
+                raise error
+            finally:
+                del error  # its traceback leads here and to the arguments of the call: in a circle through ctypes, which the collector does not see
         return _check(status, result)
 
 

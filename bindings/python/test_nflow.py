@@ -16,6 +16,7 @@ import threading
 import unittest
 import unittest.mock
 import warnings
+import weakref
 
 import numpy as np
 
@@ -441,6 +442,24 @@ class Callbacks(unittest.TestCase):
         with self.assertRaisesRegex(ValueError, "f has shape"):
             nflow.ode_solve(lambda t, y, row: [1.], np.ones((3, 1)), 0, 1)
         np.testing.assert_array_equal(flow.parameters, before)
+
+    def test_exceptions_let_go_of_the_call(self):
+        """The flow and the rows of a call that a callback ended with an exception are freed with their last name."""
+        calls = [lambda flow, x: flow.fit(x, epochs=1, progress=stop), lambda flow, x: flow.fit(read=stop, rows=len(x), epochs=1),
+                 lambda flow, x: flow.fit_reverse_kl(stop, steps=1), lambda flow, x: flow.diagnose(x, target=stop, samples=50),
+                 lambda flow, x: flow.grad_reverse_kl(3, nflow.Rng(), stop, nflow.Gradient(flow)),
+                 lambda flow, x: nflow.ode_solve(lambda *_: (stop(flow)), x, 0, 1)]
+        for call in calls:
+            flow, x = nflow.Flow.planar(dim=2), self.x.copy()
+            lives = [weakref.ref(flow), weakref.ref(x)]
+            try:  # assertRaises would clear the frames that the exception leads to
+                call(flow, x)
+                self.fail("no exception came")
+            except Stop:
+                pass
+            del flow, x
+            gc.collect()
+            self.assertEqual([life() for life in lives], [None, None])
 
     def test_signals(self):
         """What a handler raises while C computes ends the call at its next callback, and is not lost on the way into one."""
