@@ -670,10 +670,14 @@ class flow {
         return out;
     }
     /* times x rows x dim */
-    std::vector<double> trajectory(numbers z, numbers t, numbers context = {}, workspace *ws = nullptr) const {
+    void trajectory(numbers z, numbers t, numbers context, results path, workspace *ws = nullptr) const {
         const std::size_t n = rows("z", z);
-        std::vector<double> path(t.size() * z.size());
+        detail::expect("path", path.size(), t.size() * z.size());
         check(nf_cnf_trajectory(get(), raw(ws), n, z.data(), conditions(context, n), t.size(), t.data(), path.data()));
+    }
+    std::vector<double> trajectory(numbers z, numbers t, numbers context = {}, workspace *ws = nullptr) const {
+        std::vector<double> path(t.size() * z.size());
+        trajectory(z, t, context, path, ws);
         return path;
     }
 

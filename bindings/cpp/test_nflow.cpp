@@ -239,6 +239,12 @@ static void continuous() {
     const double z[] = {.5, -.25}, t[] = {0, .5, 1};
     const std::vector<double> path = flow.trajectory(z, t), end = flow.forward(z).values;
     MUST(path.size() == 6 && path[4] == end[0] && path[5] == end[1]);
+    const double with_bad[] = {.5, -.25, std::nan(""), 0};
+    double paths[12];
+    MUST(thrown_by([&] { flow.trajectory(with_bad, t, {}, paths); }, "z[1][0] is nan") == NF_ERR_ROWS);
+    for (std::size_t i = 0; i < 3; i++)
+        MUST(paths[4 * i] == path[2 * i] && paths[4 * i + 1] == path[2 * i + 1] && std::isnan(paths[4 * i + 2]));
+    MUST(thrown_by([&] { flow.trajectory(z, t, {}, paths); }, "path has 12 numbers, expected 6") == NF_ERR_ARGUMENT);
     std::vector<double> y{1}, along(1);
     const double half[] = {.5};
     const nf_stats stats = nflow::ode_solve(
