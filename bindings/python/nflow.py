@@ -363,9 +363,12 @@ def _whole(value, name, kind):
 
 def _number(value, name):
     """Nor is it where a negative number means none, as of noise: 0 is the default."""
-    if isinstance(value, (bool, np.bool_, str, bytes)):
-        raise TypeError("%s is %r, expected a number" % (name, value))
-    return float(value)
+    try:
+        if not isinstance(value, (bool, np.bool_, str, bytes)):
+            return float(value)
+    except TypeError:
+        pass
+    raise TypeError("%s is %r, expected a number" % (name, value))
 
 
 def _flag(value, name):
@@ -667,7 +670,7 @@ class Optimizer(_Owner):
         _check(_call(self._step, self, _owner(of, self._kind, "of"), _owner(gradient, Gradient, "gradient")))
 
     def set_learning_rate(self, learning_rate):
-        _check(_call(lib.nf_optimizer_set_learning_rate, self, learning_rate))
+        _check(_call(lib.nf_optimizer_set_learning_rate, self, _number(learning_rate, "learning_rate")))
 
 
 class Flow(_Owner):
@@ -753,8 +756,8 @@ class Flow(_Owner):
         _check(_call(lib.nf_flow_set_base_normal, self, _at(mean), _at(sd)))
 
     def set_solver(self, method="dopri5", rtol=0, atol=0, steps=0, max_steps=0):
-        _check(_call(lib.nf_cnf_set_solver, self, _enum(OdeMethod, method), rtol, atol, _size(steps, "steps"),
-                                     _size(max_steps, "max_steps")))
+        _check(_call(lib.nf_cnf_set_solver, self, _enum(OdeMethod, method), _number(rtol, "rtol"), _number(atol, "atol"), _size(steps, "steps"),
+                     _size(max_steps, "max_steps")))
 
     def standardize(self, x):
         """Of a flow that is one affine layer: take N(0, I) to the mean and standard deviation of the columns of x."""
@@ -1035,6 +1038,6 @@ def ode_solve(f, y, t0, t1, times=None, **config):
         return 0
     some = len(times) > 0
     callback = calls.guard(_ODE, call)
-    status = calls.run(lib.nf_ode_solve, byref(_config(OdeConfig, config)), rows, size, ctypes.cast(callback, P), None, t0, t1, _at(y),
-                       len(times), _at(times) if some else None, _at(path) if some else None, None)
+    status = calls.run(lib.nf_ode_solve, byref(_config(OdeConfig, config)), rows, size, ctypes.cast(callback, P), None, _number(t0, "t0"),
+                       _number(t1, "t1"), _at(y), len(times), _at(times) if some else None, _at(path) if some else None, None)
     return calls.check(status, (y, path) if some else y)

@@ -386,6 +386,18 @@ class Callbacks(unittest.TestCase):
         with self.assertRaises(Stop):
             flow.fit_reverse_kl(lambda x: (-.5 * (x * x).sum(1), -x), progress=stop, steps=10)
 
+    def test_what_is_no_number_is_named(self):
+        flow = nflow.Flow.cnf(dim=2, hidden_width=8, seed=2)
+        with nflow.Optimizer(flow) as optimizer:
+            for value in (None, [1.], "1", False, 1j):
+                for name, call in (("rtol", lambda: flow.set_solver(rtol=value)), ("atol", lambda: flow.set_solver(atol=value)),
+                                   ("learning_rate", lambda: optimizer.set_learning_rate(value)),
+                                   ("t0", lambda: nflow.ode_solve(lambda t, y, row: y, [[1.]], value, 1)),
+                                   ("t1", lambda: nflow.ode_solve(lambda t, y, row: y, [[1.]], 0, value)),
+                                   ("rtol", lambda: nflow.Flow.cnf(dim=2, rtol=value))):
+                    with self.assertRaisesRegex(TypeError, "%s is .*, expected a number" % name):
+                        call()
+
     def test_standardize_may_be_said_in_words(self):
         words = {}
         for value in (0, -1, True, False):
