@@ -236,7 +236,7 @@ check-tsan: ## the tests with threads under the thread sanitizer
 	    ISAS='$(SANITIZED_ISAS)' check-threads
 
 # Those that start threads; OpenBLAS and OpenMP, which are not instrumented and have threads of their own, are in none of them (as they are in `embedding`).
-THREAD_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(TESTS_PLAIN:tests/test_%.c=%),rows bad_rows far_rows fit fit_settings fit_failures checkpoint ranks))
+THREAD_PROGRAMS := $(patsubst %,$(BUILD)/tests/test_%,$(filter $(TESTS_PLAIN:tests/test_%.c=%),rows bad_rows far_rows fit fit_settings fit_failures checkpoint ranks rank_failures rank_reverse_kl))
 .PHONY: check-threads
 check-threads: $(SHARED) $(THREAD_PROGRAMS) $(BUILD)/examples/embed
 	@sh scripts/run-tests.sh $(THREAD_PROGRAMS)
