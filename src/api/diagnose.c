@@ -1,4 +1,4 @@
-/* nf_diagnose: what is looked at, in which order, and the report as text. The checks are in diagnose_maps.c and diagnose_distribution.c. */
+/* nf_diagnose: what is looked at, in which order, and the report as text. The checks are in diagnose_maps.c, diagnose_distribution.c and its parts. */
 #include "api/diagnose.h"
 
 #include <math.h>

@@ -60,7 +60,7 @@ nf_finding nf_finding_of_score(double value, double threshold); /* that must not
 
 /* diagnose_maps.c: the maps, their log_det and gradients. */
 void nf_diagnose_maps(nf_diagnosis *d);
-/* diagnose_distribution.c: the density and the sampler, by themselves and against data. */
+/* diagnose_distribution.c and its parts: the density and the sampler, by themselves and against data. */
 void nf_diagnose_distribution(nf_diagnosis *d);
 /* Lower triangular L with L L' = a (n x n, row-major), in place; rows that depend on others get a small pivot. */
 void nf_cholesky(double *a, size_t n);
