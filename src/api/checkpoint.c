@@ -7,13 +7,12 @@
  */
 #include <inttypes.h>
 #include <jansson.h>
-#include <math.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "api/disk.h"
 #include "api/fit.h"
+#include "core/checksum.h"
 #include "io/json_text.h"
 #include "io/safetensors.h"
 #include "io/schema.h"
@@ -36,85 +35,6 @@ struct nf_checkpoint {
     size_t setting_count;
     bool failed; /* no memory for a number's digits */
 };
-
-/* ---- checksums ---- */
-
-/* Each step is a bijection of the sum and of the word, so that no change of a single word goes unseen. */
-static uint64_t mix(uint64_t sum, uint64_t word) {
-    sum = (sum ^ word) * UINT64_C(0x9E3779B97F4A7C15);
-    return sum ^ sum >> 32;
-}
-
-static uint64_t mix_bytes(uint64_t sum, const void *bytes, size_t size) {
-    const unsigned char *from = bytes;
-    sum = mix(sum, size);
-    for (size_t i = 0; i < size; i += 8) {
-        uint64_t word = 0;
-        for (size_t b = 0; b < 8 && i + b < size; b++)
-            word |= (uint64_t)from[i + b] << (8 * b);
-        sum = mix(sum, word);
-    }
-    return sum;
-}
-
-static uint64_t mix_numbers(uint64_t sum, const double *numbers, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        uint64_t word;
-        memcpy(&word, &numbers[i], sizeof word);
-        sum = mix(sum, word);
-    }
-    return sum;
-}
-
-enum column { COLUMN_X, COLUMN_CONTEXT, COLUMN_WEIGHT };
-
-/* This rank's numbers of one kind. */
-static nf_status mix_own(nf_fitting *f, const nf_rows *rows, enum column column, uint64_t *sum) {
-    const size_t at_once = f->batch.capacity;
-    for (size_t first = 0; first < rows->own; first += at_once) {
-        const size_t left = rows->own - first, count = left < at_once ? left : at_once;
-        for (size_t i = 0; i < count; i++)
-            f->wanted[i] = first + i;
-        const nf_status status = nf_rows_read(rows, count, f->wanted, f->batch.x, f->batch.context, f->batch.weight);
-        if (status != NF_OK)
-            return status;
-        if (column == COLUMN_X)
-            *sum = mix_numbers(*sum, f->batch.x, count * rows->dim);
-        else if (column == COLUMN_CONTEXT)
-            *sum = mix_numbers(*sum, f->batch.context, count * rows->context_dim);
-        else
-            *sum = mix_numbers(*sum, f->batch.weight, count);
-    }
-    return NF_OK;
-}
-
-/* The sum goes from rank to rank, so that it is that of the data in one place. */
-static nf_status mix_rows(nf_fitting *f, const nf_rows *rows, enum column column, uint64_t *sum) {
-    const size_t columns = column == COLUMN_X ? rows->dim : column == COLUMN_CONTEXT ? rows->context_dim : 1;
-    const bool there = rows->given && (column != COLUMN_WEIGHT || rows->weighted);
-    nf_status failed = NF_OK;
-    *sum = mix(*sum, there ? rows->total * columns : 0);
-    for (size_t q = 0; there && columns && q < f->ranks.size; q++) {
-        if (q == f->ranks.rank)
-            failed = mix_own(f, rows, column, sum);
-        const nf_status status = nf_ranks_broadcast(&f->ranks, sum, sizeof *sum, q);
-        if (status != NF_OK)
-            return status;
-    }
-    return nf_ranks_agree(&f->ranks, failed);
-}
-
-nf_status nf_checkpoint_sum_data(nf_fitting *f) {
-    const nf_rows *const parts[] = {&f->data, &f->held_out};
-    nf_status status = NF_OK;
-    f->data_sum = 1;
-    for (size_t i = 0; i < 2; i++) {
-        static const enum column data_order[] = {COLUMN_X, COLUMN_CONTEXT, COLUMN_WEIGHT};
-        for (size_t k = 0; status == NF_OK && k < 3; k++)
-            status = mix_rows(f, parts[i], data_order[k], &f->data_sum);
-    }
-    return status;
-}
 
 /* ---- the settings that the bits of a fit depend on; all values as text ---- */
 
@@ -219,11 +139,11 @@ static void tensor_table(const nf_fitting *f, nf_st_tensor table[VECTORS + 2]) {
 }
 
 static uint64_t file_sum(const nf_checkpoint *c, const nf_st_tensor table[VECTORS + 2]) {
-    uint64_t sum = mix_bytes(1, c->flow, strlen(c->flow));
+    uint64_t sum = nf_mix_bytes(1, c->flow, strlen(c->flow));
     for (size_t i = 0; i < c->setting_count; i++)
-        sum = mix_bytes(sum, c->settings[i].value, strlen(c->settings[i].value));
+        sum = nf_mix_bytes(sum, c->settings[i].value, strlen(c->settings[i].value));
     for (size_t i = 0; i < VECTORS + 2; i++)
-        sum = mix_bytes(sum, table[i].data, table[i].size);
+        sum = nf_mix_bytes(sum, table[i].data, table[i].size);
     return sum;
 }
 
