@@ -3,7 +3,6 @@
  * the fixtures; a kind of layer that the library computes and that has no fixture fails here.
  */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -2,7 +2,6 @@
 #include <fenv.h>
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "support.h"
 

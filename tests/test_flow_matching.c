@@ -4,9 +4,7 @@
  */
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
-#include "core/philox.h"
 #include "support.h"
 
 enum { DIM = 2, MOST_DIM = 3, ROWS = 9, MANY = 300 };

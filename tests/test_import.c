@@ -4,7 +4,6 @@
  * by its name.
  */
 #define _XOPEN_SOURCE 700
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,6 @@
 /* engine-test: Runge-Kutta integration of lanes: order of convergence, error against tolerance, dense output, failures. */
 #include "checks.h"
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

@@ -1,6 +1,5 @@
 /* The structure of flows: tensors and their names, stacks, inversion, copies, and objects that belong to another structure. */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

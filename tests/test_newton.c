@@ -1,7 +1,5 @@
 /* engine-test: the root finder alone, on functions that are flat, steep, discontinuous or awkward, all lanes different. */
 #include "checks.h"
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "engine/kernels/vmath.h"

@@ -1,7 +1,6 @@
 /* The public solver: exact solutions, observed order, independence of rows, dense output, failures, the callback's status and floating-point mode. */
 #include <fenv.h>
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "support.h"

@@ -1,7 +1,5 @@
 /* The update rules against a plain reference, scalar by scalar as the header and the golden files state them. */
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "support.h"
 

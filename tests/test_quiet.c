@@ -3,7 +3,6 @@
  * system call. The second is what a child proves that has forbidden itself all of them but read, write and exit: it calls, and would be killed. And calls that take
  * no allocator meet a malloc that fails, at each turn (test_alloc.c has those that take one). Of the threads of a larger workspace, a small call leaves asleep those that it cannot use.
  */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -1,7 +1,6 @@
 /* Samples: what an identity flow draws is its base, each number a function of seed, stream, position and coordinate alone. */
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "core/philox.h"
 #include "support.h"

@@ -5,7 +5,6 @@
 #include <string.h>
 
 #include "core/memory.h"
-#include "core/status.h"
 #include "io/safetensors.h"
 #include "support.h"
 

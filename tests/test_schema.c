@@ -1,6 +1,4 @@
 /* Texts of flows that are unusual and good, what is written for them, and memory that runs out while one is read. (Lies are in test_file.c.) */
-#include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 

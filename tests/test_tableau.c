@@ -1,8 +1,6 @@
 /* engine-test: the Runge-Kutta tableaux satisfy their order conditions (Butcher 1963; Hairer, Norsett & Wanner 1993, II.2). */
 #include "checks.h"
 #include <math.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "engine/ode/tableau.h"
 

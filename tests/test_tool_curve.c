@@ -1,7 +1,6 @@
 /* The losses of a fit that is taken up: those of all epochs, whatever the moment at which it was killed. */
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 #include <unistd.h>
 
 #include "curve.h"

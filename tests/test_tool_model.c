@@ -1,7 +1,6 @@
 /* Model files with names: the library reads them, and what is put beside the structure comes back. */
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 

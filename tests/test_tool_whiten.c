@@ -1,6 +1,5 @@
 /* Whitening: the flow is the map that the rows were taken through, for every dimension's halves; and a Gaussian's likelihood. */
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #include "support.h"

@@ -1,6 +1,5 @@
 /* The toy densities of the examples: they sum to one, their rows follow them, and their entropies are those of their rows. */
 #include <math.h>
-#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 

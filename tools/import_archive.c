@@ -2,7 +2,6 @@
  * Reading what export_torch.py wrote: safetensors, with {"format": "nflow-import", "structure": JSON} in the metadata. Strict: what the format does
  * not allow is refused.
  */
-#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdint.h>

@@ -4,11 +4,9 @@
  * scale.
  */
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
 
 #include "import.h"
-#include "tool.h"
 
 /* ---- couplings */
 

@@ -1,7 +1,5 @@
 /* The draft of an imported flow, and the bytes of its model file: safetensors with the structure as JSON in the metadata. */
 #include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "import.h"

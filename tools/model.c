@@ -1,6 +1,5 @@
 /* Model files as the command reads and writes them: with the names of the columns and the history of the training in their metadata. */
 #include <errno.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

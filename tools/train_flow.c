@@ -1,5 +1,4 @@
 /* The flow that is trained, the settings of the fit, and contexts in units that nets like. */
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -3,10 +3,7 @@
  * couplings of one kind, each shearing all blocks of a level at once, make up U in as many levels as it takes to halve dim down to 1.
  */
 #include <math.h>
-#include <stdint.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "safetensors.h"
 #include "tool.h"

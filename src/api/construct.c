@@ -2,7 +2,6 @@
 
 #include <math.h>
 #include <stdint.h>
-#include <string.h>
 
 nf_construction nf_construct_begin(const char *function, const nf_allocator *allocator, size_t dim, size_t context_dim, nf_precision precision) {
     nf_construction c = {.function = function};

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "api/config.h"
+#include "core/floating.h"
 #include "core/plain.h"
 
 /* Streams of the seed: samples count on from SAMPLES. */

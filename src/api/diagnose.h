@@ -6,7 +6,6 @@
 #define NF_API_DIAGNOSE_H
 
 #include "api/handles.h"
-#include "core/floating.h"
 #include "core/philox.h"
 
 typedef struct nf_diagnose_calls {

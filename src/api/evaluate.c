@@ -1,6 +1,4 @@
 /* forward, inverse, log_prob, sample, score. */
-#include <stdint.h>
-#include <string.h>
 
 #include "api/run.h"
 #include "core/philox.h"

@@ -1,7 +1,6 @@
 /* Constructors of planar and radial flows, and their initial parameters. */
 #include <math.h>
 #include <stddef.h>
-#include <stdint.h>
 #include <string.h>
 
 #include "api/construct.h"

@@ -2,7 +2,6 @@
 
 #include <string.h>
 
-#include "api/handles.h"
 #include "api/weights.h"
 
 /* ---- parts */

@@ -1,7 +1,6 @@
 #include "engine/lanes.h"
 
 #include <math.h>
-#include <string.h>
 
 /* One row of doubles into a lane; the first column that is not finite in `real`, or `features`. */
 static size_t load_lane(const double *row, size_t features, real *lane) {

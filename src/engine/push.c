@@ -1,7 +1,6 @@
 #include "engine/push.h"
 
 #include <float.h>
-#include <math.h>
 #include <string.h>
 
 #include "engine/lanes.h"

@@ -5,7 +5,6 @@
  */
 #define _GNU_SOURCE
 #include <jansson.h>
-#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

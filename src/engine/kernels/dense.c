@@ -11,7 +11,6 @@
 #include "engine/kernels/gelu_lookup.h"
 
 #include <stdbool.h>
-#include <string.h>
 
 #define MAX_ROWS DENSE_STRIP /* rows of a block */
 #define BLOCK_VECS 2         /* vectors side by side in a block, */
