@@ -25,6 +25,15 @@
  */
 static inline bool is_brief(void) { return getenv("NFLOW_TEST_BRIEF") != NULL; }
 
+/* What main returns. */
+static inline int run_suite(Suite *suite) {
+    SRunner *runner = srunner_create(suite);
+    srunner_run_all(runner, CK_ENV);
+    const int failed = srunner_ntests_failed(runner);
+    srunner_free(runner);
+    return failed != 0;
+}
+
 /* What a file said that was refused, and the message: a line of the table in docs/refused.md, appended to the file that NFLOW_REFUSED names. */
 static inline void note_refusal(const char *text, const char *message) {
     const char *path = getenv("NFLOW_REFUSED");

@@ -5,7 +5,7 @@
 #ifndef NF_TESTS_LAYER_TILE_H
 #define NF_TESTS_LAYER_TILE_H
 
-#include "checks.h"
+#include "aligned.h"
 #include <stdlib.h>
 #include <string.h>
 
@@ -13,13 +13,6 @@
 
 #define MOST_DIM 8
 #define MOST_PARAMETERS (2 * MOST_DIM + 1)
-
-/* Check tells its parent of every assertion: this one speaks only when it fails. */
-#define must_hold(condition, ...)       \
-    do {                                \
-        if (!(condition))               \
-            ck_abort_msg(__VA_ARGS__);  \
-    } while (0)
 
 static uint64_t seed, random_state;
 
@@ -52,24 +45,17 @@ typedef struct layer_tile {
     unsigned char failed[TILE_ROWS];
 } layer_tile;
 
-static inline void *aligned_memory(size_t bytes) {
-    void *memory = aligned_alloc(NF_ALIGN, (bytes + NF_ALIGN) / NF_ALIGN * NF_ALIGN);
-    ck_assert_ptr_nonnull(memory);
-    memset(memory, 0, bytes);
-    return memory;
-}
-
 static inline void open_tile(layer_tile *m, const struct layer_ops *ops, nf_layer_kind kind, size_t dim, size_t rows) {
     memset(m, 0, sizeof *m);
     m->ops = ops;
     m->layer = (nf_layer){.kind = kind, .dim = dim};
-    m->x = aligned_memory(TILE_ROWS * dim * sizeof(real));
-    m->cotangent_x = aligned_memory(TILE_ROWS * dim * sizeof(real));
-    m->cotangent_log_det = aligned_memory(TILE_ROWS * sizeof(real));
-    m->log_det = aligned_memory(TILE_ROWS * sizeof(double));
-    m->scratch = aligned_memory(ops->scratch_size(&m->layer, TILE_PANELS) * sizeof(real));
+    m->x = new_aligned(TILE_ROWS * dim * sizeof(real), 0);
+    m->cotangent_x = new_aligned(TILE_ROWS * dim * sizeof(real), 0);
+    m->cotangent_log_det = new_aligned(TILE_ROWS * sizeof(real), 0);
+    m->log_det = new_aligned(TILE_ROWS * sizeof(double), 0);
+    m->scratch = new_aligned(ops->scratch_size(&m->layer, TILE_PANELS) * sizeof(real), 0);
     size_t record = ops->record_size(&m->layer, TILE_PANELS, true), other = ops->record_size(&m->layer, TILE_PANELS, false);
-    m->record = aligned_memory((record > other ? record : other) * sizeof(real));
+    m->record = new_aligned((record > other ? record : other) * sizeof(real), 0);
     m->t = (tile){.rows = rows, .panels = (rows + PANEL - 1) / PANEL, .dim = dim, .x = m->x, .log_det = m->log_det, .failed = m->failed};
     m->run = (layer_run){.layer = &m->layer, .theta = m->theta, .scratch = m->scratch, .counters = &m->counters, .gradient = m->gradient};
 }
@@ -98,7 +84,7 @@ static inline void apply_layer(layer_tile *m, bool inverse, bool record) {
     pad_rows(m);
     memset(m->log_det, 0, TILE_ROWS * sizeof(double));
     m->run.record = record ? m->record : NULL;
-    must_hold((inverse ? m->ops->inverse : m->ops->forward)(&m->run, &m->t) == LAYER_OK, "the layer wants memory");
+    ck_assert_msg((inverse ? m->ops->inverse : m->ops->forward)(&m->run, &m->t) == LAYER_OK, "the layer wants memory");
 }
 
 /* Random cotangents for the rows, zeros elsewhere; then the vjp. The cotangents as they were are left in `given`, [rows][dim + 1]. */
@@ -133,7 +119,7 @@ static inline long double reference_loss(reference_map *map, size_t dim, const l
 
 static inline void must_be_close(const char *what, size_t index, double got, long double expected, double scale, double units) {
     const double error = fabs(got - (double)expected);
-    must_hold(error <= units * (double)REAL_EPS * scale, "%s %zu: %.9g, expected %.9Lg (error %.3g, allowed %.3g, seed %llu)", what, index,
+    ck_assert_msg(error <= units * (double)REAL_EPS * scale, "%s %zu: %.9g, expected %.9Lg (error %.3g, allowed %.3g, seed %llu)", what, index,
                   got, expected, error, units * (double)REAL_EPS * scale, (unsigned long long)seed);
 }
 
@@ -187,14 +173,6 @@ static inline void check_vjp(layer_tile *m, reference_map *map, size_t parameter
         must_be_close("gradient of parameter", i, (double)m->gradient[i], expected[i], scale, units * sqrt((double)rows));
     free(given);
     free(rows_in);
-}
-
-static inline int run_cases(Suite *suite) {
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
 }
 
 #endif

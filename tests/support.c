@@ -215,11 +215,3 @@ void make_scratch_file(char *path, size_t size, const char *name) {
     ck_assert_int_ge(file, 0);
     close(file);
 }
-
-int run_suite(Suite *suite) {
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
-}

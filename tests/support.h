@@ -123,6 +123,4 @@ const char *scratch_folder(void);
 /* An empty file there of a name of its own. */
 void make_scratch_file(char *path, size_t size, const char *name);
 
-int run_suite(Suite *suite);
-
 #endif

@@ -584,10 +584,4 @@ Suite *dense_suite(void) {
     return suite;
 }
 
-int main(void) {
-    SRunner *runner = srunner_create(dense_suite());
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
-}
+int main(void) { return run_suite(dense_suite()); }

@@ -1,5 +1,5 @@
 /* engine-test: the hyper dynamics against their formula, and their vjps against differences. */
-#include "checks.h"
+#include "aligned.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,18 +25,10 @@ typedef struct bench {
 
 static const size_t dims[] = {1, 2, 3, 4}, unit_counts[] = {5, 37, 16, 40};
 
-static real *garbage(size_t count) {
-    const size_t bytes = (count * sizeof(real) + NF_ALIGN - 1) / NF_ALIGN * NF_ALIGN;
-    real *block = aligned_alloc(NF_ALIGN, bytes);
-    ck_assert_ptr_nonnull(block);
-    memset(block, 0xff, bytes);
-    return block;
-}
+static real *garbage(size_t count) { return new_aligned(count * sizeof(real), 0xff); }
 
 static bench *setup(int i, bool square) {
-    bench *b = aligned_alloc(NF_ALIGN, (sizeof *b + NF_ALIGN - 1) / NF_ALIGN * NF_ALIGN);
-    ck_assert_ptr_nonnull(b);
-    memset(b, 0, sizeof *b);
+    bench *b = new_aligned(sizeof *b, 0);
     b->dim = dims[i];
     b->units = unit_counts[i];
     b->hidden[0] = 4;
@@ -270,9 +262,5 @@ int main(void) {
     tcase_add_loop_test(c, vjps_agree_with_differences, 0, 16);
     tcase_add_test(c, the_pool_may_overflow);
     suite_add_tcase(suite, c);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

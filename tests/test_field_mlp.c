@@ -1,5 +1,5 @@
 /* engine-test: the MLP dynamics: trace and norm of the Jacobian, and all vjps, against differences and against each other. */
-#include "checks.h"
+#include "aligned.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -31,9 +31,7 @@ static void normals(nf_sequence *s, size_t count, real *out, double sd) {
 }
 
 static bench *setup(size_t depth, nf_activation activation, size_t probes, bool square) {
-    bench *b = aligned_alloc(NF_ALIGN, (sizeof *b + NF_ALIGN - 1) / NF_ALIGN * NF_ALIGN);
-    ck_assert_ptr_nonnull(b);
-    memset(b, 0, sizeof *b);
+    bench *b = new_aligned(sizeof *b, 0);
     const size_t widths[4] = {7, 5, 6, 4};
     memcpy(b->widths, widths, sizeof widths);
     b->net = (nf_net){DIM + 1 + CONTEXT, DIM, {depth, b->widths}, activation};
@@ -50,10 +48,7 @@ static bench *setup(size_t depth, nf_activation activation, size_t probes, bool 
     normals(&s, PANEL, b->d_square, 1.0);
     for (size_t l = 0; l < PANEL; l++)
         b->t[l] = nf_sequence_uniform(&s);
-    const size_t bytes = R(field_mlp_scratch)(&b->shape) * sizeof(real);
-    b->scratch = aligned_alloc(NF_ALIGN, (bytes + NF_ALIGN - 1) / NF_ALIGN * NF_ALIGN);
-    ck_assert_ptr_nonnull(b->scratch);
-    memset(b->scratch, 0xff, bytes); /* NaN: nothing may be read before it is written */
+    b->scratch = new_aligned(R(field_mlp_scratch)(&b->shape) * sizeof(real), 0xff);
     return b;
 }
 
@@ -245,9 +240,5 @@ int main(void) {
     tcase_add_loop_test(c, hutchinson_is_unbiased, 0, 10);
     tcase_add_loop_test(c, lanes_do_not_notice_each_other, 0, CASES);
     suite_add_tcase(suite, c);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

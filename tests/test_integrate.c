@@ -1,5 +1,5 @@
 /* engine-test: Runge-Kutta integration of lanes: order of convergence, error against tolerance, dense output, failures. */
-#include "checks.h"
+#include "aligned.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,18 +63,11 @@ static void keep_sample(void *user, size_t index, size_t lane, const real *y) {
         b->path[(index * LANES + lane) * SIZE + c] = (double)y[c * PANEL];
 }
 
-static void *grab(size_t bytes) {
-    void *memory = aligned_alloc(NF_ALIGN, (bytes + NF_ALIGN - 1) / NF_ALIGN * NF_ALIGN);
-    ck_assert_ptr_nonnull(memory);
-    memset(memory, 0, bytes);
-    return memory;
-}
-
 static bench setup(nf_ode_method method, double t0, double t1) {
     bench b = {.problem = {.tableau = R(ode_tableau_of)(method), .t0 = t0, .t1 = t1, .max_steps = 100000},
                .field = {.size = SIZE, .controlled = SIZE, .rhs = rhs, .sample = keep_sample}};
-    b.y = grab(PANELS * SIZE * PANEL * sizeof(real));
-    b.run.scratch = grab(R(ode_scratch_size)(PANELS, SIZE) * sizeof(real));
+    b.y = new_aligned(PANELS * SIZE * PANEL * sizeof(real), 0);
+    b.run.scratch = new_aligned(R(ode_scratch_size)(PANELS, SIZE) * sizeof(real), 0);
     b.run.panels = PANELS;
     return b;
 }
@@ -331,9 +324,5 @@ int main(void) {
     tcase_add_test(c, failures_stay_in_their_lane);
     tcase_add_test(c, budgets_end);
     suite_add_tcase(suite, c);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

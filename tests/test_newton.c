@@ -260,9 +260,5 @@ int main(void) {
     tcase_add_test(all, lanes_are_independent);
     tcase_add_test(all, nan_ends_its_lane_alone);
     suite_add_tcase(suite, all);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -168,9 +168,5 @@ int main(void) {
     tcase_add_test(c, equal_samples_are_fine);
     tcase_add_test(c, some_lanes_are_paired_as_if_alone);
     suite_add_tcase(suite, c);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

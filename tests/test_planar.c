@@ -112,7 +112,7 @@ static void check_log_det(const measures *q, long double y, double y_error, doub
         most = fmaxl(most, value);
     }
     const double slack = 16 * (double)REAL_EPS * (1 + fabs(got));
-    must_hold(got >= (double)least - slack && got <= (double)most + slack,
+    ck_assert_msg(got >= (double)least - slack && got <= (double)most + slack,
                   "layer %zu: inverse log_det %.9g, expected within [%.9Lg, %.9Lg] (s %.3Lg, y %.6Lg, seed %llu)", layer, got, least, most, q->slope,
                   y, (unsigned long long)seed);
 }
@@ -133,7 +133,7 @@ static double check_pairs(layer_tile *m, size_t layer, bool with_log_det) {
             given[r][f] = (long double)(*at(m->x, dim, r, f) = (real)(r % 5 ? uniform(-1, 1) * size : normal()));
     }
     apply_layer(m, true, false);
-    must_hold(m->counters.root_iterations <= 40 * TILE_ROWS, "layer %zu: %llu iterations (seed %llu)", layer,
+    ck_assert_msg(m->counters.root_iterations <= 40 * TILE_ROWS, "layer %zu: %llu iterations (seed %llu)", layer,
                   (unsigned long long)m->counters.root_iterations, (unsigned long long)seed);
     double x_size[TILE_ROWS], x_norm[TILE_ROWS], z_size[TILE_ROWS], z_norm[TILE_ROWS], worst = 0;
     for (size_t r = 0; r < TILE_ROWS; r++) {
@@ -146,7 +146,7 @@ static double check_pairs(layer_tile *m, size_t layer, bool with_log_det) {
             z_size[r] = fmax(z_size[r], fabs(z));
             x_norm[r] += fabs(x * (double)m->theta[dim + f]);
             z_norm[r] += fabs(z * (double)m->theta[dim + f]);
-            must_hold(isfinite(z), "layer %zu, row %zu: not finite (seed %llu)", layer, r, (unsigned long long)seed);
+            ck_assert_msg(isfinite(z), "layer %zu, row %zu: not finite (seed %llu)", layer, r, (unsigned long long)seed);
         }
         if (with_log_det && r % 8 == 0)
             check_log_det(&q, y, ((double)dim + 2) * (double)REAL_EPS * (x_norm[r] + q.b) + 8 * (double)REAL_EPS * fabs((double)y), m->log_det[r], layer);
@@ -157,7 +157,7 @@ static double check_pairs(layer_tile *m, size_t layer, bool with_log_det) {
         double error = 0;
         for (size_t f = 0; f < dim; f++)
             error = fmax(error, fabs((double)*at(m->x, dim, r, f) - (double)given[r][f]));
-        must_hold(error <= 256 * unit, "layer %zu, row %zu: round trip off by %.3g units (s %.3Lg, |w| %.3g, |uhat| %.3g, b %.3g, seed %llu)",
+        ck_assert_msg(error <= 256 * unit, "layer %zu, row %zu: round trip off by %.3g units (s %.3Lg, |w| %.3g, |uhat| %.3g, b %.3g, seed %llu)",
                       layer, r, error / unit, q.slope, q.w, q.u_hat, q.b, (unsigned long long)seed);
         worst = fmax(worst, error / unit);
     }
@@ -309,7 +309,7 @@ START_TEST(two_evaluations_are_the_rule) {
             iterations += m.counters.root_iterations;
         }
         const double mean = (double)iterations / (20.0 * TILE_ROWS);
-        must_hold(mean <= 2.01, "w.u = %.2f: %.3f evaluations a row (seed %llu)", product, mean, (unsigned long long)seed);
+        ck_assert_msg(mean <= 2.01, "w.u = %.2f: %.3f evaluations a row (seed %llu)", product, mean, (unsigned long long)seed);
         close_tile(&m);
     }
 }
@@ -528,5 +528,5 @@ int main(void) {
     tcase_add_test(all, steep_densities_integrate_to_1);
 #endif
     suite_add_tcase(suite, all);
-    return run_cases(suite);
+    return run_suite(suite);
 }

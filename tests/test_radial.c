@@ -68,7 +68,7 @@ static double check_pairs(layer_tile *m, size_t layer, bool with_log_det) {
     for (size_t r = 0; r < TILE_ROWS; r++) {
         double largest = 0;
         for (size_t f = 0; f < dim; f++) {
-            must_hold(isfinite((double)*at(m->x, dim, r, f)), "layer %zu, row %zu: not finite (seed %llu)", layer, r, (unsigned long long)seed);
+            ck_assert_msg(isfinite((double)*at(m->x, dim, r, f)), "layer %zu, row %zu: not finite (seed %llu)", layer, r, (unsigned long long)seed);
             largest = fmax(largest, fabs((double)*at(m->x, dim, r, f)));
         }
         size[r] += largest * steep;
@@ -84,14 +84,14 @@ static double check_pairs(layer_tile *m, size_t layer, bool with_log_det) {
             most = fmaxl(most, value);
         }
         const double got = m->log_det[r], slack = 16 * (double)REAL_EPS * ((double)dim + fabs(got));
-        must_hold(got >= (double)least - slack && got <= (double)most + slack, "layer %zu: log_det %.9g, expected %.9Lg to %.9Lg (seed %llu)",
+        ck_assert_msg(got >= (double)least - slack && got <= (double)most + slack, "layer %zu: log_det %.9g, expected %.9Lg to %.9Lg (seed %llu)",
                       layer, got, least, most, (unsigned long long)seed);
     }
     apply_layer(m, false, false);
     for (size_t r = 0; r < TILE_ROWS; r++)
         for (size_t f = 0; f < dim; f++) {
             const double error = fabs((double)*at(m->x, dim, r, f) - (double)given[r][f]) / ((double)REAL_EPS * (size[r] + 1));
-            must_hold(error <= 256, "layer %zu, row %zu: round trip off by %.3g units (a %.3Lg, sigma %.3Lg, seed %llu)", layer, r, error, a,
+            ck_assert_msg(error <= 256, "layer %zu, row %zu: round trip off by %.3g units (a %.3Lg, sigma %.3Lg, seed %llu)", layer, r, error, a,
                           sigma, (unsigned long long)seed);
             worst = fmax(worst, error);
         }
@@ -238,5 +238,5 @@ int main(void) {
     tcase_add_test(all, densities_integrate_to_1);
 #endif
     suite_add_tcase(suite, all);
-    return run_cases(suite);
+    return run_suite(suite);
 }

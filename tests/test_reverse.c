@@ -2,7 +2,7 @@
  * engine-test: gradients through an integration: of the discrete solution against differences that replay the same accepted steps, and of the adjoint
  * equation against the discrete one as the tolerance falls.
  */
-#include "checks.h"
+#include "aligned.h"
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -102,13 +102,6 @@ typedef struct setting {
     unsigned char active[LANES], outcome[LANES];
 } setting;
 
-static void *grab(size_t bytes) {
-    void *memory = aligned_alloc(NF_ALIGN, (bytes + NF_ALIGN - 1) / NF_ALIGN * NF_ALIGN);
-    ck_assert_ptr_nonnull(memory);
-    memset(memory, 0, bytes);
-    return memory;
-}
-
 static void put_start(setting *s) {
     for (size_t l = 0; l < LANES; l++) {
         s->active[l] = l != 2; /* one lane without a sample */
@@ -127,12 +120,12 @@ static setting *make(nf_ode_method method, double t0, double t1, double toleranc
     if (method >= NF_RK4)
         s->problem.steps = 9;
     const size_t room = (size_t)1 << 25;
-    s->memory = grab(room);
+    s->memory = new_aligned(room, 0);
     nf_arena_init(&s->arena, s->memory, room);
     const size_t reals = R(ode_scratch_size)(1, SIZE + 1) + R(ode_reverse_scratch)(SIZE) + R(ode_adjoint_scratch)(1, SIZE);
-    s->scratch = grab(reals * sizeof(real));
-    s->y = grab((2 * SIZE + 1) * PANEL * sizeof(real));
-    s->d = grab(SIZE * PANEL * sizeof(real));
+    s->scratch = new_aligned(reals * sizeof(real), 0);
+    s->y = new_aligned((2 * SIZE + 1) * PANEL * sizeof(real), 0);
+    s->d = new_aligned(SIZE * PANEL * sizeof(real), 0);
     for (size_t l = 0; l < LANES; l++) {
         s->system.d_q[l] = l == 2 ? 0 : 0.385 + 0.1 * (double)l;
         for (size_t c = 0; c < SIZE; c++) {
@@ -307,9 +300,5 @@ int main(void) {
     tcase_add_loop_test(c, stages_that_are_kept_change_no_bit, 0, METHODS);
     tcase_add_loop_test(c, adjoint_gradients_come_near_as_the_tolerance_falls, 0, ADAPTIVE);
     suite_add_tcase(suite, c);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

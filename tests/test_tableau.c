@@ -179,9 +179,5 @@ int main(void) {
     tcase_add_loop_test(c, error_estimates_have_their_order, 0, METHODS);
     tcase_add_loop_test(c, dense_output_has_its_order, 0, METHODS);
     suite_add_tcase(suite, c);
-    SRunner *runner = srunner_create(suite);
-    srunner_run_all(runner, CK_ENV);
-    const int failed = srunner_ntests_failed(runner);
-    srunner_free(runner);
-    return failed != 0;
+    return run_suite(suite);
 }

@@ -1,5 +1,4 @@
 /* forward, inverse, log_prob, sample, score. */
-
 #include "api/run.h"
 #include "core/philox.h"
 
