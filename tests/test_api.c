@@ -401,14 +401,9 @@ START_TEST(fit_configs) {
     nf_fit_report report = {.struct_size = offsetof(nf_fit_report, rhs_evaluations) - 1};
     must_be(NF_ERR_ARGUMENT, nf_fit(w->flow, ROWS, w->x, w->context, NF_CONFIG(nf_fit_config, .threads = 5000), NULL));
     ck_assert_str_eq(nf_last_error(), "nf_fit: threads is 5000, at most 4096 make sense");
-    must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(w->plain, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .threads = 5000), NULL));
-    ck_assert_str_eq(nf_last_error(), "nf_fit_reverse_kl: threads is 5000, at most 4096 make sense");
     /* The optimizer's settings by their place in the fit's. */
-    const nf_optimizer_config old = {.struct_size = 8};
     must_be(NF_ERR_ARGUMENT, nf_fit(w->flow, ROWS, w->x, w->context, NF_CONFIG(nf_fit_config, .optimizer = &optimizer), NULL));
     ck_assert_str_eq(nf_last_error(), "nf_fit: config->optimizer->kind is 9, which is none");
-    must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(w->plain, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .optimizer = &old), NULL));
-    ck_assert_ptr_eq(strstr(nf_last_error(), "nf_fit_reverse_kl: config->optimizer->struct_size is 8"), nf_last_error());
     refused(NF_ERR_ARGUMENT, "nf_fit", "flow is NULL", nf_fit(NULL, ROWS, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "rows is 0", nf_fit(w->flow, 0, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "more than memory can hold", nf_fit(w->flow, SIZE_MAX / 8, w->x, w->context, NULL, NULL));
@@ -421,8 +416,18 @@ START_TEST(fit_configs) {
     refused(NF_ERR_ARGUMENT, "nf_fit", "context is NULL", nf_fit(w->flow, ROWS, w->x, NULL, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "context is not NULL", nf_fit(w->plain, ROWS, w->x, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "report->struct_size", nf_fit(w->flow, ROWS, w->x, w->context, NULL, &report));
+    END;
+}
+END_TEST
 
+START_TEST(reverse_kl_configs) {
+    BEGIN;
+    const nf_optimizer_config old = {.struct_size = 8};
     const double *const context = w->context;
+    must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(w->plain, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .threads = 5000), NULL));
+    ck_assert_str_eq(nf_last_error(), "nf_fit_reverse_kl: threads is 5000, at most 4096 make sense");
+    must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(w->plain, zero_target, NULL, NF_CONFIG(nf_reverse_kl_config, .optimizer = &old), NULL));
+    ck_assert_ptr_eq(strstr(nf_last_error(), "nf_fit_reverse_kl: config->optimizer->struct_size is 8"), nf_last_error());
     refused(NF_ERR_ARGUMENT, "nf_fit_reverse_kl", "flow is NULL", nf_fit_reverse_kl(NULL, zero_target, NULL, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit_reverse_kl", "target is NULL", nf_fit_reverse_kl(w->flow, NULL, NULL, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit_reverse_kl", "context", nf_fit_reverse_kl(w->flow, zero_target, NULL, NULL, NULL));
@@ -629,6 +634,7 @@ int main(void) {
     tcase_add_test(all, flows);
     tcase_add_test(all, parameters);
     tcase_add_test(all, fit_configs);
+    tcase_add_test(all, reverse_kl_configs);
     tcase_add_test(all, nets);
     tcase_add_test(all, file_arguments);
     tcase_add_loop_test(all, a_reader_ends_a_fit, 0, 5);
