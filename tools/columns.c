@@ -55,19 +55,12 @@ static bool match_places(const model *m, const table *t, size_t first, size_t co
     return true;
 }
 
-static bool holds(const size_t *index, size_t count, size_t column) {
-    for (size_t i = 0; i < count; i++)
-        if (index[i] == column)
-            return true;
-    return false;
-}
-
 /* The context's columns are those that are left beside x_columns of the table; `left` is then how many. */
 static bool match_left(const model *m, const table *t, const size_t *x, size_t x_columns, size_t *context, size_t *left) {
     size_t *others = allocate(t->data.columns, sizeof *others);
     *left = 0;
     for (size_t i = 0; i < t->data.columns; i++)
-        if (!holds(x, x_columns, i))
+        if (!table_holds(x, x_columns, i))
             others[(*left)++] = i;
     for (size_t i = 0; i < m->context_dim && *left == m->context_dim; i++)
         context[i] = others[rank(m, m->dim, m->context_dim, m->dim + i)];
@@ -144,7 +137,7 @@ static void choose_columns(const model *m, const table *t, const rows_options *o
     choose_context(m, t, o, by_place, index, x_columns, index + x_columns);
     char room[32];
     for (size_t i = x_columns; i < x_columns + m->context_dim; i++)
-        if (holds(index, x_columns, index[i]))
+        if (table_holds(index, x_columns, index[i]))
             die("%s: the column \"%.60s\" would be both data and context", t->path, table_name(t, index[i], room, sizeof room));
 }
 

@@ -193,6 +193,13 @@ bool table_find(const table *t, const char *list, size_t **index, size_t *count,
     return good;
 }
 
+bool table_holds(const size_t *index, size_t count, size_t column) {
+    for (size_t i = 0; i < count; i++)
+        if (index[i] == column)
+            return true;
+    return false;
+}
+
 bool table_has_comma(const table *t, size_t column) {
     const char *text = t->data.faults[column].text, *comma = strchr(text, ',');
     return comma && comma[1] >= '0' && comma[1] <= '9' && text[strspn(text, "+-.,0123456789")] == '\0';

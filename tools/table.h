@@ -23,6 +23,7 @@ void table_free(table *t);
 
 /* "carat,depth", "1,3", "2-5": names first, then numbers from 1. `index` is for free(). */
 bool table_find(const table *t, const char *list, size_t **index, size_t *count, char *message, size_t size);
+bool table_holds(const size_t *index, size_t count, size_t column); /* whether it is among them */
 
 /* How many columns have this name, and the first of them. The file's names come before those that it lacks. */
 size_t table_named(const table *t, const char *name, size_t *column);

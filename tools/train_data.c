@@ -35,13 +35,6 @@ static size_t *find(const table *t, const char *list, size_t *count) {
     return index;
 }
 
-static bool holds(const size_t *index, size_t count, size_t column) {
-    for (size_t i = 0; i < count; i++)
-        if (index[i] == column)
-            return true;
-    return false;
-}
-
 /* All columns that have no other role, but for those without a single number. */
 static void take_all_others(choice *c) {
     const table *t = c->t;
@@ -50,7 +43,7 @@ static void take_all_others(choice *c) {
     bool commas = false;
     c->x = allocate(t->data.columns, sizeof *c->x);
     for (size_t i = 0; i < t->data.columns; i++) {
-        if (i == c->weight || holds(c->context, c->context_count, i))
+        if (i == c->weight || table_holds(c->context, c->context_count, i))
             continue;
         if (t->data.faults[i].count < t->data.rows) {
             c->x[c->x_count++] = i;
@@ -75,7 +68,7 @@ static void choose(choice *c, const train_options *o) {
         c->context = find(t, o->context_columns, &c->context_count);
     if (o->weight_column) {
         size_t count, *index = find(t, o->weight_column, &count);
-        if (count != 1 || holds(c->context, c->context_count, *index))
+        if (count != 1 || table_holds(c->context, c->context_count, *index))
             die("--weight-column %s: this should be one column, and none of the context", o->weight_column);
         c->weight = *index;
         free(index);
@@ -85,7 +78,7 @@ static void choose(choice *c, const train_options *o) {
     else
         take_all_others(c);
     for (size_t i = 0; i < c->x_count; i++)
-        if (c->x[i] == c->weight || holds(c->context, c->context_count, c->x[i]))
+        if (c->x[i] == c->weight || table_holds(c->context, c->context_count, c->x[i]))
             die("--columns %s: one of them is a context or the weight too", o->columns);
     c->used = allocate(c->x_count + c->context_count + 1, sizeof *c->used);
     for (size_t i = 0; i < c->x_count; i++)
@@ -418,15 +411,9 @@ void train_read(train_data *d, const char *path, const train_options *o) {
     table_free(&t);
 }
 
-static void free_names(char **names, size_t count) {
-    for (size_t i = 0; i < count; i++)
-        free(names[i]);
-    free(names);
-}
-
 void train_free(train_data *d) {
-    free_names(d->names, d->dim);
-    free_names(d->context_names, d->context_dim);
+    model_free_names(d->names, d->dim);
+    model_free_names(d->context_names, d->context_dim);
     free(d->places);
     free(d->x);
     free(d->context);
