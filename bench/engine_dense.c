@@ -4,7 +4,7 @@
  * as in the library; OpenBLAS is given the whole batch at once. Each figure is the best of several timings of this thread's
  * processor time, the peak, ours and OpenBLAS's in turn.
  *
- * Compile with the flags of the build, with src/engine/kernels/dense.c; define BENCH_BLAS and link OpenBLAS for its column.
+ * Compile with the flags of the build, with src/engine/kernels/block.c and dense*.c; define BENCH_BLAS and link OpenBLAS for its column.
  */
 #include <stdio.h>
 #include <stdlib.h>
