@@ -41,7 +41,7 @@ typedef struct engine_job {
     } dealt;
     const double *context;
     size_t rows;
-    double *out, *log_det, *log_prob; /* what push_done stores */
+    double *out, *log_det, *log_prob; /* what push stores */
     bool density; /* rows must have a density, as with log_prob; in a pull the cotangents are those of the sum of weight * scale * log_prob */
     /* for pull */
     double scale;

@@ -379,7 +379,7 @@ static void folded_vjp(const field_mlp *f, const real *d_trace, bool parameters)
         R(dense_backward_weights)(m, n, 1, f->out, m * PANEL, first.slope, n * PANEL, f->room, f->d_fold, NULL);
 }
 
-/* d_rows[p][n] += sum over lanes of a[p][n] times b[n] (b the same for every p) */
+/* sums[p][n] += sum over lanes of a[p][n] times b[n] (b the same for every p) */
 static void sum_lanes(size_t tangents, size_t rows, const real *a, const real *b, real *sums) {
     _Alignas(NF_ALIGN) real product[PANEL];
     for (size_t i = 0; i < tangents * rows; i++) {
