@@ -34,10 +34,9 @@ static nf_status match_chunk(const fit *f, size_t first, size_t rows, const doub
     for (size_t i = 0; i < rows; i++)
         weight += counts(f, i, context) ? f->batch.weight[i] : 0.0;
     for (size_t draw = 0; draw < MATCH_DRAWS && weight > 0.0; draw++) {
-        nf_rng rng = {f->config.seed, STREAM_MATCH_VALIDATION, draw * f->validation_rows + first};
+        const nf_rng rng = {f->config.seed, STREAM_MATCH_VALIDATION, draw * f->validation_rows + first};
         double loss;
-        const nf_status status = nf_run_flow_matching(NULL, f->flow, f->workspace, &rng, rows, f->batch.x, context, f->batch.weight,
-                                                      NF_PAIRING_INDEPENDENT, NULL, &loss);
+        const nf_status status = nf_run_matching_loss(f->flow, f->workspace, &rng, rows, f->batch.x, context, f->batch.weight, &loss);
         if (status != NF_OK && status != NF_ERR_ROWS)
             return nf_fail_in(status, f->function);
         out[draw] = (outcome){loss, weight};

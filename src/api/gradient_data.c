@@ -76,19 +76,11 @@ static nf_status matching_job(const char *function, const nf_flow *flow, const n
     return find_field(function, flow, &job->matched);
 }
 
-static nf_status run_matching(const char *function, const nf_flow *flow, nf_workspace *ws, engine_job *job, nf_rng *rng, nf_gradient *gradient,
-                              double *loss) {
-    const nf_status status = nf_differentiate_mean(function, flow, ws, job, RUN_MATCH, gradient, loss);
-    if (status == NF_OK || status == NF_ERR_ROWS)
-        rng->position += job->rows;
-    return status;
-}
-
-nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *ws, nf_rng *rng, size_t rows, const double *x,
-                               const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss) {
+nf_status nf_run_matching_loss(const nf_flow *flow, nf_workspace *ws, const nf_rng *rng, size_t rows, const double *x, const double *context,
+                               const double *weight, double *loss) {
     engine_job job;
-    const nf_status status = matching_job(function, flow, rng, rows, x, context, weight, pairing, gradient, &job);
-    return status == NF_OK ? run_matching(function, flow, ws, &job, rng, gradient, loss) : status;
+    const nf_status status = matching_job(NULL, flow, rng, rows, x, context, weight, NF_PAIRING_INDEPENDENT, NULL, &job);
+    return status == NF_OK ? nf_differentiate_mean(NULL, flow, ws, &job, RUN_MATCH, NULL, loss) : status;
 }
 
 nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *ws, const nf_data_step *step, const nf_wave *wave, nf_gradient *gradient,
@@ -134,5 +126,8 @@ nf_status nf_grad_flow_matching(const nf_flow *flow, nf_workspace *ws, nf_rng *r
     if (status != NF_OK)
         return status;
     job.weight_scale = scale;
-    return run_matching(__func__, flow, ws, &job, rng, gradient, loss);
+    status = nf_differentiate_mean(__func__, flow, ws, &job, RUN_MATCH, gradient, loss);
+    if (status == NF_OK || status == NF_ERR_ROWS)
+        rng->position += rows;
+    return status;
 }

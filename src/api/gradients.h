@@ -6,8 +6,9 @@
 
 /* ---- gradient_data.c */
 
-nf_status nf_run_flow_matching(const char *function, const nf_flow *flow, nf_workspace *workspace, nf_rng *rng, size_t rows, const double *x,
-                               const double *context, const double *weight, nf_pairing pairing, nf_gradient *gradient, double *loss);
+/* The loss of flow matching alone, of independent pairs. Its status has no function yet. */
+nf_status nf_run_matching_loss(const nf_flow *flow, nf_workspace *workspace, const nf_rng *rng, size_t rows, const double *x, const double *context,
+                               const double *weight, double *loss);
 /* That the flow has one continuous layer, and may have such pairs. */
 nf_status nf_check_flow_matching(const char *function, const nf_flow *flow, nf_pairing pairing);
 
