@@ -166,14 +166,13 @@ static void set_step(kl_fit *f, size_t step) {
 /* What a wave of a step draws from. */
 typedef struct kl_step {
     kl_fit *f;
-    nf_rng rng;
+    nf_target_step step;
 } kl_step;
 
 static nf_status run_wave(void *user, const nf_wave *wave, nf_shard_sum *sums, nf_step_sum *sum) {
     const kl_step *s = user;
     kl_fit *f = s->f;
-    const double *context = f->context ? f->context + wave->row * f->flow->model.context_dim : NULL;
-    const nf_status status = nf_run_reverse_kl(f->function, f->flow, f->workspace, wave, &s->rng, context, annealed, f, f->gradient, sums);
+    const nf_status status = nf_run_target_wave(f->function, f->flow, f->workspace, &s->step, wave, f->gradient, sums);
     sum->bad_rows += (double)f->workspace->stats.bad_rows;
     return status;
 }
@@ -187,7 +186,7 @@ static bool are_finite(const kl_fit *f, const void *theta) { return f->flow->eng
 
 static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
     const nf_reverse_kl_config *c = &f->config;
-    kl_step task = {f, *rng};
+    kl_step task = {f, {f->context, annealed, f, *rng}};
     nf_step_sum sum;
     set_step(f, step);
     nf_status status = nf_reduce(&f->reducer, &f->plan, run_wave, &task, f->gradient, &sum);

@@ -53,15 +53,14 @@ static void sum_losses(const nf_flow *flow, const nf_workspace *ws, const kl_chu
     }
 }
 
-static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace *ws, const kl_chunk *chunk, engine_job *job,
-                         nf_target_fn target, void *user) {
+static nf_status run_chunk(const char *function, const nf_flow *flow, nf_workspace *ws, const nf_target_step *step, const kl_chunk *chunk, engine_job *job) {
     job->rows = chunk->rows;
     nf_run run = {.job = job, .workspace = ws, .action = RUN_STORE, .lanes = chunk->lanes};
     nf_status status = nf_run_rows(&run, chunk->first);
     if (status != NF_OK)
         return nf_fail_in(status, function);
     cover_bad_rows(ws->target_x, ws->target_log_q, chunk->rows, flow->model.dim);
-    status = nf_call_target(function, target, user, chunk->rows, ws->target_x, ws->target_log_p, ws->target_gradient);
+    status = nf_call_target(function, step->target, step->user, chunk->rows, ws->target_x, ws->target_log_p, ws->target_gradient);
     if (status != NF_OK)
         return status;
     reject_spoilt(flow, ws, chunk);
@@ -74,13 +73,13 @@ static nf_status kl_step(const char *function, const nf_flow *flow, nf_workspace
     return status;
 }
 
-nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_workspace *ws, const nf_wave *wave, const nf_rng *rng,
-                            const double *context, nf_target_fn target, void *user, nf_gradient *gradient, nf_shard_sum *sums) {
+nf_status nf_run_target_wave(const char *function, const nf_flow *flow, nf_workspace *ws, const nf_target_step *step, const nf_wave *wave,
+                             nf_gradient *gradient, nf_shard_sum *sums) {
     const size_t tile_rows = flow->engine->tile_rows, tiles = nf_tiles_of(wave->rows, tile_rows);
     const size_t at_once = ws->thread_count < wave->count ? ws->thread_count : wave->count;
     engine_job job = nf_differentiable_job(flow, 0, NULL, NULL, false, gradient);
-    nf_philox_key(rng->seed, rng->stream, job.key);
-    job.position = rng->position;
+    nf_philox_key(step->rng.seed, step->rng.stream, job.key);
+    job.position = step->rng.position;
     job.dealt.own = wave->count;
     job.dealt.all = wave->shards;
     job.dealt.first = wave->first;
@@ -100,8 +99,8 @@ nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_worksp
                           .sums = sums};
         chunk.rows = wave->rows - chunk.first < chunk.lanes * tile_rows ? wave->rows - chunk.first : chunk.lanes * tile_rows;
         job.dealt.skip = tile;
-        job.context = context ? context + chunk.first * flow->model.context_dim : NULL;
-        status = kl_step(function, flow, ws, &chunk, &job, target, user);
+        job.context = step->context ? step->context + (wave->row + chunk.first) * flow->model.context_dim : NULL;
+        status = run_chunk(function, flow, ws, step, &chunk, &job);
     }
     for (size_t i = 0; i < wave->count; i++)
         sums[i].weight = sums[i].good;
@@ -126,9 +125,10 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
         return nf_fail_in(status, __func__);
     const size_t slots = nf_slots_of(flow, rows);
     const nf_wave all = {.count = slots, .shards = slots, .rows = rows};
+    const nf_target_step step = {context, target, user, *rng};
     nf_shard_sum sums[GRADIENT_SLOTS];
     memset(sums, 0, sizeof sums);
-    status = nf_run_reverse_kl(__func__, flow, ws, &all, rng, context, target, user, gradient, sums);
+    status = nf_run_target_wave(__func__, flow, ws, &step, &all, gradient, sums);
     if (status == NF_OK) {
         engine_sum total = {0, 0, 0, false};
         for (size_t i = 0; i < slots; i++) {

@@ -28,8 +28,17 @@ nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *workspace, const n
 
 /* A target, in the caller's floating-point mode. Its status, with a line. */
 nf_status nf_call_target(const char *function, nf_target_fn target, void *user, size_t rows, const double *x, double *log_p, double *grad_x);
-/* The same of a fit by reverse KL; also all rows of nf_grad_reverse_kl. */
-nf_status nf_run_reverse_kl(const char *function, const nf_flow *flow, nf_workspace *workspace, const nf_wave *wave, const nf_rng *rng,
-                            const double *context, nf_target_fn target, void *user, nf_gradient *gradient, nf_shard_sum *sums);
+
+/* What a step of reverse KL learns from: this rank's contexts, in the order of its waves, and the target; rng's position is that of the step's first sample. */
+typedef struct nf_target_step {
+    const double *context;
+    nf_target_fn target;
+    void *user;
+    nf_rng rng;
+} nf_target_step;
+
+/* A wave of nf_fit_reverse_kl, and all rows of nf_grad_reverse_kl. */
+nf_status nf_run_target_wave(const char *function, const nf_flow *flow, nf_workspace *workspace, const nf_target_step *step, const nf_wave *wave,
+                             nf_gradient *gradient, nf_shard_sum *sums);
 
 #endif
