@@ -297,6 +297,57 @@ START_TEST(rows_with_infinite_numbers_within_spoil_no_others) {
 }
 END_TEST
 
+/*
+ * A gradient that is not finite is computed again from the input. Where an output has taken the place of that, it stays as it is, and is not that of other numbers: it is
+ * right, or a step along it ends. The row that spoils it is in a later tile than the first.
+ */
+START_TEST(a_gradient_is_not_taken_of_what_was_overwritten) {
+    enum { MANY = 300, FAR = 200, COUNT = 18 };
+    enum { X, CONTEXT, GRAD_Z, GRAD_LOG_DET, INPUTS };
+    static const struct {
+        int input, output; /* 0: grad_x, 1: grad_context */
+    } same[] = {{INPUTS, 0}, {X, 0}, {GRAD_Z, 0}, {CONTEXT, 1}, {GRAD_LOG_DET, 1}};
+    const bool is_single = _i;
+    const double steep = is_single ? 1e36 : 1e300, theta[COUNT] = {steep, 0.1, 1, 0.2, 0, 0, -1, 0, -1, 0, 0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0, 0};
+    const size_t columns[INPUTS] = {2, 1, 2, 1};
+    random_source random = random_begin(93);
+    nf_flow *flow;
+    nf_gradient *gradient;
+    double expected[COUNT], got[COUNT], *given[INPUTS], *in[INPUTS], *out[2] = {new_numbers(2 * MANY), new_numbers(MANY)};
+    must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2, .context_dim = 1, .precision = is_single ? NF_SINGLE : NF_DOUBLE, .couplings = 1, .hidden_width = 2,
+                                     .activation = NF_RELU, .actnorm = -1), &flow));
+    must(nf_set_parameters(flow, theta));
+    must(nf_gradient_create(flow, &gradient));
+    for (int i = 0; i < INPUTS; i++)
+        given[i] = new_normals(&random, MANY * columns[i], 1.0);
+    for (size_t r = 0; r < MANY; r++)
+        given[X][2 * r] = r == FAR ? 1e10 : -fabs(given[X][2 * r]);
+    for (size_t k = 0; k < sizeof same / sizeof same[0]; k++) {
+        double *to[2] = {out[0], out[1]};
+        for (int i = 0; i < INPUTS; i++)
+            in[i] = new_copy(given[i], MANY * columns[i]);
+        if (k > 0)
+            to[same[k].output] = in[same[k].input];
+        must(nf_gradient_zero(gradient));
+        const nf_status status = nf_inverse_vjp(flow, NULL, MANY, in[X], in[CONTEXT], in[GRAD_Z], in[GRAD_LOG_DET], to[0], to[1], gradient);
+        must(nf_gradient_get(gradient, k ? got : expected));
+        const double error = k ? whole_error(got, expected, COUNT) : 0.0; /* infinite where a number is none */
+        if (k == 0)
+            must_be(NF_ERR_ROWS, status);
+        ck_assert_msg(k > 0 || whole_error(expected, expected, COUNT) == 0.0, "the gradient is not finite");
+        ck_assert_msg(error == 0.0 || isinf(error), "output %d into input %d: the gradient is off by %g", same[k].output, same[k].input, error);
+        for (int i = 0; i < INPUTS; i++)
+            free(in[i]);
+    }
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+    for (int i = 0; i < INPUTS; i++)
+        free(given[i]);
+    free(out[0]);
+    free(out[1]);
+}
+END_TEST
+
 /* A row whose density is no number is bad where a density is asked for, and nowhere else. */
 START_TEST(maps_reach_further_than_densities) {
     const double far[] = {1e160, 1e60, -1e300}, sds[] = {1, 1e-100, 1e100}, one = 1;
@@ -409,6 +460,7 @@ int main(void) {
     tcase_add_loop_test(far, short_planar_layers_have_losses_or_bad_rows, 0, 4);
     tcase_add_loop_test(far, rows_with_steep_gradients_add_nothing, 0, 4);
     tcase_add_loop_test(far, rows_with_infinite_numbers_within_spoil_no_others, 0, 2);
+    tcase_add_loop_test(far, a_gradient_is_not_taken_of_what_was_overwritten, 0, 2);
     tcase_add_test(far, maps_reach_further_than_densities);
     tcase_add_test(far, sums_beyond_the_numbers_are_bad);
     tcase_add_test(far, regularisers_beyond_the_numbers_make_bad_rows);
