@@ -317,6 +317,36 @@ START_TEST(bad_rows_are_left_out) {
 }
 END_TEST
 
+/* However many rows there are, all of them are looked at beforehand: for numbers, and for the mean and deviation that a fit begins with. */
+START_TEST(all_rows_are_looked_at) {
+    enum { MANY = 2600 };
+    const size_t bad[] = {7, 1030, 2599};
+    const nf_optimizer_config still = {.struct_size = sizeof still, .kind = NF_SGD, .learning_rate = -1};
+    double *x = new_numbers(MANY), mean = 0, square = 0, got[2];
+    nf_fit_config config = plain(1);
+    nf_fit_report report = {.struct_size = sizeof report};
+    nf_flow *flow;
+    for (size_t r = 0; r < MANY; r++)
+        x[r] = (double)r * (double)r;
+    for (size_t k = 0; k < 3; k++)
+        x[bad[k]] = NAN;
+    for (size_t r = 0; r < MANY; r++)
+        mean += isnan(x[r]) ? 0 : x[r] / (MANY - 3);
+    for (size_t r = 0; r < MANY; r++)
+        square += isnan(x[r]) ? 0 : (x[r] - mean) * (x[r] - mean) / (MANY - 3);
+    config.optimizer = &still;
+    config.validation_fraction = -1;
+    must(nf_affine_create(1, NF_DOUBLE, &flow));
+    must_be(NF_ERR_ROWS, nf_fit(flow, MANY, x, NULL, &config, &report));
+    ck_assert_uint_eq(report.bad_rows, 3);
+    must(nf_get_parameters(flow, got));
+    must_agree("mean", fabs(got[1] / mean - 1), 1e-12);
+    must_agree("standard deviation", fabs(got[0] - 0.5 * log(square)), 1e-3); /* of a sample or of all */
+    nf_flow_free(flow);
+    free(x);
+}
+END_TEST
+
 /* The loss that is told is a mean over the rows that are left, however they fall into batches. */
 START_TEST(left_out_rows_have_no_part_in_the_loss) {
     double *x = gaussian_rows(1, ROWS), *log_prob = new_numbers(ROWS), weight[ROWS], sum = 0, total = 0;
@@ -400,6 +430,7 @@ int main(void) {
     tcase_add_test(wrong, rows_that_are_left_out_do_not_standardise);
     tcase_add_test(wrong, a_fit_that_succeeds_says_nothing);
     tcase_add_test(wrong, bad_rows_are_left_out);
+    tcase_add_test(wrong, all_rows_are_looked_at);
     tcase_add_test(wrong, left_out_rows_have_no_part_in_the_loss);
     tcase_add_test(wrong, bad_contexts_are_bad_rows);
     tcase_add_test(wrong, one_row_is_enough);

@@ -178,6 +178,29 @@ START_TEST(the_average_is_exponential) {
 }
 END_TEST
 
+/* A row of an epoch draws the same noise whatever the batches are; without steps the loss tells. */
+START_TEST(noise_does_not_depend_on_the_batches) {
+    static const size_t sizes[] = {ROWS, 64, 50, 7};
+    double *x = gaussian_rows(4, ROWS), loss = 0;
+    nf_flow *flow = make_flow(NF_DOUBLE);
+    nf_fit_config config = plain(2);
+    nf_fit_report report = {.struct_size = sizeof report};
+    config.optimizer = NF_CONFIG(nf_optimizer_config, .kind = NF_SGD, .learning_rate = -1);
+    config.validation_fraction = config.standardize = -1;
+    config.noise = 0.5;
+    config.contamination = 0.3;
+    for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
+        config.batch_size = sizes[k];
+        must(nf_fit(flow, ROWS, x, NULL, &config, &report));
+        if (k == 0)
+            loss = report.train_loss;
+        must_agree("loss", whole_error(&report.train_loss, &loss, 1), 1e-13);
+    }
+    nf_flow_free(flow);
+    free(x);
+}
+END_TEST
+
 /* An affine layer alone under constant noise learns the spread of data and noise together: sd sqrt(1 + noise^2 (1 + 63 contamination)). */
 START_TEST(noise_has_the_spread_of_the_columns) {
     enum { MANY = 5000 };
@@ -394,6 +417,7 @@ int main(void) {
     tcase_add_loop_test(settings, a_factor_of_all_weights_is_nothing, 0, 2);
     tcase_add_test(settings, the_average_is_exponential);
     tcase_add_loop_test(settings, noise_has_the_spread_of_the_columns, 0, 3);
+    tcase_add_test(settings, noise_does_not_depend_on_the_batches);
     tcase_add_loop_test(settings, far_rows_keep_some_density, 0, is_brief() ? 1 : 4);
     tcase_add_test(settings, standardizing_is_for_untouched_affine_layers);
     tcase_add_test(settings, units_of_the_columns_do_not_decide);

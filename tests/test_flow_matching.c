@@ -289,6 +289,7 @@ START_TEST(bad_rows_add_nothing) {
     must_say("nf_grad_flow_matching", last == 0 ? "x[3][0] is nan" : last == 1 ? "x[3][1] is nan" : "x[3][2] is nan");
     must(nf_workspace_stats(ws, &stats));
     ck_assert(stats.bad_rows == 1 && stats.first_bad_row == 3);
+    ck_assert_uint_eq(rng.position, 1000 + ROWS);
     must(nf_gradient_get(gradient, bad));
     same_bits("loss", &losses[0], &losses[1], 1);
     must_agree(p.k->name, whole_error(bad, without, count), 1e-15);
@@ -298,6 +299,35 @@ START_TEST(bad_rows_add_nothing) {
     nf_flow_free(flow);
     free(bad);
     free(without);
+}
+END_TEST
+
+/* A mean has no more to do with a factor of its weights than their ratios. */
+START_TEST(a_factor_of_all_weights_is_nothing) {
+    const int factors[] = {0, 15, -60, 200, -1000, 1015};
+    const nf_precision precision = _i ? NF_SINGLE : NF_DOUBLE;
+    problem p = make_problem(0, false);
+    nf_flow *flow = make_field(p.k, p.k->t0, p.k->t1, precision);
+    const size_t count = nf_parameter_count(flow);
+    nf_gradient *gradient;
+    double *got[2] = {new_numbers(count), new_numbers(count)}, losses[2], weight[ROWS];
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t k = 0; k < sizeof factors / sizeof factors[0]; k++) {
+        nf_rng rng = {71, 4, 1000};
+        for (size_t r = 0; r < ROWS; r++)
+            weight[r] = ldexp((double)(1 + r % 5), factors[k]);
+        must(nf_gradient_zero(gradient));
+        must(nf_grad_flow_matching(flow, NULL, &rng, ROWS, p.x, p.k->context_dim ? p.context : NULL, weight, NF_PAIRING_INDEPENDENT, gradient, &losses[k > 0]));
+        must(nf_gradient_get(gradient, got[k > 0]));
+        if (k > 0)
+            same_bits("loss", losses, losses + 1, 1);
+        if (k > 0)
+            same_bits("gradient", got[0], got[1], count);
+    }
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+    free(got[0]);
+    free(got[1]);
 }
 END_TEST
 
@@ -419,6 +449,32 @@ START_TEST(a_fit_learns_the_density) {
 }
 END_TEST
 
+/* A row of an epoch meets the same base sample whatever the batches are, and another one in the next. Rows that are alike tell, without steps, by their loss. */
+START_TEST(each_epoch_of_a_fit_draws_anew) {
+    enum { TRAIN = 300 };
+    static const size_t sizes[] = {TRAIN, 128, 50};
+    double *x = new_numbers(TRAIN * DIM), loss[2];
+    nf_cnf *cnf;
+    nf_fit_report report = {.struct_size = sizeof report};
+    for (size_t i = 0; i < TRAIN * DIM; i++)
+        x[i] = i % DIM ? 0.485 : 2.385;
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .hidden_width = 4), &cnf));
+    for (size_t epochs = 1; epochs <= 2; epochs++)
+        for (size_t k = 0; k < sizeof sizes / sizeof sizes[0]; k++) {
+            must(nf_fit(cnf, TRAIN, x, NULL,
+                        NF_CONFIG(nf_fit_config, .objective = NF_OBJECTIVE_FLOW_MATCHING, .epochs = epochs, .batch_size = sizes[k], .validation_fraction = -1, .standardize = -1,
+                                  .noise = -1, .ema_decay = -1, .optimizer = NF_CONFIG(nf_optimizer_config, .kind = NF_SGD, .learning_rate = -1)),
+                        &report));
+            if (k == 0)
+                loss[epochs - 1] = report.train_loss;
+            must_agree("loss", fabs(report.train_loss / loss[epochs - 1] - 1), 1e-13);
+        }
+    ck_assert_msg(fabs(loss[1] / loss[0] - 1) > 1e-6, "loss %.17g in both epochs", loss[0]);
+    nf_flow_free(cnf);
+    free(x);
+}
+END_TEST
+
 /* Likelihood training counts the work of its solves. */
 START_TEST(a_fit_reports_its_evaluations) {
     random_source random = random_begin(37);
@@ -442,9 +498,11 @@ int main(void) {
     tcase_add_test(c, optimal_pairs_are_nearer);
     tcase_add_loop_test(c, optimal_pairs_are_of_good_rows, 0, 8);
     tcase_add_loop_test(c, bad_rows_add_nothing, 0, KINDS);
+    tcase_add_loop_test(c, a_factor_of_all_weights_is_nothing, 0, 2);
     tcase_add_loop_test(c, rows_too_far_to_differentiate_add_nothing, 0, KINDS);
     tcase_add_test(c, arguments_are_checked);
     tcase_add_loop_test(c, a_fit_learns_the_density, 0, 2);
+    tcase_add_test(c, each_epoch_of_a_fit_draws_anew);
     tcase_add_test(c, a_fit_reports_its_evaluations);
     suite_add_tcase(suite, c);
     return run_suite(suite);

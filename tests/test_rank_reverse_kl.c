@@ -107,6 +107,26 @@ START_TEST(reverse_kl_does_not_depend_on_ranks) {
 }
 END_TEST
 
+/* More shards than a rank computes at once, each with the contexts of its samples. */
+START_TEST(reverse_kl_of_many_shards) {
+    enum { MANY = 1300 }; /* 11 tiles */
+    kl_task *wanted = new_bytes(sizeof *wanted), *t = new_bytes(sizeof *t);
+    rank_result results[MOST_RANKS];
+    *wanted = (kl_task){.samples = MANY, .config = {.steps = 3, .seed = 5, .evaluation_samples = 100}, .context = true};
+    *t = *wanted;
+    ck_assert(run_ranks(&(rank_options){.size = 1, .shards = 11}, kl_on, wanted, results));
+    all_are(results, 1, NF_OK, NULL);
+    ck_assert(run_ranks(&(rank_options){.size = 3, .shards = 11}, kl_on, t, results));
+    all_are(results, 3, NF_OK, NULL);
+    for (int r = 0; r < 3; r++) {
+        same_bits("parameters", t->parameters[r], wanted->parameters[0], 300);
+        same_bits("loss", &t->report[r].loss, &wanted->report[0].loss, 1);
+    }
+    free(t);
+    free(wanted);
+}
+END_TEST
+
 START_TEST(a_target_that_fails) {
     kl_task *t = new_bytes(sizeof *t);
     rank_result results[MOST_RANKS];
@@ -200,6 +220,7 @@ int main(void) {
     tcase_set_timeout(bits, 120);
     tcase_set_timeout(failures, 120);
     tcase_add_loop_test(bits, reverse_kl_does_not_depend_on_ranks, 0, 3);
+    tcase_add_test(bits, reverse_kl_of_many_shards);
     tcase_add_test(failures, a_target_that_fails);
     tcase_add_test(failures, progress_of_one_rank_stops_the_reverse_kl_of_all);
     tcase_add_loop_test(failures, reverse_kl_whose_communication_fails, 0, 3);

@@ -96,7 +96,8 @@ START_TEST(many_shards) {
     task *t = new_bytes(sizeof *t);
     rank_result results[MOST_RANKS];
     for (size_t i = 0; i < sizeof shards / sizeof *shards; i++) {
-        *t = new_task(d, PLANAR);
+        *t = new_task(d, i % 2 ? COUPLINGS : PLANAR);
+        t->weighted = t->kind == COUPLINGS; /* with its contexts: more than 8 shards of a rank are computed one part after the other */
         t->config.epochs = 3;
         t->config.batch_size = 1400; /* 11 tiles, and the last batch has none */
         t->config.validation_fraction = -1;
