@@ -80,7 +80,7 @@ nf_status nf_differentiate_lanes(nf_workspace *ws, const engine_job *job, run_ac
 
 /* Whether an output lies where an input was. */
 static bool overwrites(const engine_job *job) {
-    const double *const in[] = {job->in, job->context, job->grad_out, job->grad_log_det}, *const out[] = {job->out, job->log_det, job->log_prob, job->grad_in, job->grad_context};
+    const double *const in[] = {job->in, job->context, job->grad_out, job->grad_log_det}, *const out[] = {job->grad_in, job->grad_context};
     bool any = false;
     for (size_t i = 0; i < sizeof in / sizeof in[0]; i++)
         for (size_t k = 0; k < sizeof out / sizeof out[0]; k++)
@@ -108,7 +108,6 @@ nf_status nf_differentiate(const nf_flow *flow, nf_workspace *ws, const engine_j
     for (size_t i = 0; status == NF_OK && i < lanes; i++) {
         total->loss += ws->sums[i].loss;
         total->weight += ws->sums[i].weight;
-        total->good += ws->sums[i].good;
     }
     return status;
 }

@@ -100,7 +100,6 @@ nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *ws, const nf_data_
     for (size_t i = 0; status == NF_OK && i < wave->count; i++) {
         sums[i].loss = ws->sums[i].loss;
         sums[i].weight = ws->sums[i].weight;
-        sums[i].good = (double)ws->sums[i].good;
     }
     return status;
 }

@@ -49,7 +49,7 @@ static void sum_losses(const nf_flow *flow, const nf_workspace *ws, const kl_chu
             continue;
         nf_shard_sum *sum = &chunk->sums[(chunk->tile + r / flow->engine->tile_rows) % chunk->slots];
         sum->loss += ws->target_log_q[r] - ws->target_log_p[r];
-        sum->good += 1.0;
+        sum->weight += 1.0;
     }
 }
 
@@ -102,8 +102,6 @@ nf_status nf_run_target_wave(const char *function, const nf_flow *flow, nf_works
         job.context = step->context ? step->context + (wave->row + chunk.first) * flow->model.context_dim : NULL;
         status = run_chunk(function, flow, ws, step, &chunk, &job);
     }
-    for (size_t i = 0; i < wave->count; i++)
-        sums[i].weight = sums[i].good;
     return status;
 }
 
@@ -130,10 +128,10 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
     memset(sums, 0, sizeof sums);
     status = nf_run_target_wave(__func__, flow, ws, &step, &all, gradient, sums);
     if (status == NF_OK) {
-        engine_sum total = {0, 0, 0, false};
+        engine_sum total = {0, 0, false};
         for (size_t i = 0; i < slots; i++) {
             total.loss += sums[i].loss;
-            total.weight += sums[i].good;
+            total.weight += sums[i].weight;
         }
         if (total.weight > 0.0)
             nf_commit_slots(gradient, ws, slots, total.weight);

@@ -208,7 +208,6 @@ static void add_sums(nf_shard_sum *total, const nf_shard_sum *sums, size_t count
     for (size_t i = 0; i < count; i++) {
         total->loss += sums[i].loss;
         total->weight += sums[i].weight;
-        total->good += sums[i].good;
         total->rows_weight += sums[i].rows_weight;
     }
 }
@@ -296,7 +295,7 @@ static nf_status reduce_fixed(part *p, nf_gradient *g, nf_step_sum *sum) {
 static nf_status reduce_fast(part *p, nf_gradient *g, nf_step_sum *sum) {
     nf_reducer *r = p->reducer;
     const nf_step_sum *own = p->step;
-    nf_shard_sum total = {0, 0, 0, 0};
+    nf_shard_sum total = {0, 0, 0};
     memset(r->values, 0, r->count * sizeof *r->values);
     for (size_t i = 1; i < p->roots; i++)
         r->engine->add_scaled(r->roots[0], r->roots[i], 1.0, r->count);
@@ -305,15 +304,14 @@ static nf_status reduce_fast(part *p, nf_gradient *g, nf_step_sum *sum) {
     if (p->status == NF_OK)
         add_sums(&total, p->sums, p->plan->last - p->plan->first);
     double *tail = r->values + r->count;
-    const double numbers[TAIL] = {total.loss,    total.weight,     total.good,       total.rows_weight,
-                                  own->bad_rows, own->finite_rows, own->evaluations, p->status != NF_OK};
+    const double numbers[TAIL] = {total.loss, total.weight, total.rows_weight, own->bad_rows, own->finite_rows, own->evaluations, p->status != NF_OK};
     memcpy(tail, numbers, sizeof numbers);
     const nf_status status = nf_ranks_sum(r->ranks, r->values, r->count + TAIL);
     if (status != NF_OK)
         return status;
     if (tail[TAIL - 1] != 0.0)
         return nf_ranks_agree(r->ranks, p->status);
-    *sum = (nf_step_sum){{tail[0], tail[1], tail[2], tail[3]}, tail[4], tail[5], tail[6]};
+    *sum = (nf_step_sum){{tail[0], tail[1], tail[2]}, tail[3], tail[4], tail[5]};
     const double scale = sum->total.weight > 0.0 ? 1.0 / sum->total.weight : 0.0;
     for (size_t i = 0; i < r->count; i++)
         r->values[i] *= scale;
@@ -333,7 +331,7 @@ static nf_status reduce_alone(part *p, nf_gradient *g, nf_step_sum *sum) {
 }
 
 nf_status nf_reduce(nf_reducer *r, const nf_plan *plan, nf_wave_fn run, void *user, nf_gradient *gradient, nf_step_sum *sum) {
-    nf_step_sum step = {{0, 0, 0, 0}, 0, 0, 0};
+    nf_step_sum step = {{0, 0, 0}, 0, 0, 0};
     part p = {.reducer = r,
               .plan = plan,
               .run = run,

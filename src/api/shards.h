@@ -27,8 +27,8 @@ typedef struct nf_wave {
 } nf_wave;
 
 typedef struct nf_shard_sum {
-    double loss, weight, good; /* over good rows */
-    double rows_weight;        /* over all rows that are not left out */
+    double loss, weight; /* over good rows */
+    double rows_weight;  /* over all rows that are not left out */
 } nf_shard_sum;
 
 /* What is summed over all ranks beside the gradient. */

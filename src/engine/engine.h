@@ -66,8 +66,7 @@ typedef struct engine_job {
 /* Sums of one slot of work, over its tiles in order. */
 typedef struct engine_sum {
     double loss, weight; /* sum of weight * -log_prob, and of weight, over good rows (density jobs) */
-    size_t good;
-    bool spoilt; /* numbers of the slot are none */
+    bool spoilt;         /* numbers of the slot are none */
 } engine_sum;
 
 /* One thread's memory. `memory` holds engine->thread_size bytes; the arena is grown by the owner between tiles. */

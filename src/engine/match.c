@@ -71,7 +71,6 @@ static void sum_losses(const engine_job *job, engine_thread *thread, const tile 
         const double w = weight_of(job, row);
         sum->loss += w * loss[l];
         sum->weight += w;
-        sum->good++;
     }
 }
 

@@ -17,7 +17,6 @@ static void density_cotangents(const engine_job *job, const engine_thread *threa
             c = w * job->scale;
             sum->loss += w * (-(m->base[l] + t->log_det[l]) + (job->penalty ? t->penalty[l] : 0.0));
             sum->weight += w;
-            sum->good++;
         }
         m->cotangent_log_det[l] = (real)c;
         m->cotangent_penalty[l] = (real)-c;
@@ -39,7 +38,7 @@ static void density_cotangents(const engine_job *job, const engine_thread *threa
 }
 
 /* Cotangents that the caller gives; a row of them that is not finite is a bad row. */
-static void given_cotangents(const engine_job *job, engine_thread *thread, thread_map *m, engine_sum *sum) {
+static void given_cotangents(const engine_job *job, engine_thread *thread, thread_map *m) {
     tile *t = &m->t;
     memset(m->cotangent_x, 0, t->panels * t->dim * PANEL * sizeof(real));
     memset(m->cotangent_log_det, 0, t->panels * PANEL * sizeof(real));
@@ -57,7 +56,6 @@ static void given_cotangents(const engine_job *job, engine_thread *thread, threa
         }
         if (isfinite(log_det) && bad == t->dim) {
             m->cotangent_log_det[l] = log_det;
-            sum->good++;
             continue;
         }
         for (size_t f = 0; f < t->dim; f++)
@@ -82,13 +80,10 @@ static void check_slopes(const engine_job *job, engine_thread *thread, tile *t, 
     if (job->grad_context && c->context)
         find_spoilt(c->context, t->panels, t->context_dim, spoilt);
     for (size_t l = 0; l < t->rows; l++) {
-        const size_t row = thread->first + l;
         if (spoilt[l] == 0 || t->failed[l])
             continue;
         t->failed[l] = ROW_SLOPE;
-        R(note_bad)(thread, (engine_bad){0, row, ROW_SLOPE, 0, 0.0});
-        if (job->log_prob)
-            job->log_prob[row] = NAN;
+        R(note_bad)(thread, (engine_bad){0, thread->first + l, ROW_SLOPE, 0, 0.0});
     }
 }
 
@@ -169,14 +164,14 @@ static void begin_cotangents(const engine_job *job, engine_thread *thread, threa
     if (job->density)
         density_cotangents(job, thread, m, sum);
     else
-        given_cotangents(job, thread, m, sum);
+        given_cotangents(job, thread, m);
     if (m->t.context)
         memset(m->cotangent_context, 0, m->t.panels * m->t.context_dim * PANEL * sizeof(real));
 }
 
 /* Whether the part of a row's gradient is not finite, found by the row alone. */
 static bool is_row_steep(const engine_job *job, engine_thread *thread, cotangent *c, size_t row, size_t slot) {
-    engine_sum unused = {0, 0, 0, false};
+    engine_sum unused = {0, 0, false};
     slot_state state = {false, false};
     if (R(push_all_but)(job, thread, row, 1, NULL) != ENGINE_OK) /* there was room for it among others, unless they share their steps */
         return true;
