@@ -321,6 +321,36 @@ START_TEST(rows_that_the_target_spoils_add_nothing) {
 }
 END_TEST
 
+/* What a target is shown: numbers, and the flow's own samples where there are any. */
+static nf_status careful(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
+    const bool *any = user;
+    for (size_t r = 0; r < rows; r++) {
+        ck_assert_msg(*any ? isfinite(x[r]) && x[r] != 0 : x[r] == 0, "row %zu is shown as %g", r, x[r]);
+        log_density[r] = gradient[r] = 0;
+    }
+    return NF_OK;
+}
+
+START_TEST(targets_are_shown_numbers) {
+    enum { SOME = 300 };
+    const double log_scales[] = {709.5, 720}; /* beyond the numbers are some samples, and all of them */
+    for (int all = 0; all < 2; all++) {
+        bool any = !all;
+        nf_flow *flow;
+        nf_gradient *gradient;
+        nf_rng rng = {1, 2, 3};
+        double loss;
+        must(nf_affine_create(1, NF_DOUBLE, &flow));
+        must(nf_set_parameters(flow, (double[]){log_scales[all], 0}));
+        must(nf_gradient_create(flow, &gradient));
+        must_be(NF_ERR_ROWS, nf_grad_reverse_kl(flow, NULL, &rng, SOME, NULL, careful, &any, gradient, &loss));
+        ck_assert_int_eq(isnan(loss), all);
+        nf_gradient_free(gradient);
+        nf_flow_free(flow);
+    }
+}
+END_TEST
+
 /* log p = -x^2 / 2 in even rows; in odd ones 100 less, with a gradient that single precision does not hold. */
 static nf_status steep(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
     (void)user;
@@ -413,6 +443,7 @@ int main(void) {
     tcase_add_test(bad, tiles_of_bad_rows_add_nothing);
     tcase_add_loop_test(bad, rows_that_the_target_spoils_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, a_factor_of_all_weights_is_nothing, 0, subjects);
+    tcase_add_test(bad, targets_are_shown_numbers);
     tcase_add_test(bad, targets_too_steep_for_the_precision_add_nothing);
     tcase_add_loop_test(bad, cotangents_that_are_no_numbers_make_bad_rows, 0, subjects);
     tcase_set_timeout(bad, 120);
