@@ -111,6 +111,28 @@ START_TEST(a_column_that_is_a_sum_is_noticed) {
 }
 END_TEST
 
+/* Of training rows: one that is held out may differ. Their mean, as a sum of fractions, need not be the column's number. */
+START_TEST(a_column_that_does_not_vary_has_a_spread_of_1) {
+    double *x = mixed_rows(3);
+    for (size_t r = 0; r < ROWS; r++)
+        x[3 * r + 1] = 0.1;
+    whitening w;
+    whiten_fit(&w, ROWS, x, NULL, 3, true);
+    ck_assert(w.singular);
+    ck_assert_double_eq(w.mean[1], 0.1);
+    ck_assert_double_eq(w.factor[4], 1.0);
+    double z[3] = {x[0], 0.2, x[2]};
+    whiten_rows(&w, 1, z);
+    ck_assert_double_eq_tol(z[1], 0.1, 1e-15);
+    whiten_rows(&w, ROWS, x);
+    for (size_t r = 0; r < ROWS; r++)
+        ck_assert_double_eq(x[3 * r + 1], 0.0);
+    must_agree("column beside it", fabs(z[2] - x[2]), 1e-14);
+    whiten_free(&w);
+    free(x);
+}
+END_TEST
+
 START_TEST(steps_between_values) {
     const double x[] = {0.1 + 0.2, 5, 0.3, 5, 0.7, 5, 0.5, 5, 1.5, 5};
     ck_assert_double_eq_tol(smallest_step(5, x, 2, 0), 0.2, 1e-12);
@@ -125,6 +147,7 @@ int main(void) {
     tcase_add_test(tests, columns_alone);
     tcase_add_test(tests, weights_count_rows);
     tcase_add_test(tests, a_column_that_is_a_sum_is_noticed);
+    tcase_add_test(tests, a_column_that_does_not_vary_has_a_spread_of_1);
     tcase_add_test(tests, steps_between_values);
     suite_add_tcase(suite, tests);
     return run_suite(suite);

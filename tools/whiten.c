@@ -12,6 +12,20 @@
 /* An element of L's diagonal. */
 static double *spread(const whitening *w, size_t i) { return &w->factor[w->whole ? i * w->dim + i : i]; }
 
+/* A column of one number: rounding would else be all of its variance. */
+static void set_constant(const whitening *w, size_t column, double value) {
+    w->mean[column] = value;
+    for (size_t i = 0; i < w->dim; i++)
+        w->factor[i > column ? i * w->dim + column : column * w->dim + i] = 0;
+}
+
+static bool varies(size_t rows, const double *x, size_t dim, size_t column) {
+    for (size_t r = 1; r < rows; r++)
+        if (x[r * dim + column] != x[column])
+            return true;
+    return false;
+}
+
 static void covariance(const whitening *w, size_t rows, const double *x, const double *weight) {
     const size_t dim = w->dim;
     double sum = 0;
@@ -29,6 +43,9 @@ static void covariance(const whitening *w, size_t rows, const double *x, const d
             for (size_t j = 0; j <= i; j++)
                 w->factor[i * dim + j] += share * from_mean[i] * from_mean[j];
     }
+    for (size_t i = 0; rows > 1 && i < dim; i++)
+        if (!varies(rows, x, dim, i))
+            set_constant(w, i, x[i]);
     free(from_mean);
 }
 
