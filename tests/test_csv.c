@@ -97,6 +97,10 @@ static const struct {
     {"x;y\n1,5;2\n", "line 2, column 1 (x): \"1,5\" is not a number"},
     {"\"x\ny\",z\n1,2\n\"3\n4\",5\n", "line 4, column 1 (x y): \"3 4\" is not a number"},
     {"x,\"y\n\nz\"\n1,2\n3\n", "line 5 has 1 column, and the first line has 2"},
+    {"x,\"y\r\nz\"\r\n1,2\r\n3\r\n", "line 4 has 1 column, and the first line has 2"},
+    {"x,y,z\n1,\"a\nb\",\"c\n2,3,4\n", "line 2, column 2 (y): \"a b\" is not a number"},
+    {"x\n\xef\xbb\xbf" "1\n", "line 2, column 1 (x): \"\xef\xbb\xbf" "1\" is not a number"},
+    {"x\ty\tz\n1\t\t3\n", "line 2, column 2 (y) is empty"},
     {"x,y\n1,\"2\n3\"4,5\n", "line 2, column 2 (y): \"\"2\" is not a number"},
 };
 
@@ -163,7 +167,7 @@ END_TEST
 
 /* Without anything between columns to tell them by. */
 START_TEST(reads_one_column_that_it_writes) {
-    static const char *const names[] = {"my value", "", "a, b", "c;d e", "\"f\" g", "5\"", "\xef\xbb\xbfx", "\xef\xbb\xbf"};
+    static const char *const names[] = {"my value", "", "a, b", "c;d e", "\"f\" g", "5\"", "\xef\xbb\xbfx", "\xef\xbb\xbf", "#c"};
     const double values[] = {2.385, -17.5};
     char message[256] = "";
     csv_table table;
@@ -215,7 +219,7 @@ static Suite *csv_suite(void) {
     tcase_add_test(tests, notices_a_full_disk);
     tcase_add_test(tests, reads_what_it_writes);
     tcase_add_test(tests, keeps_rows_with_lines_in_them);
-    tcase_add_loop_test(tests, reads_one_column_that_it_writes, 0, 8);
+    tcase_add_loop_test(tests, reads_one_column_that_it_writes, 0, 9);
     suite_add_tcase(suite, tests);
     return suite;
 }

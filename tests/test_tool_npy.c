@@ -91,6 +91,32 @@ START_TEST(one_axis_is_one_column) {
 }
 END_TEST
 
+/* As the machine has them. */
+START_TEST(native_order_is_the_machines) {
+    csv_table t;
+    const double data[2] = {2.385, -0.125};
+    ck_assert_msg(reads(npy_file(1, "{'descr': '=f8', 'fortran_order': False, 'shape': (2,), }", data, sizeof data), &t), "%s", message);
+    same_bits("values", t.values, data, 2);
+    csv_free(&t);
+}
+END_TEST
+
+/* A header is text to its end. */
+START_TEST(refuses_a_zero_in_a_header) {
+    static const char header[] = "{'descr': '<f8', 'fortran_order': False, 'shape': (1,), }\0 ";
+    csv_table t;
+    FILE *file = tmpfile();
+    fwrite("\x93NUMPY\1\0", 1, 8, file);
+    putc(sizeof header - 1, file);
+    putc(0, file);
+    fwrite(header, 1, sizeof header - 1, file);
+    fwrite((const double[]){2.385}, sizeof(double), 1, file);
+    rewind(file);
+    ck_assert(!reads(file, &t));
+    ck_assert_ptr_nonnull(strstr(message, "it is not text"));
+}
+END_TEST
+
 #define OK_REST "'fortran_order': False, 'shape': (2, 1), }"
 static const struct {
     const char *header, *message;
@@ -111,6 +137,8 @@ static const struct {
     {"{'descr': '<f16', " OK_REST, "'<f16' are not read"},
     {"{'descr': '', " OK_REST, "'' are not read"},
     {"{'descr': '<f-8', " OK_REST, "are not read"},
+    {"{'descr': '<i3', " OK_REST, "'<i3' are not read"},
+    {"{'descr': '|b2', " OK_REST, "'|b2' are not read"},
     {"{'descr': '<f8', 'fortran_order': Maybe, 'shape': (2, 1), }", "neither True nor False"},
     {"{'descr': '<f8', 'fortran_order': False, 'shape': (2, 1, 1), }", "more than two axes"},
     {"{'descr': '<f8', 'fortran_order': False, 'shape': (), }", "a single number"},
@@ -156,6 +184,8 @@ START_TEST(refuses_files_that_end_early) {
     csv_table t;
     ck_assert(!reads(npy_file(4, "{}", NULL, 0), &t));
     ck_assert_ptr_nonnull(strstr(message, "NPY version 4"));
+    ck_assert(!reads(npy_file(0, "{}", NULL, 0), &t));
+    ck_assert_ptr_nonnull(strstr(message, "NPY version 0"));
 }
 END_TEST
 
@@ -191,6 +221,8 @@ int main(void) {
     TCase *tests = tcase_create("npy");
     tcase_add_loop_test(tests, reads_every_type, 0, (int)(sizeof types / sizeof types[0]));
     tcase_add_test(tests, one_axis_is_one_column);
+    tcase_add_test(tests, native_order_is_the_machines);
+    tcase_add_test(tests, refuses_a_zero_in_a_header);
     tcase_add_loop_test(tests, refuses_hostile_headers, 0, (int)(sizeof bad / sizeof bad[0]));
     tcase_add_test(tests, refuses_files_that_end_early);
     tcase_add_test(tests, refuses_a_header_that_is_too_long);

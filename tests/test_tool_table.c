@@ -76,6 +76,10 @@ START_TEST(gives_columns_different_names) {
     must_find("x6,x1_,x1", 3, (const size_t[]){5, 0, 1});
     must_not_find("a", "more than one column is called \"a\": say which one by its number");
     table_free(&t);
+    put("y,a,y\n1,2,3\n");
+    ck_assert_str_eq(t.names[0], "x1");
+    ck_assert_str_eq(t.names[2], "x3");
+    table_free(&t);
 }
 END_TEST
 
@@ -104,6 +108,28 @@ START_TEST(text_matters_only_where_it_is_used) {
 }
 END_TEST
 
+/* Rows are told by their numbers in the file, however often some are left out. */
+START_TEST(drops_rows_twice) {
+    put("a,b\n1,2\n,4\n5,6\n7,\n9,10\n");
+    ck_assert_uint_eq(table_drop(&t, (const size_t[]){0}, 1), 1);
+    ck_assert_uint_eq(table_drop(&t, (const size_t[]){1}, 1), 1);
+    ck_assert_uint_eq(table_drop(&t, (const size_t[]){0, 1}, 2), 0);
+    ck_assert_uint_eq(t.data.rows, 3);
+    const size_t numbers[] = {1, 3, 5};
+    ck_assert_mem_eq(t.numbers, numbers, sizeof numbers);
+    table_free(&t);
+}
+END_TEST
+
+START_TEST(takes_all_columns_in_another_order) {
+    put("1,2\n3,4\n");
+    double *taken = table_take(&t, (const size_t[]){1, 0}, 2);
+    same_bits("columns in turn", taken, (const double[]){2, 1, 4, 3}, 4);
+    free(taken);
+    table_free(&t);
+}
+END_TEST
+
 START_TEST(takes_the_whole_table_without_a_copy) {
     put("1,2\n3,4\n");
     const double *before = t.data.values;
@@ -124,13 +150,15 @@ START_TEST(long_files_come_in_pieces) {
     fputs(ends[_i], file);
     for (int i = 0; i < ROWS; i++)
         fprintf(file, "%d,%*d%s", i, i % 13, i % 1000 * 7, ends[_i]);
+    fputs("0,none", file);
     ck_assert_int_eq(fclose(file), 0);
     ck_assert_msg(table_read(path, &t, message, sizeof message), "%s", message);
-    ck_assert_uint_eq(t.data.rows, ROWS);
+    ck_assert_uint_eq(t.data.rows, ROWS + 1);
     for (int i = 0; i < ROWS; i++) {
         ck_assert_double_eq(t.data.values[2 * i], i);
         ck_assert_double_eq(t.data.values[2 * i + 1], i % 1000 * 7);
     }
+    ck_assert_uint_eq(t.data.faults[1].line, ROWS + 2);
     table_free(&t);
 }
 END_TEST
@@ -145,6 +173,24 @@ START_TEST(names_the_file_that_is_missing) {
     fclose(file);
     ck_assert(!table_read(path, &t, message, sizeof message));
     ck_assert_ptr_nonnull(strstr(message, "it has no rows"));
+}
+END_TEST
+
+static void must_write(const table_output *output, size_t rows, const double *values, const char *const *names, const char *wanted) {
+    char text[300] = "";
+    table_write(output, rows, 2, values, names);
+    FILE *file = fopen(path, "r");
+    ck_assert_ptr_nonnull(file);
+    ck_assert_uint_gt(fread(text, 1, sizeof text - 1, file), 0);
+    fclose(file);
+    ck_assert_str_eq(text, wanted);
+}
+
+START_TEST(writes_tables_at_the_edge) {
+    const table_output json = {.path = path, .format = -1, .json = true}, exact = {.path = path, .format = TABLE_CSV, .digits = 40};
+    must_write(&json, 0, NULL, (const char *const[]){"a", "b"}, "{\"columns\": [\"a\", \"b\"], \"rows\": []}\n");
+    must_write(&json, 1, (const double[]){1, 2}, (const char *const[]){"\xff", "b"}, "{\"columns\": [null, \"b\"], \"rows\": [\n[1, 2]\n]}\n");
+    must_write(&exact, 1, (const double[]){0.1, 2}, (const char *const[]){"a", "b"}, "a,b\n0.10000000000000001,2\n");
 }
 END_TEST
 
@@ -181,10 +227,13 @@ int main(void) {
     tcase_add_test(tests, finds_columns);
     tcase_add_test(tests, gives_columns_different_names);
     tcase_add_test(tests, text_matters_only_where_it_is_used);
+    tcase_add_test(tests, drops_rows_twice);
+    tcase_add_test(tests, takes_all_columns_in_another_order);
     tcase_add_test(tests, takes_the_whole_table_without_a_copy);
     tcase_add_loop_test(tests, long_files_come_in_pieces, 0, 3);
     tcase_add_test(tests, names_the_file_that_is_missing);
     tcase_add_test(tests, writes_what_it_reads);
+    tcase_add_test(tests, writes_tables_at_the_edge);
     suite_add_tcase(suite, tests);
     return run_suite(suite);
 }

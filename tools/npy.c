@@ -98,9 +98,8 @@ static bool take_shape(array *a) {
     while (!take(a, ')')) {
         skip_blanks(a);
         char *end;
-        errno = 0;
         const unsigned long long length = *a->next >= '0' && *a->next <= '9' ? strtoull(a->next, &end, 10) : 0;
-        if (*a->next < '0' || *a->next > '9' || errno || length > SIZE_MAX / sizeof(double))
+        if (*a->next < '0' || *a->next > '9' || length > SIZE_MAX / sizeof(double))
             return fail(a, "NPY header: shape has a length that is no sensible number");
         if (a->axes == 2)
             return fail(a, "an array of more than two axes: give it rows and columns, with .reshape(rows, -1)");
