@@ -150,7 +150,9 @@ static void check_sizes(const char *function, nf_status (*call)(const void *, vo
     }
     for (size_t i = 0; i < 5; i++) {
         memcpy(bytes, &large[i], sizeof large[i]);
+        memset(bytes + large[i], 0xAA, sizeof bytes - large[i]); /* what is behind it is not the config's */
         must(call(bytes, &handle));
+        memset(bytes + large[i], 0, sizeof bytes - large[i]);
         if (release)
             release(handle);
         handle = NULL;

@@ -97,6 +97,9 @@ int open(const char *path, int flags, ...) {
     va_start(more, flags);
     const mode_t mode = mode_of(flags, more);
     va_end(more);
+    /* A file that the library makes is nobody else's, and no program's that another thread starts. */
+    if (plan.armed && (flags & O_CREAT) && (!(flags & O_EXCL) || !(flags & O_CLOEXEC)))
+        abort();
     if (plan.armed && (flags & O_DIRECTORY) && plan.calls + 1 == plan.at)
         plan.met_folder = true;
     const bool folder = plan.met_folder;
@@ -420,6 +423,21 @@ START_TEST(interruptions_and_short_operations_are_no_failures) {
 }
 END_TEST
 
+/* A file of a killed process that has the name is left alone: the next name is taken. */
+START_TEST(a_name_that_is_taken_is_no_failure) {
+    scene s;
+    make_folder();
+    begin(&s, &calls[0]);
+    arm(FAIL, 1, EEXIST);
+    const nf_status status = save(&s);
+    disarm();
+    ck_assert_int_eq(plan.met, OPEN);
+    must(status);
+    end(&s);
+    drop_folder();
+}
+END_TEST
+
 /* Folders that cannot be synced, on some file systems, are none. */
 START_TEST(a_folder_that_cannot_be_synced_is_no_failure) {
     static const int codes[] = {EINVAL, EROFS, ENOTSUP};
@@ -541,6 +559,7 @@ int main(void) {
     tcase_set_timeout(killed, 300);
     tcase_add_loop_test(failing, each_operation_may_fail, 0, CALLS);
     tcase_add_loop_test(failing, interruptions_and_short_operations_are_no_failures, 0, CALLS);
+    tcase_add_test(failing, a_name_that_is_taken_is_no_failure);
     tcase_add_test(failing, a_folder_that_cannot_be_synced_is_no_failure);
     tcase_add_loop_test(killed, killed_at_each_operation, 0, 2 * CALLS);
     tcase_add_test(killed, killed_at_random_moments);

@@ -222,6 +222,28 @@ START_TEST(says_no_length_that_the_file_has_not) {
 }
 END_TEST
 
+/* Of folders that together are longer than any name. */
+START_TEST(a_path_may_be_longer_than_a_name) {
+    enum { LEVELS = 3, LENGTH = 100 };
+    nf_flow *flow = make_flow(NF_DOUBLE), *loaded;
+    char path[LEVELS][1024];
+    for (int i = 0; i < LEVELS; i++) {
+        snprintf(path[i], sizeof path[i], "%s/%0*d", i ? path[i - 1] : scratch(), LENGTH, i);
+        ck_assert_int_eq(mkdir(path[i], 0777), 0);
+    }
+    char file[1100];
+    snprintf(file, sizeof file, "%s/m.safetensors", path[LEVELS - 1]);
+    ck_assert_msg(nf_flow_save(flow, file) == NF_OK, "%s", nf_last_error());
+    ck_assert_int_eq(nf_flow_load(file, &loaded), NF_OK);
+    unlink(file);
+    for (int i = LEVELS; i-- > 0;)
+        ck_assert_int_eq(rmdir(path[i]), 0); /* where nothing else is left */
+    leave_scratch();
+    nf_flow_free(loaded);
+    nf_flow_free(flow);
+}
+END_TEST
+
 static void *not_much(void *user, size_t size) {
     (void)user;
     return size < (size_t)1 << 24 ? malloc(size) : NULL;
@@ -568,6 +590,7 @@ int main(void) {
     tcase_add_test(c, keeps_the_precision_of_a_flow_without_parameters);
     tcase_add_test(c, a_save_that_fails_leaves_the_old_file_and_nothing_else);
     tcase_add_test(c, a_name_may_be_as_long_as_the_file_system_allows);
+    tcase_add_test(c, a_path_may_be_longer_than_a_name);
     tcase_add_test(c, a_save_takes_the_place_of_nothing_but_a_file);
     tcase_add_test(c, a_new_file_obeys_the_umask_and_an_old_one_keeps_its_mode);
     tcase_add_test(c, says_which_file_cannot_be_read);

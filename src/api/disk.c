@@ -113,7 +113,7 @@ static bool is_device_or_pipe(int fd) {
 
 nf_status nf_read_file(const char *path, const nf_allocator *allocator, unsigned char **bytes, size_t *size, bool *absent) {
     /* A file that may be absent will be written, which a pipe cannot be: nobody waits for its other end. */
-    const int saved_errno = errno, fd = open(path, O_RDONLY | O_CLOEXEC | (absent ? O_NONBLOCK : 0));
+    const int fd = open(path, O_RDONLY | O_CLOEXEC | (absent ? O_NONBLOCK : 0));
     nf_status status = NF_OK;
     if (fd >= 0 && absent && is_device_or_pipe(fd))
         status = nf_fail(NF_ERR_IO, NULL, "cannot take up %.200s: it is not a file", path);
@@ -125,7 +125,6 @@ nf_status nf_read_file(const char *path, const nf_allocator *allocator, unsigned
         status = io_failure("cannot open", path);
     if (fd >= 0)
         close(fd);
-    errno = saved_errno;
     return status;
 }
 
@@ -220,12 +219,10 @@ static nf_status save_bytes(const char *path, const char *folder, char *temporar
 
 nf_status nf_save_atomic(const char *path, const nf_allocator *allocator, const unsigned char *bytes, size_t size) {
     const size_t room = strlen(path) + 64;
-    const int saved_errno = errno;
     char *folder = folder_of(path, allocator), *temporary = nf_allocate(allocator, room);
     nf_status status = folder && temporary ? save_bytes(path, folder, temporary, room, bytes, size)
                                            : nf_fail(NF_ERR_MEMORY, NULL, "no memory for the name of a file");
     nf_release(allocator, temporary);
     nf_release(allocator, folder);
-    errno = saved_errno;
     return status;
 }
