@@ -331,6 +331,11 @@ static const nf_optimizer_config one_rule = {.struct_size = sizeof one_rule, .ki
 static const nf_optimizer_config other_beta = {.struct_size = sizeof other_beta, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.1, .clip_norm = 1, .beta1 = 0.85};
 static const nf_optimizer_config other_rate = {.struct_size = sizeof other_rate, .kind = NF_ADAMW, .learning_rate = 2.5e-3, .weight_decay = 0.1, .clip_norm = 1};
 
+static const nf_optimizer_config other_beta2 = {.struct_size = sizeof other_beta2, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.1, .clip_norm = 1, .beta2 = 0.9};
+static const nf_optimizer_config other_epsilon = {.struct_size = sizeof other_epsilon, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.1, .clip_norm = 1, .epsilon = 1e-4};
+static const nf_optimizer_config other_decay = {.struct_size = sizeof other_decay, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.25, .clip_norm = 1};
+static const nf_optimizer_config other_clip = {.struct_size = sizeof other_clip, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.1, .clip_norm = 2};
+
 static const struct difference {
     nf_fit_config config;
     const char *says;
@@ -350,6 +355,10 @@ static const struct difference {
     {{.standardize = -1}, "standardize is 0, and there it is 1"},
     {{.optimizer = &momentum}, "optimizer.kind is 2, and there it is 1"},
     {{.optimizer = &other_beta}, "optimizer.beta1 is 0.8"},
+    {{.optimizer = &other_beta2}, "optimizer.beta2 is 0.9"},
+    {{.optimizer = &other_epsilon}, "optimizer.epsilon is "},
+    {{.optimizer = &other_decay}, "optimizer.weight_decay is 0.25"},
+    {{.optimizer = &other_clip}, "optimizer.clip_norm is 2.0, and there it is 1.0"},
     {{.optimizer = &other_rate}, "optimizer.learning_rate is 0.0025"},
 };
 
@@ -414,6 +423,36 @@ START_TEST(refuses_the_checkpoint_of_another_fit) {
     free(bytes);
     free(after);
     free(weight);
+    free(x);
+    drop_path();
+}
+END_TEST
+
+/* What is held out, and how a continuous layer learns. */
+START_TEST(refuses_other_held_out_rows_and_objectives) {
+    double *x = new_rows(1), *held_out = new_rows(2);
+    nf_flow *flow = flow_of(0);
+    nf_cnf *cnf;
+    set_path();
+    nf_fit_config config = {.struct_size = sizeof config, .epochs = 1, .checkpoint = path, .validation_x = held_out, .validation_rows = 20};
+    must(nf_fit(flow, ROWS, x, NULL, &config, NULL));
+    held_out[39] += 1e-9;
+    refuses(flow, ROWS, x, &config, NF_ERR_MISMATCH, "other data");
+    held_out[39] -= 1e-9;
+    must(nf_fit(flow, ROWS, x, NULL, &config, NULL));
+    ck_assert_int_eq(remove(path), 0);
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = DIM, .hidden_width = 4, .method = NF_RK4, .steps = 2), &cnf));
+    config = (nf_fit_config){.struct_size = sizeof config, .epochs = 1, .checkpoint = path, .noise = -1, .ema_decay = 0.5, .standardize = -1,
+                             .validation_fraction = -1, .patience = 1, .optimizer = &one_rule, .objective = NF_OBJECTIVE_FLOW_MATCHING};
+    must(nf_fit(cnf, 20, x, NULL, &config, NULL));
+    config.pairing = NF_PAIRING_OPTIMAL;
+    refuses(cnf, 20, x, &config, NF_ERR_MISMATCH, "pairing is 1, and there it is 0");
+    config.pairing = NF_PAIRING_INDEPENDENT;
+    config.objective = NF_OBJECTIVE_LIKELIHOOD;
+    refuses(cnf, 20, x, &config, NF_ERR_MISMATCH, "objective is 0, and there it is 1");
+    nf_flow_free(cnf);
+    nf_flow_free(flow);
+    free(held_out);
     free(x);
     drop_path();
 }
@@ -532,6 +571,7 @@ int main(void) {
     tcase_add_test(same, no_held_out_loss_is_part_of_the_state);
     tcase_add_test(same, parameters_come_from_the_file);
     tcase_add_test(other, refuses_the_checkpoint_of_another_fit);
+    tcase_add_test(other, refuses_other_held_out_rows_and_objectives);
     tcase_add_test(damage, damage_is_seen);
     tcase_add_test(damage, other_files_are_refused);
     tcase_add_test(damage, divergence_keeps_the_last_good_checkpoint);

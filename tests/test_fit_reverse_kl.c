@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "api/importance.h"
 #include "reverse_kl_scene.h"
 
 enum { MOST = 300 };
@@ -66,6 +67,45 @@ START_TEST(the_report_is_of_importance_weights) {
 END_TEST
 
 /* One sample has no spread. */
+/* Against the formulas, in whatever order the weights come. A weight of 0 is a sample. */
+START_TEST(weights_are_summed_in_any_order) {
+    enum { COUNT = 40 };
+    random_source random = random_begin(71);
+    for (int order = 0; order < 3; order++) /* as they come, rising, falling */
+        for (size_t zeros = 0; zeros < 3; zeros++) {
+            double value[COUNT], sum = 0, square = 0, mean = 0, spread = 0;
+            const size_t n = COUNT - zeros;
+            nf_importance w = nf_importance_begin();
+            for (size_t i = 0; i < n; i++)
+                value[i] = order == 0 ? 3 * random_normal(&random) : (order == 1 ? 0.385 : -0.385) * (double)i;
+            for (size_t i = 0; i < COUNT; i++) {
+                if (i >= n)
+                    nf_importance_add(&w, -INFINITY);
+                else
+                    nf_importance_add(&w, value[i]);
+            }
+            for (size_t i = 0; i < n; i++) {
+                mean += value[i] / (double)n;
+                sum += exp(value[i]);
+                square += exp(2 * value[i]);
+            }
+            for (size_t i = 0; i < n; i++)
+                spread += (value[i] - mean) * (value[i] - mean);
+            nf_reverse_kl_report report = {.elbo = 0};
+            nf_importance_tell(&w, &report);
+            must_agree("log Z", fabs(report.log_evidence - log(sum / COUNT)), 1e-13);
+            must_agree("effective sample size", fabs(report.effective_sample_size / (sum * sum / square / COUNT) - 1), 1e-13);
+            must_agree("mean", fabs(w.mean - mean), 1e-13);
+            if (zeros) {
+                ck_assert(isinf(report.elbo) && isnan(report.elbo_error));
+                continue;
+            }
+            must_agree("ELBO", fabs(report.elbo - mean), 1e-13);
+            must_agree("its error", fabs(report.elbo_error / (sqrt(spread) / COUNT) - 1), 1e-12);
+        }
+}
+END_TEST
+
 START_TEST(one_sample_has_no_standard_error) {
     density d = plain_density();
     nf_flow *flow = affine_flow();
@@ -319,6 +359,7 @@ int main(void) {
     tcase_set_timeout(settings, 60);
     tcase_add_test(learning, finds_a_density_and_its_integral);
     tcase_add_test(learning, the_report_is_of_importance_weights);
+    tcase_add_test(learning, weights_are_summed_in_any_order);
     tcase_add_test(learning, one_sample_has_no_standard_error);
     tcase_add_test(learning, where_the_target_is_zero_samples_count);
     tcase_add_test(learning, a_target_that_no_sample_meets_has_no_evidence);
