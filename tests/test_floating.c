@@ -1,11 +1,12 @@
 /*
- * What a call leaves to its host: the floating-point mode, its flags and errno, whatever the call is given. Calls with arguments of all kinds, good ones and numbers that are only
+ * What a call leaves to its host: the floating-point mode, its flags, errno and the thread's locale, whatever the call is given. Calls with arguments of all kinds, good ones and numbers that are only
  * to be refused: they raise no flag, also where the host traps it, and change no errno. And what is the caller's own runs in the caller's mode, allocators too, and
  * what it raises stays raised.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fenv.h>
+#include <locale.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -301,17 +302,73 @@ static const struct {
 START_TEST(calls_leave_mode_flags_and_errno) {
     work w;
     open_work(&w);
+    const locale_t own = newlocale(LC_ALL_MASK, "C.UTF-8", (locale_t)0), before = uselocale(own), set = uselocale((locale_t)0); /* none, where there is no such */
     fesetround(FE_UPWARD);
     clear_flags();
     errno = 1234;
     const nf_status status = calls[_i].call(&w);
     const int error = errno, flags = raised_flags(), mode = fegetround();
     fesetround(FE_TONEAREST);
+    const locale_t after = uselocale(before);
+    if (own)
+        freelocale(own);
+    ck_assert_msg(after == set, "%s: another locale is the thread's", calls[_i].name);
     ck_assert_msg(status == calls[_i].wanted, "%s: %s, %s", calls[_i].name, nf_status_name(status), nf_last_error());
     ck_assert_msg(error == 1234, "%s: errno is %d", calls[_i].name, error);
     ck_assert_msg(flags == 0, "%s: raises the flags %x", calls[_i].name, (unsigned)flags);
     ck_assert_msg(mode == FE_UPWARD, "%s: the mode is %d", calls[_i].name, mode);
     close_work(&w);
+}
+END_TEST
+
+/* Numbers become text, and text numbers, as they do to nearest. */
+START_TEST(text_is_the_same_in_any_mode) {
+    static const int modes[] = {FE_UPWARD, FE_DOWNWARD, FE_TOWARDZERO};
+    const double mean[DIM] = {0.1, -1.0 / 3}, sd[DIM] = {1e-7 / 3, 2.385};
+    nf_flow *flow = make_realnvp(DIM, 0, NF_DOUBLE, NULL), *loaded;
+    void *bytes, *same, *again;
+    size_t size, same_size, again_size;
+    must(nf_flow_set_base_normal(flow, mean, sd));
+    must(nf_flow_save_memory(flow, &bytes, &size));
+    for (int k = 0; k < 3; k++) {
+        fesetround(modes[k]);
+        const nf_status saved = nf_flow_save_memory(flow, &same, &same_size), read = nf_flow_load_memory(bytes, size, &loaded);
+        fesetround(FE_TONEAREST);
+        must(saved);
+        must(read);
+        must(nf_flow_save_memory(loaded, &again, &again_size));
+        ck_assert_msg(same_size == size && memcmp(same, bytes, size) == 0, "mode %x: another file", (unsigned)modes[k]);
+        ck_assert_msg(again_size == size && memcmp(again, bytes, size) == 0, "mode %x: another flow", (unsigned)modes[k]);
+        nf_free(again);
+        nf_free(same);
+        nf_flow_free(loaded);
+    }
+    nf_free(bytes);
+    nf_flow_free(flow);
+}
+END_TEST
+
+/* In a host that flushes them, too. */
+START_TEST(denormals_are_kept) {
+    for (int single = 0; single < 2; single++) {
+        const double tiny = single ? 0x1p-140 : 0x1p-1060;
+        double z = tiny, x = 0;
+        nf_flow *flow;
+        must(nf_affine_create(1, single ? NF_SINGLE : NF_DOUBLE, &flow));
+#ifdef __x86_64__
+        const unsigned before = _mm_getcsr();
+        _mm_setcsr(before | 0x8040); /* flush to zero, denormals are zeros */
+#endif
+        const nf_status status = nf_forward(flow, NULL, 1, &z, NULL, &x, NULL);
+#ifdef __x86_64__
+        const unsigned after = _mm_getcsr();
+        _mm_setcsr(before);
+        ck_assert_msg((after & 0x8040) == 0x8040, "the host's mode is %x", after);
+#endif
+        must(status);
+        ck_assert_msg(x == tiny, "%g became %g", tiny, x);
+        nf_flow_free(flow);
+    }
 }
 END_TEST
 
@@ -481,6 +538,8 @@ int main(void) {
 #ifdef __GLIBC__
     tcase_add_loop_test(t, calls_do_not_trap, 0, sizeof calls / sizeof calls[0]);
 #endif
+    tcase_add_test(t, text_is_the_same_in_any_mode);
+    tcase_add_test(t, denormals_are_kept);
     tcase_add_loop_test(t, what_is_the_callers_runs_in_its_mode, 0, sizeof hosts / sizeof hosts[0]);
     suite_add_tcase(suite, t);
     return run_suite(suite);

@@ -155,6 +155,76 @@ START_TEST(refuses_places_that_are_none) {
 }
 END_TEST
 
+/* ---- which columns of a table without names are the model's */
+
+static void put_table(const char *text) {
+    FILE *file = fopen(path, "wb");
+    ck_assert_ptr_nonnull(file);
+    fputs(text, file);
+    ck_assert_int_eq(fclose(file), 0);
+}
+
+static void must_read(const model *m, const char *text, const rows_options *o, bool with_x, const double *x, const double *context) {
+    model_rows rows;
+    put_table(text);
+    model_read_rows(m, path, o, with_x, &rows);
+    ck_assert_uint_eq(rows.rows, 1);
+    if (with_x)
+        same_bits("x", rows.x, x, m->dim);
+    same_bits("context", rows.context, context, m->context_dim);
+    model_free_rows(&rows);
+}
+
+/* Of a model of columns 5 and 2 of six, given 4 and 1: in such a table they stand there, in one of four in that order, and contexts alone or left over are in theirs. */
+START_TEST(columns_stand_where_they_stood) {
+    char *names[] = {"x5", "x2"}, *context_names[] = {"x4", "x1"};
+    size_t stood[] = {4, 1, 3, 0};
+    const model m = {.dim = 2, .context_dim = 2, .names = names, .context_names = context_names, .places = stood, .table_columns = 6, .path = "m"};
+    const rows_options none = {0}, given = {.columns = "3,1"}, both = {.columns = "6,1", .context_columns = "2,5"};
+    const double x[] = {5, 2}, context[] = {4, 1};
+    must_read(&m, "1,2,3,4,5,6\n", &none, true, x, context);
+    must_read(&m, "1,2,4,5\n", &none, true, x, context);
+    must_read(&m, "1,4\n", &none, false, NULL, context);
+    must_read(&m, "1,2,3,4,5,6\n", &none, false, NULL, context);
+    must_read(&m, "2,1,5,4\n", &given, true, x, context);
+    must_read(&m, "2,4,3,0,1,5\n", &both, true, x, context);
+    const double other[] = {1, 2, 3, 4};
+    const model plain = {.dim = 2, .context_dim = 2, .names = names, .context_names = context_names, .path = "m"};
+    must_read(&plain, "1,2,3,4\n", &none, true, other, other + 2);
+}
+END_TEST
+
+START_TEST(a_column_is_not_both_data_and_context) {
+    char *names[] = {"a"}, *context_names[] = {"b"};
+    const model m = {.dim = 1, .context_dim = 1, .names = names, .context_names = context_names, .path = "m"};
+    model_rows rows;
+    put_table("1,2\n");
+    model_read_rows(&m, path, &(rows_options){.columns = "2", .context_columns = "2"}, true, &rows); /* ends the program */
+}
+END_TEST
+
+START_TEST(some_row_is_left) {
+    char *names[] = {"a"};
+    const model m = {.dim = 1, .names = names, .path = "m"};
+    model_rows rows;
+    put_table("a\nnone\n");
+    model_read_rows(&m, path, &(rows_options){.drop_missing = true}, true, &rows); /* ends the program */
+}
+END_TEST
+
+START_TEST(rows_that_are_left_have_their_numbers) {
+    char *names[] = {"a"};
+    const model m = {.dim = 1, .names = names, .path = "m"};
+    model_rows rows;
+    put_table("a\nnone\n2.385\nnone\n3\n");
+    model_read_rows(&m, path, &(rows_options){.drop_missing = true}, true, &rows);
+    ck_assert_uint_eq(rows.rows, 2);
+    const size_t numbers[] = {2, 4};
+    ck_assert_mem_eq(rows.numbers, numbers, sizeof numbers);
+    model_free_rows(&rows);
+}
+END_TEST
+
 /* The old file stays, with its mode, when the new one cannot be written. */
 START_TEST(saving_keeps_the_mode_and_says_why_not) {
     model m = {.flow = conditional_flow(), .dim = 2, .context_dim = 1};
@@ -183,6 +253,10 @@ int main(void) {
     tcase_add_loop_test(tests, names_that_no_table_has_are_none, 0, 5);
     tcase_add_test(tests, places_come_back);
     tcase_add_loop_exit_test(tests, refuses_places_that_are_none, STATUS_FAILED, 1, (int)(sizeof places / sizeof places[0]));
+    tcase_add_test(tests, columns_stand_where_they_stood);
+    tcase_add_exit_test(tests, a_column_is_not_both_data_and_context, STATUS_FAILED);
+    tcase_add_exit_test(tests, some_row_is_left, STATUS_FAILED);
+    tcase_add_test(tests, rows_that_are_left_have_their_numbers);
     tcase_add_test(tests, saving_keeps_the_mode_and_says_why_not);
     suite_add_tcase(suite, tests);
     return run_suite(suite);

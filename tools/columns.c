@@ -129,7 +129,7 @@ static void choose_context(const model *m, const table *t, const rows_options *o
 /* Columns by name where both sides have names, else by place: x first, then the context. */
 static void choose_columns(const model *m, const table *t, const rows_options *o, bool with_x, size_t *index) {
     const size_t x_columns = with_x ? m->dim : 0;
-    const bool by_place = with_x ? choose_x(m, t, o, index) : t->data.columns != m->context_dim;
+    const bool by_place = !with_x || choose_x(m, t, o, index);
     if (m->context_dim == 0 && o->context_columns)
         die_usage("--context-columns: %s takes no context", m->path);
     if (m->context_dim == 0)
