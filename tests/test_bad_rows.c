@@ -321,6 +321,17 @@ START_TEST(rows_that_the_target_spoils_add_nothing) {
 }
 END_TEST
 
+START_TEST(the_first_bad_column_is_named) {
+    const double x[2 * 3] = {1, 2, 3, 4, NAN, INFINITY};
+    double log_prob[2];
+    nf_flow *flow;
+    must(nf_affine_create(3, NF_DOUBLE, &flow));
+    must_be(NF_ERR_ROWS, nf_log_prob(flow, NULL, 2, x, NULL, log_prob));
+    must_say("nf_log_prob", "x[1][1] is nan");
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* What a target is shown: numbers, and the flow's own samples where there are any. */
 static nf_status careful(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
     const bool *any = user;
@@ -444,6 +455,7 @@ int main(void) {
     tcase_add_loop_test(bad, rows_that_the_target_spoils_add_nothing, 0, subjects);
     tcase_add_loop_test(bad, a_factor_of_all_weights_is_nothing, 0, subjects);
     tcase_add_test(bad, targets_are_shown_numbers);
+    tcase_add_test(bad, the_first_bad_column_is_named);
     tcase_add_test(bad, targets_too_steep_for_the_precision_add_nothing);
     tcase_add_loop_test(bad, cotangents_that_are_no_numbers_make_bad_rows, 0, subjects);
     tcase_set_timeout(bad, 120);

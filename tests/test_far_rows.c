@@ -299,23 +299,25 @@ END_TEST
 
 /*
  * A gradient that is not finite is computed again from the input. Where an output has taken the place of that, it stays as it is, and is not that of other numbers: it is
- * right, or a step along it ends. The row that spoils it is in a later tile than the first.
+ * right, or a step along it ends. The row that spoils it is in a later tile than the first, and not in the layer that the pull comes to last.
  */
 START_TEST(a_gradient_is_not_taken_of_what_was_overwritten) {
-    enum { MANY = 300, FAR = 200, COUNT = 18 };
+    enum { MANY = 300, FAR = 200, COUNT = 18 + 4 };
     enum { X, CONTEXT, GRAD_Z, GRAD_LOG_DET, INPUTS };
     static const struct {
         int input, output; /* 0: grad_x, 1: grad_context */
     } same[] = {{INPUTS, 0}, {X, 0}, {GRAD_Z, 0}, {CONTEXT, 1}, {GRAD_LOG_DET, 1}};
     const bool is_single = _i;
-    const double steep = is_single ? 1e36 : 1e300, theta[COUNT] = {steep, 0.1, 1, 0.2, 0, 0, -1, 0, -1, 0, 0.1, 0.1, 0.1, 0.2, 0.3, 0.4, 0, 0};
+    const double steep = is_single ? 1e36 : 1e300, theta[COUNT] = {steep, 0.1, 1, 0.2, 0, 0, -1, 0, -1, 0, 0.1, 0.1, 0.1, 0.2, 0.3, 0.4};
     const size_t columns[INPUTS] = {2, 1, 2, 1};
     random_source random = random_begin(93);
-    nf_flow *flow;
+    nf_flow *flow, *part;
     nf_gradient *gradient;
     double expected[COUNT], got[COUNT], *given[INPUTS], *in[INPUTS], *out[2] = {new_numbers(2 * MANY), new_numbers(MANY)};
     must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2, .context_dim = 1, .precision = is_single ? NF_SINGLE : NF_DOUBLE, .couplings = 1, .hidden_width = 2,
                                      .activation = NF_RELU, .actnorm = -1), &flow));
+    must(nf_affine_create(2, is_single ? NF_SINGLE : NF_DOUBLE, &part));
+    must(nf_flow_append(flow, part));
     must(nf_set_parameters(flow, theta));
     must(nf_gradient_create(flow, &gradient));
     for (int i = 0; i < INPUTS; i++)

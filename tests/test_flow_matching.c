@@ -302,6 +302,27 @@ START_TEST(bad_rows_add_nothing) {
 }
 END_TEST
 
+/* Densities that a workspace met before, beyond the numbers, are not those of the rows that are matched. */
+START_TEST(earlier_densities_do_not_matter) {
+    problem p = make_problem(0, false);
+    nf_flow *flow = make_field(p.k, p.k->t0, p.k->t1, NF_DOUBLE);
+    nf_workspace *ws;
+    nf_gradient *gradient;
+    nf_rng rng = {71, 4, 1000};
+    double *far = new_numbers(ROWS * p.k->dim), log_prob[ROWS], loss;
+    for (size_t i = 0; i < ROWS * p.k->dim; i++)
+        far[i] = 1e200;
+    must(nf_workspace_create(flow, 1, &ws));
+    must(nf_gradient_create(flow, &gradient));
+    must_be(NF_ERR_ROWS, nf_log_prob(flow, ws, ROWS, far, p.k->context_dim ? p.context : NULL, log_prob));
+    must(nf_grad_flow_matching(flow, ws, &rng, ROWS, p.x, p.k->context_dim ? p.context : NULL, NULL, NF_PAIRING_INDEPENDENT, gradient, &loss));
+    nf_gradient_free(gradient);
+    nf_workspace_free(ws);
+    nf_flow_free(flow);
+    free(far);
+}
+END_TEST
+
 /* A mean has no more to do with a factor of its weights than their ratios. */
 START_TEST(a_factor_of_all_weights_is_nothing) {
     const int factors[] = {0, 15, -60, 200, -1000, 1015};
@@ -498,6 +519,7 @@ int main(void) {
     tcase_add_test(c, optimal_pairs_are_nearer);
     tcase_add_loop_test(c, optimal_pairs_are_of_good_rows, 0, 8);
     tcase_add_loop_test(c, bad_rows_add_nothing, 0, KINDS);
+    tcase_add_test(c, earlier_densities_do_not_matter);
     tcase_add_loop_test(c, a_factor_of_all_weights_is_nothing, 0, 2);
     tcase_add_loop_test(c, rows_too_far_to_differentiate_add_nothing, 0, KINDS);
     tcase_add_test(c, arguments_are_checked);
