@@ -64,7 +64,7 @@ engine_job nf_differentiable_job(const nf_flow *flow, size_t rows, const double 
     return job;
 }
 
-nf_status nf_differentiate_lanes(nf_workspace *ws, const engine_job *job, run_action action, size_t lanes, nf_gradient *g) {
+static nf_status run_lanes(nf_workspace *ws, const engine_job *job, run_action action, size_t lanes, nf_gradient *g) {
     const nf_run run = {.job = job,
                         .workspace = ws,
                         .action = action,
@@ -95,15 +95,21 @@ static bool spoilt_slots(const nf_workspace *ws, size_t lanes) {
     return spoilt;
 }
 
-/* A gradient that is not finite is computed again, with care for the rows that make it so, while the input is still there. */
+/* A gradient that is not finite is computed again, with care for the rows that make it so; with care at once where the input would not be there any more. */
+nf_status nf_differentiate_lanes(nf_workspace *ws, const engine_job *job, run_action action, size_t lanes, nf_gradient *g) {
+    engine_job given = *job;
+    given.careful = g && overwrites(job);
+    nf_status status = run_lanes(ws, &given, action, lanes, g);
+    if (status == NF_OK && !given.careful && spoilt_slots(ws, lanes)) {
+        given.careful = true;
+        status = run_lanes(ws, &given, action, lanes, g);
+    }
+    return status;
+}
+
 nf_status nf_differentiate(const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action, nf_gradient *g, engine_sum *total) {
     const size_t lanes = nf_slots_of(flow, job->rows);
-    nf_status status = nf_differentiate_lanes(ws, job, action, lanes, g);
-    if (status == NF_OK && spoilt_slots(ws, lanes) && !overwrites(job)) {
-        engine_job again = *job;
-        again.careful = true;
-        status = nf_differentiate_lanes(ws, &again, action, lanes, g);
-    }
+    const nf_status status = nf_differentiate_lanes(ws, job, action, lanes, g);
     memset(total, 0, sizeof *total);
     for (size_t i = 0; status == NF_OK && i < lanes; i++) {
         total->loss += ws->sums[i].loss;
