@@ -395,6 +395,69 @@ START_TEST(fits_go_on_without_steep_rows) {
 }
 END_TEST
 
+/* A target that is steep where the flow is wide, so that the product of the two is no number; or has no gradient there, when `user` is not NULL. */
+static nf_status steep_target(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
+    for (size_t r = 0; r < rows; r++) {
+        log_density[r] = x[2 * r] > 2e17 ? -3 : -2;
+        gradient[2 * r] = x[2 * r] > 4e17 ? (user ? NAN : -1e300) : -1e-18;
+        gradient[2 * r + 1] = -x[2 * r + 1];
+    }
+    return NF_OK;
+}
+
+START_TEST(reverse_kl_leaves_steep_rows_out) {
+    enum { ROWS = 2100 };
+    int none;
+    nf_flow *flow, *part;
+    random_source random = random_begin(94);
+    must(nf_affine_create(2, NF_DOUBLE, &flow));
+    must(nf_set_parameters(flow, (double[]){40, 0, 0, 0})); /* exp(40) is 2.4e17 */
+    if (_i % 2) {
+        must(nf_radial_create(NF_CONFIG(nf_radial_config, .dim = 2, .layers = 1), &part));
+        randomize(part, &random, 0.3);
+        must(nf_flow_append(part, flow));
+        flow = part;
+    }
+    const size_t count = nf_parameter_count(flow);
+    nf_gradient *gradient;
+    nf_workspace *ws;
+    double *got[2] = {new_numbers(count), new_numbers(count)}, *theta[2] = {new_numbers(count), new_numbers(count)}, loss[2];
+    size_t bad[2];
+    must(nf_gradient_create(flow, &gradient));
+    must(nf_workspace_create(flow, 3, &ws));
+    for (int k = 0; k < 2; k++) {
+        nf_rng rng = {5, 6, 7};
+        nf_stats stats = {.struct_size = sizeof stats};
+        nf_reverse_kl_report report = {.struct_size = sizeof report};
+        nf_flow *fitted;
+        must(nf_gradient_zero(gradient));
+        must_be(NF_ERR_ROWS, nf_grad_reverse_kl(flow, ws, &rng, ROWS, NULL, steep_target, k ? &none : NULL, gradient, &loss[k]));
+        must_say("nf_grad_reverse_kl", k ? "the target's log density or its gradient is not finite" : "the gradient is beyond the range of the numbers");
+        must(nf_gradient_get(gradient, got[k]));
+        must(nf_workspace_stats(ws, &stats));
+        ck_assert(stats.bad_rows > 0 && stats.bad_rows < ROWS && rng.position == 7 + ROWS);
+        bad[k] = stats.bad_rows;
+        must(nf_flow_clone(flow, &fitted));
+        must(nf_fit_reverse_kl(fitted, steep_target, k ? &none : NULL,
+                               NF_CONFIG(nf_reverse_kl_config, .steps = 2, .samples = ROWS, .threads = 2, .evaluation_samples = NF_NONE), &report));
+        ck_assert_uint_gt(report.bad_rows, 0);
+        must(nf_get_parameters(fitted, theta[k]));
+        nf_flow_free(fitted);
+    }
+    ck_assert_uint_eq(bad[0], bad[1]);
+    same_bits("loss", &loss[0], &loss[1], 1);
+    same_bits("gradient", got[0], got[1], count);
+    same_bits("parameters", theta[0], theta[1], count);
+    nf_workspace_free(ws);
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+    for (int k = 0; k < 2; k++) {
+        free(got[k]);
+        free(theta[k]);
+    }
+}
+END_TEST
+
 /* A row whose density is no number is bad where a density is asked for, and nowhere else. */
 START_TEST(maps_reach_further_than_densities) {
     const double far[] = {1e160, 1e60, -1e300}, sds[] = {1, 1e-100, 1e100}, one = 1;
@@ -509,6 +572,7 @@ int main(void) {
     tcase_add_loop_test(far, rows_with_infinite_numbers_within_spoil_no_others, 0, 2);
     tcase_add_loop_test(far, gradients_in_place_are_of_what_was_there, 0, 2);
     tcase_add_loop_test(far, fits_go_on_without_steep_rows, 0, 2);
+    tcase_add_loop_test(far, reverse_kl_leaves_steep_rows_out, 0, 2);
     tcase_add_test(far, maps_reach_further_than_densities);
     tcase_add_test(far, sums_beyond_the_numbers_are_bad);
     tcase_add_test(far, regularisers_beyond_the_numbers_make_bad_rows);

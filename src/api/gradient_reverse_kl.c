@@ -73,10 +73,36 @@ static nf_status run_chunk(const char *function, const nf_flow *flow, nf_workspa
     return status;
 }
 
-nf_status nf_run_target_wave(const char *function, const nf_flow *flow, nf_workspace *ws, const nf_target_step *step, const nf_wave *wave,
-                             nf_gradient *gradient, nf_shard_sum *sums) {
+/* All rows of a wave, in chunks. */
+static nf_status run_chunks(const char *function, const nf_flow *flow, nf_workspace *ws, const nf_target_step *step, const nf_wave *wave, engine_job *job,
+                            nf_shard_sum *sums) {
     const size_t tile_rows = flow->engine->tile_rows, tiles = nf_tiles_of(wave->rows, tile_rows);
     const size_t at_once = ws->thread_count < wave->count ? ws->thread_count : wave->count;
+    nf_status status = NF_OK;
+    for (size_t tile = 0; status == NF_OK && tile < tiles; tile += at_once) {
+        kl_chunk chunk = {.first = tile * tile_rows,
+                          .tile = tile,
+                          .lanes = tiles - tile < at_once ? tiles - tile : at_once,
+                          .slots = wave->count,
+                          .sums = sums};
+        chunk.rows = wave->rows - chunk.first < chunk.lanes * tile_rows ? wave->rows - chunk.first : chunk.lanes * tile_rows;
+        job->dealt.skip = tile;
+        job->context = step->context ? step->context + (wave->row + chunk.first) * flow->model.context_dim : NULL;
+        status = run_chunk(function, flow, ws, step, &chunk, job);
+    }
+    return status;
+}
+
+static bool is_finite(const nf_gradient *g, size_t slots) {
+    bool finite = true;
+    for (size_t i = 0; finite && i < slots; i++)
+        finite = g->engine->finite((const unsigned char *)g->slots + i * g->stride * g->engine->real_size, g->count);
+    return finite;
+}
+
+/* Once more, with care for the rows that make it so, when the gradient is not finite. */
+nf_status nf_run_target_wave(const char *function, const nf_flow *flow, nf_workspace *ws, const nf_target_step *step, const nf_wave *wave,
+                             nf_gradient *gradient, nf_shard_sum *sums) {
     engine_job job = nf_differentiable_job(flow, 0, NULL, NULL, false, gradient);
     nf_philox_key(step->rng.seed, step->rng.stream, job.key);
     job.position = step->rng.position;
@@ -88,19 +114,13 @@ nf_status nf_run_target_wave(const char *function, const nf_flow *flow, nf_works
     job.grad_out = ws->target_gradient;
     job.log_q = true;
     job.scale = -1.0;
-    nf_clear_slots(gradient, wave->count);
-    nf_run_begin(ws);
     nf_status status = NF_OK;
-    for (size_t tile = 0; status == NF_OK && tile < tiles; tile += at_once) {
-        kl_chunk chunk = {.first = tile * tile_rows,
-                          .tile = tile,
-                          .lanes = tiles - tile < at_once ? tiles - tile : at_once,
-                          .slots = wave->count,
-                          .sums = sums};
-        chunk.rows = wave->rows - chunk.first < chunk.lanes * tile_rows ? wave->rows - chunk.first : chunk.lanes * tile_rows;
-        job.dealt.skip = tile;
-        job.context = step->context ? step->context + (wave->row + chunk.first) * flow->model.context_dim : NULL;
-        status = run_chunk(function, flow, ws, step, &chunk, &job);
+    for (bool found = false; status == NF_OK && !found; job.careful = true) {
+        memset(sums, 0, wave->count * sizeof *sums);
+        nf_clear_slots(gradient, wave->count);
+        nf_run_begin(ws);
+        status = run_chunks(function, flow, ws, step, wave, &job, sums);
+        found = job.careful || is_finite(gradient, wave->count);
     }
     return status;
 }
@@ -125,7 +145,6 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
     const nf_wave all = {.count = slots, .shards = slots, .rows = rows};
     const nf_target_step step = {context, target, user, *rng};
     nf_shard_sum sums[GRADIENT_SLOTS];
-    memset(sums, 0, sizeof sums);
     status = nf_run_target_wave(__func__, flow, ws, &step, &all, gradient, sums);
     if (status == NF_OK) {
         engine_sum total = {0, 0, false};
