@@ -291,7 +291,7 @@ typedef struct nf_cnf_config {
     const nf_allocator *allocator;
     int shared_step;          /* 0: each row has steps of its own, and its density does not depend on its batch; 1: the adaptive methods take one
                                  step for all rows of a tile (128), which is faster, and then it does. Where that arrives for none of them, each row has
-                                 steps of its own and fails alone, but on the way back of NF_ODE_ADJOINT, which loses the tile */
+                                 steps of its own and fails alone */
     int reserved;             /* 0 */
 } nf_cnf_config;
 

@@ -128,6 +128,67 @@ START_TEST(rows_that_the_adjoint_cannot_trace_add_nothing) {
 }
 END_TEST
 
+/* With a step in common the way back of one row may use up the steps of all: what it has added is taken back, and the row fails alone. */
+START_TEST(a_stiff_way_back_spoils_no_other_with_a_shared_step) {
+    enum { ROWS = 128 };
+    const nf_dynamics dynamics = (nf_dynamics)(_i % 2);
+    const size_t context_dim = dynamics == NF_DYNAMICS_MLP;
+    random_source random = random_of_seed(2385, 59);
+    double *x = new_normals(&random, ROWS * DIM, 1.2), *context = new_normals(&random, ROWS, 1.0), *ones = new_numbers(ROWS), *log_prob = new_numbers(ROWS);
+    double *d_x[2] = {new_numbers(ROWS * DIM), new_numbers(ROWS * DIM)}, *d_context[2] = {new_numbers(ROWS), new_numbers(ROWS)}, *d_theta[2] = {NULL, NULL};
+    bool met = false;
+    for (size_t r = 0; r < ROWS; r++)
+        ones[r] = 1;
+    for (size_t max_steps = 4; max_steps < 200 && !met; max_steps++) {
+        size_t count = 0, lost[2] = {0, 0};
+        bool comes = true;
+        for (int shared = 0; shared < 2 && comes; shared++) {
+            nf_flow *flow = MAKE(.dynamics = dynamics, .context_dim = context_dim, .gradient = NF_ODE_ADJOINT, .max_steps = max_steps, .rtol = 1e-6, .atol = 1e-6,
+                                 .shared_step = shared);
+            random_source weights = random_of_seed(2385, 60);
+            randomize(flow, &weights, dynamics == NF_DYNAMICS_HYPER ? 2.0 : 0.8);
+            comes = nf_log_prob(flow, NULL, ROWS, x, context_dim ? context : NULL, log_prob) == NF_OK;
+            nf_gradient *gradient;
+            must(nf_gradient_create(flow, &gradient));
+            nf_inverse_vjp(flow, NULL, ROWS, x, context_dim ? context : NULL, NULL, ones, d_x[shared], context_dim ? d_context[shared] : NULL, gradient);
+            count = nf_parameter_count(flow);
+            free(d_theta[shared]);
+            d_theta[shared] = new_numbers(count);
+            must(nf_gradient_get(gradient, d_theta[shared]));
+            for (size_t r = 0; r < ROWS; r++)
+                lost[shared] += isnan(d_x[shared][r * DIM]) ? 1 : 0;
+            nf_gradient_free(gradient);
+            nf_flow_free(flow);
+        }
+        if (!comes || lost[1] == 0 || lost[0] >= ROWS / 2)
+            continue;
+        met = true;
+        ck_assert_msg(lost[1] <= lost[0] + ROWS / 16, "%zu rows are lost, and %zu with a step in common", lost[0], lost[1]);
+        bool same = true;
+        for (size_t r = 0; r < ROWS; r++) {
+            same = same && isnan(d_x[0][r * DIM]) == isnan(d_x[1][r * DIM]);
+            if (isnan(d_x[0][r * DIM]) || isnan(d_x[1][r * DIM]))
+                continue;
+            must_agree("slope", whole_error(d_x[1] + r * DIM, d_x[0] + r * DIM, DIM), 1e-2);
+            if (context_dim)
+                must_agree("slope of the context", whole_error(d_context[1] + r, d_context[0] + r, 1), 1e-2);
+        }
+        if (same)
+            must_agree("gradient", whole_error(d_theta[1], d_theta[0], count), 1e-3);
+    }
+    ck_assert_msg(met, "no budget loses a few rows on the way back alone");
+    for (int k = 0; k < 2; k++) {
+        free(d_x[k]);
+        free(d_context[k]);
+        free(d_theta[k]);
+    }
+    free(x);
+    free(context);
+    free(ones);
+    free(log_prob);
+}
+END_TEST
+
 /*
  * Where paths contract by orders of magnitude the way back leaves them, though it arrives: those rows are bad too, and the gradient is that of the others
  * by the discrete solution. The fields are the same whatever the seed, for some contract nowhere.
@@ -315,6 +376,7 @@ int main(void) {
     tcase_add_loop_test(c, the_adjoint_agrees_with_the_discrete_gradient, 0, 4);
     tcase_add_loop_test(c, rows_that_the_adjoint_cannot_trace_add_nothing, 0, 2);
     tcase_add_loop_test(c, rows_whose_adjoint_goes_astray_add_nothing, 0, 5);
+    tcase_add_loop_test(c, a_stiff_way_back_spoils_no_other_with_a_shared_step, 0, 2);
     tcase_add_loop_test(c, rows_are_found_astray_at_a_loose_tolerance, 0, 8);
     tcase_add_loop_test(c, rows_whose_adjoint_overflows_add_nothing, 0, 2);
     tcase_add_loop_test(c, cotangents_of_the_adjoint_may_be_tiny, 0, 4);

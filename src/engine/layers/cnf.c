@@ -76,9 +76,16 @@ static size_t field_scratch(const nf_layer *layer) {
     return aligned_reals(max_size(R(field_mlp_scratch)(&plain), R(field_mlp_scratch)(&with)));
 }
 
-/* Scratch: the field's; rows; the state (z, log_det, penalty) or (z, its cotangent) of all panels; lanes' flags; the solver's. */
+/* Whether a way back with a step in common may have to be taken back, with what it has added to the gradient and the context's cotangents. */
+static bool keeps_sums(const nf_layer *layer) { return layer->cnf.gradient == NF_ODE_ADJOINT && layer->cnf.shared_step != 0; }
+
+static size_t kept_size(const nf_layer *layer, size_t panels) {
+    return keeps_sums(layer) ? aligned_reals(layer->parameter_count) + aligned_reals(panels * layer->context_dim * PANEL) : 0;
+}
+
+/* Scratch: the field's; rows; the state (z, log_det, penalty) or (z, its cotangent) of all panels; lanes' flags; kept sums; the solver's. */
 typedef struct cnf_scratch {
-    real *field, *row, *state, *scale, *solver;
+    real *field, *row, *state, *scale, *kept, *solver;
     unsigned char *active, *outcome;
 } cnf_scratch;
 
@@ -92,7 +99,8 @@ static cnf_scratch map_scratch(const nf_layer *layer, size_t panels, real *base)
     s.scale = s.state + panels * most_components(layer) * PANEL;
     s.active = (unsigned char *)(void *)(s.scale + panels * PANEL);
     s.outcome = s.active + panels * PANEL;
-    s.solver = s.scale + panels * PANEL + reals_for(2 * panels * PANEL);
+    s.kept = s.scale + panels * PANEL + reals_for(2 * panels * PANEL);
+    s.solver = s.kept + kept_size(layer, panels);
     return s;
 }
 
@@ -100,7 +108,8 @@ static cnf_scratch map_scratch(const nf_layer *layer, size_t panels, real *base)
 static size_t scratch_size(const nf_layer *layer, size_t panels) {
     const size_t solver = max_size(R(ode_scratch_size)(panels, layer->dim + 2),
                                    max_size(R(ode_reverse_scratch)(layer->dim), R(ode_adjoint_scratch)(panels, layer->dim)));
-    return field_scratch(layer) + ROWS * PANEL + panels * (most_components(layer) + 1) * PANEL + reals_for(2 * panels * PANEL) + solver;
+    return field_scratch(layer) + ROWS * PANEL + panels * (most_components(layer) + 1) * PANEL + reals_for(2 * panels * PANEL) + kept_size(layer, panels) +
+           solver;
 }
 
 static size_t cache_size(const nf_layer *layer) {
@@ -225,6 +234,11 @@ static ode_problem problem_of(const nf_layer *layer, double from, double to) {
                          .dyadic = adaptive && spec->shared_step == 0 && spec->dynamics == NF_DYNAMICS_HYPER};
 }
 
+static void set_apart(const nf_layer *layer, ode_problem *problem) {
+    problem->shared = false;
+    problem->dyadic = layer->cnf.dynamics == NF_DYNAMICS_HYPER;
+}
+
 static void set_active(const tile *t, const cnf_scratch *s) {
     for (size_t l = 0; l < t->panels * PANEL; l++)
         s->active[l] = l < t->rows;
@@ -274,8 +288,7 @@ static void emit(void *user, size_t index, size_t lane, const real *y) {
 static bool take_apart(const layer_run *run, const tile *t, const cnf_scratch *s, ode_problem *problem, size_t arena_used) {
     if (!problem->shared || memchr(s->outcome, ODE_ARRIVED, t->rows))
         return false;
-    problem->shared = false;
-    problem->dyadic = run->layer->cnf.dynamics == NF_DYNAMICS_HYPER;
+    set_apart(run->layer, problem);
     run->arena->used = arena_used;
     return true;
 }
@@ -389,11 +402,9 @@ static void note_overflown(const tile *t, const cotangent *c, const cnf_scratch 
     }
 }
 
-static void solve_adjoint(const layer_run *run, const tile *t, cotangent *c, dynamics *d, const ode_pullback *pullback, bool inverse, const cnf_scratch *s) {
-    const nf_layer *layer = run->layer;
-    const cnf_record record = map_record(layer, TILE_PANELS, run->record);
-    const size_t half = t->dim * PANEL;
-    const ode_problem problem = inverse ? problem_of(layer, layer->cnf.t0, layer->cnf.t1) : problem_of(layer, layer->cnf.t1, layer->cnf.t0);
+static void solve_adjoint(const layer_run *run, const tile *t, const cotangent *c, dynamics *d, const ode_pullback *pullback, const ode_problem *problem,
+                          const cnf_scratch *s) {
+    const cnf_record record = map_record(run->layer, TILE_PANELS, run->record);
     ode_run solve = {.panels = t->panels, .y = s->state, .active = s->active, .outcome = s->outcome, .scratch = s->solver};
     load_adjoint(t, c, record.end, s);
     set_active(t, s);
@@ -401,37 +412,71 @@ static void solve_adjoint(const layer_run *run, const tile *t, cotangent *c, dyn
         s->active[l] = t->failed[l] == ROW_GOOD;
     memset(s->outcome, ODE_ARRIVED, t->panels * PANEL);
     d->scale = s->scale;
-    R(ode_adjoint)(&problem, pullback, &solve);
+    R(ode_adjoint)(problem, pullback, &solve);
     count(run, &solve);
+}
+
+static void store_adjoint(const layer_run *run, const tile *t, cotangent *c, const ode_problem *problem, const cnf_scratch *s) {
+    const cnf_record record = map_record(run->layer, TILE_PANELS, run->record);
+    const size_t half = t->dim * PANEL;
     for (size_t p = 0; p < t->panels; p++)
         for (size_t i = 0; i < half; i++)
             c->x[p * half + i] = s->state[(2 * p + 1) * half + i] * s->scale[p * PANEL + i % PANEL];
     note_outcomes(t, s);
-    if (problem.tableau->error_order != 0)
-        compare_starts(t, &record, &problem, s);
+    if (problem->tableau->error_order != 0)
+        compare_starts(t, &record, problem, s);
     else
         note_overflown(t, c, s);
+}
+
+/* What the way back adds to, into the scratch or back from there. */
+static void copy_sums(const layer_run *run, const tile *t, const cotangent *c, const cnf_scratch *s, bool back) {
+    const nf_layer *layer = run->layer;
+    real *const sums[] = {run->gradient, c->context}, *kept = s->kept;
+    const size_t sizes[] = {layer->parameter_count, t->panels * layer->context_dim * PANEL};
+    for (size_t i = 0; i < 2; i++) {
+        if (sums[i])
+            memcpy(back ? sums[i] : kept, back ? kept : sums[i], sizes[i] * sizeof(real));
+        kept += aligned_reals(sizes[i]);
+    }
+}
+
+/* As on the way there: one step for all good lanes may be too short to arrive with. */
+static bool take_back(const layer_run *run, const tile *t, const cotangent *c, ode_problem *problem, const cnf_scratch *s) {
+    size_t lost = 0;
+    while (lost < t->rows && s->outcome[lost] == ODE_ARRIVED)
+        lost++;
+    if (!problem->shared || lost == t->rows)
+        return false;
+    set_apart(run->layer, problem);
+    copy_sums(run, t, c, s, true);
+    return true;
 }
 
 static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverse) {
     const nf_layer *layer = run->layer;
     const cnf_scratch s = map_scratch(layer, TILE_PANELS, run->scratch);
+    const bool adjoint = layer->cnf.gradient == NF_ODE_ADJOINT;
+    ode_problem problem = inverse ? problem_of(layer, layer->cnf.t0, layer->cnf.t1) : problem_of(layer, layer->cnf.t1, layer->cnf.t0);
     dynamics d;
-    begin(&d, run, t, inverse, true, c->penalty != NULL, &s);
-    d.d_log_det = c->log_det;
-    d.d_penalty = d.penalised ? c->penalty : NULL;
-    d.d_context = c->context;
-    const ode_pullback pullback = {
-        .user = &d, .size = t->dim, .rhs = velocity, .vjp = pull_back, .prepare = d.hyper ? prepare_nodes : NULL};
-    if (layer->cnf.gradient == NF_ODE_DISCRETE) {
+    if (keeps_sums(layer))
+        copy_sums(run, t, c, &s, false);
+    do {
+        begin(&d, run, t, inverse, true, c->penalty != NULL, &s);
+        d.d_log_det = c->log_det;
+        d.d_penalty = d.penalised ? c->penalty : NULL;
+        d.d_context = c->context;
+        const ode_pullback pullback = {
+            .user = &d, .size = t->dim, .rhs = velocity, .vjp = pull_back, .prepare = d.hyper ? prepare_nodes : NULL};
         const cnf_record record = map_record(layer, TILE_PANELS, run->record);
-        const ode_tableau *tableau = R(ode_tableau_of)(layer->cnf.method);
-        for (size_t p = 0; p < t->panels; p++)
-            R(ode_reverse)(tableau, &pullback, p, &record.trails[p], c->x + p * t->dim * PANEL, s.solver);
-    } else {
-        solve_adjoint(run, t, c, &d, &pullback, inverse, &s);
-    }
-    finish(&d);
+        for (size_t p = 0; !adjoint && p < t->panels; p++)
+            R(ode_reverse)(problem.tableau, &pullback, p, &record.trails[p], c->x + p * t->dim * PANEL, s.solver);
+        if (adjoint)
+            solve_adjoint(run, t, c, &d, &pullback, &problem, &s);
+        finish(&d);
+    } while (adjoint && take_back(run, t, c, &problem, &s));
+    if (adjoint)
+        store_adjoint(run, t, c, &problem, &s);
 }
 
 static void forward_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, false); }
