@@ -194,7 +194,7 @@ START_TEST(a_stiff_row_spoils_no_other_with_a_shared_step) {
     random_source random = random_begin(55);
     double *x = new_normals(&random, ROWS * DIM, 1.7), *log_prob = new_numbers(2 * ROWS), *score = new_numbers(2 * ROWS * DIM), *path = new_numbers(2 * ROWS * DIM);
     bool met = false;
-    for (size_t max_steps = 10; max_steps < 400 && !met; max_steps += 5) {
+    for (size_t max_steps = 10; max_steps < 400 && !met; max_steps++) {
         size_t bad[2] = {0, 0}, lost = 0;
         for (int shared = 0; shared < 2; shared++) {
             nf_workspace *ws;

