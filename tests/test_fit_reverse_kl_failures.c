@@ -96,6 +96,8 @@ START_TEST(a_fit_that_diverges_leaves_the_last_parameters) {
     must(nf_set_parameters(flow, first));
     must_be(NF_ERR_DIVERGED, nf_fit_reverse_kl(flow, gaussian, &d, &config, &report));
     must_say("nf_fit_reverse_kl", _i == TOO_LONG ? "its squares are not" : "not finite");
+    if (_i == SPOILT)
+        must_say("nf_fit_reverse_kl", "none of the 64 samples of step 1 counts: the target is 0 or not finite");
     ck_assert_int_eq(report.stop_reason, NF_STOP_DIVERGED);
     ck_assert(_i == THROWN ? report.steps < 5 : report.steps == 0);
     ck_assert(_i != SPOILT || report.bad_rows == 64);

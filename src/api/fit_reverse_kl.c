@@ -195,6 +195,9 @@ static nf_status run_step(kl_fit *f, nf_rng *rng, size_t step, double *loss) {
     rng->position += c->samples;
     f->report.bad_rows += (size_t)sum.bad_rows;
     *loss = nf_mean(sum.total.loss, sum.total.weight);
+    if (sum.total.weight == 0.0)
+        return nf_fail(NF_ERR_DIVERGED, f->function, "none of the %zu samples of step %zu counts: the target is 0 or not finite at them, or the flow cannot map them",
+                       c->samples, step + 1);
     if (!isfinite(*loss))
         return nf_fail(NF_ERR_DIVERGED, f->function, "the loss is not finite in step %zu", step + 1);
     status = nf_run_step(f->optimizer, f->flow, f->gradient);
