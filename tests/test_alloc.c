@@ -486,6 +486,44 @@ START_TEST(an_allocator_without_functions_is_none) {
 }
 END_TEST
 
+/* Memory of which a block has at most `most` bytes. */
+typedef struct small_memory {
+    size_t most, refused;
+} small_memory;
+
+static void *small_alloc(void *user, size_t size) {
+    small_memory *m = user;
+    if (size <= m->most)
+        return malloc(size);
+    m->refused = size;
+    return NULL;
+}
+
+static void small_release(void *user, void *pointer) {
+    (void)user;
+    free(pointer);
+}
+
+/* Who has memory for no more must hear how much it takes. */
+START_TEST(a_workspace_without_memory_says_its_size) {
+    small_memory memory = {.most = 16384};
+    const nf_allocator allocator = {.alloc = small_alloc, .release = small_release, .user = &memory};
+    nf_flow *flow = make_realnvp(DIM, 0, NF_DOUBLE, &allocator);
+    nf_workspace *ws;
+    size_t said = 0;
+    must_be(NF_ERR_MEMORY, nf_workspace_create(flow, 2, &ws));
+    ck_assert_uint_gt(memory.refused, memory.most);
+    ck_assert_int_eq(sscanf(nf_last_error(), "nf_workspace_create: no memory for a workspace of 2 threads in 3 dimensions: %zu bytes", &said), 1);
+    ck_assert_msg(said <= memory.refused && said + 128 > memory.refused, "%zu bytes of %zu", said, memory.refused); /* the rest is of the alignment */
+    must_be(NF_ERR_MEMORY, nf_workspace_create(flow, 0, &ws));
+    must_say("nf_workspace_create", "no memory for a workspace of 1 thread in 3 dimensions");
+    memory.most = memory.refused; /* of one thread */
+    must(nf_workspace_create(flow, 1, &ws));
+    nf_workspace_free(ws);
+    nf_flow_free(flow);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("memory of every call");
     TCase *failing = tcase_create("failing"), *own = tcase_create("allocators"), *none = tcase_create("none");
@@ -494,6 +532,7 @@ int main(void) {
     tcase_add_test(own, optimizers_have_an_allocator_of_their_own);
     tcase_add_test(own, what_is_made_from_a_handle_has_its_allocator);
     tcase_add_test(own, an_allocator_without_functions_is_none);
+    tcase_add_test(own, a_workspace_without_memory_says_its_size);
     tcase_add_loop_test(none, calls_with_a_workspace_allocate_nothing, 0, 4);
     tcase_set_timeout(failing, 60);
     tcase_set_timeout(own, 60);

@@ -64,11 +64,16 @@ nf_status nf_workspace_make(const nf_allocator *allocator, const nf_engine *engi
     ws->thread_count = threads ? threads : 1;
     size_t size = 0;
     unsigned char *block = NULL;
-    if (thread_size != SIZE_MAX && map_workspace(ws, ws->dim, thread_size, NULL, &size))
+    const bool fits = thread_size != SIZE_MAX && map_workspace(ws, ws->dim, thread_size, NULL, &size);
+    if (fits)
         block = nf_allocate(&ws->allocator, size);
     if (!block) {
+        const char *plural = ws->thread_count > 1 ? "s" : "";
+        const size_t count = ws->thread_count;
         nf_release(&ws->allocator, ws);
-        return nf_fail(NF_ERR_MEMORY, NULL, "no memory for a workspace of %zu threads in %zu dimensions", threads, dim);
+        if (!fits)
+            return nf_fail(NF_ERR_MEMORY, NULL, "no memory for a workspace of %zu thread%s in %zu dimensions", count, plural, dim);
+        return nf_fail(NF_ERR_MEMORY, NULL, "no memory for a workspace of %zu thread%s in %zu dimensions: %zu bytes", count, plural, dim, size);
     }
     map_workspace(ws, ws->dim, thread_size, block, &size);
     nf_run_begin(ws);
