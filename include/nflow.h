@@ -25,7 +25,8 @@
  *     gradient is beyond the numbers is found by nf_grad_nll, nf_grad_reverse_kl, fits by them, nf_forward_vjp and nf_inverse_vjp. Those of flow matching and
  *     nf_mlp_vjp may not be finite after it; a step along them is NF_ERR_DIVERGED, and fits end so.
  * Threads.  A const nf_flow may be used by any number of threads at once, each with a workspace of its own. A workspace, gradient or optimizer
- *     belongs to one thread at a time. Functions that take a flow without const need it to themselves.
+ *     belongs to one thread at a time. Functions that take a flow without const need it to themselves. After a fork the child may use what was made before it
+ *     and was in no call of another thread; its calls with a workspace from before run on the caller's thread alone, with the same bits.
  * Determinism.  Same inputs, seed, library build and instruction set: the same bits, whatever the number of threads and, per row, whatever
  *     other rows are in the call.
  * Memory.  A call with a workspace allocates nothing, but that the checkpoints of a CNF grow its arena until it has seen its longest solve. With ws
@@ -584,7 +585,7 @@ typedef struct nf_fit_config {
     int standardize;          /* 0: an affine layer at the data end that is still the identity takes the training rows' mean and
                                  standard deviation, in which rows of weight 0 have no part and all others the same; steps, decay
                                  and clipping see such a layer in units of those, so that a fit does not depend on the units of
-                                 its data; negative: neither */
+                                 its data; negative: neither. Contexts are taken as they are: scale them to numbers of about 1 */
     nf_pairing pairing;       /* of flow matching; optimal pairs: not for flows with a context */
     const char *checkpoint;   /* path of a file to resume from and write to (below); NULL: none */
     size_t checkpoint_every;  /* epochs; default 1; the last one, and one that progress stops, are written anyhow */
@@ -616,7 +617,7 @@ typedef struct nf_fit_report {
 
 /*
  * Fit a flow to rows of x by mini-batches. With held-out rows the flow ends with the parameters of the best epoch, without them with the last ones; held-out rows none of
- * which counts, because their weights are 0 or they are not finite, are as none.
+ * which counts, because their weights are 0 or they are not finite, are as none. The parameters that a fit begins with are of no epoch: a flow that was good already may end worse.
  * Same seed, same bits, for any number of threads. Working memory does not depend on rows. A loss, gradient or step that is not finite never reaches the
  * parameters: NF_ERR_DIVERGED, and the flow holds its best ones (without held-out rows, the last with which an epoch began and its first batch was good). NF_STOPPED: progress asked for it. NF_ERR_ROWS: some rows are not
  * finite; they were left out, and the fit is done, in 0 steps when none was left. `config` NULL: all defaults. `report` may be NULL.
@@ -800,7 +801,7 @@ typedef struct nf_diagnose_report {
 
 /*
  * Look whether a flow is what it claims to be, and with data, whether it is what they are. x: rows x dim, NULL: samples of the flow stand in, and the tests against data are
- * skipped. context: rows x context_dim. Rows that are not finite are left out; when more than config allows are given, one is drawn of each of so many
+ * skipped. context: rows x context_dim; a flow that takes one needs rows of it. Rows that are not finite are left out; when more than config allows are given, one is drawn of each of so many
  * even pieces. The report says which checks fail; the status is about the call: NF_OK whatever they find, NF_ERR_ARGUMENT, NF_ERR_MEMORY, or what the
  * target returned. `config` NULL: the defaults. Same seed, same report.
  */
@@ -872,7 +873,7 @@ NF_API nf_status nf_mlp_step(nf_optimizer *optimizer, nf_mlp *mlp, const nf_grad
 NF_API nf_status nf_flow_save(const nf_flow *flow, const char *path);
 NF_API nf_status nf_flow_load(const char *path, nf_flow **flow);
 NF_API nf_status nf_flow_load_with(const char *path, nf_flow **flow, const nf_allocator *allocator);
-NF_API nf_status nf_flow_save_memory(const nf_flow *flow, void **bytes, size_t *size); /* release with nf_free */
+NF_API nf_status nf_flow_save_memory(const nf_flow *flow, void **bytes, size_t *size); /* malloc's, whatever the flow's allocator; nf_free releases it */
 NF_API nf_status nf_flow_load_memory(const void *bytes, size_t size, nf_flow **flow);
 NF_API nf_status nf_flow_load_memory_with(const void *bytes, size_t size, nf_flow **flow, const nf_allocator *allocator);
 
