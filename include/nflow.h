@@ -668,8 +668,8 @@ typedef struct nf_reverse_kl_config {
     size_t anneal_steps;        /* until it is 1; default half of the steps */
     double ema_decay;           /* default .998; negative: off */
     size_t evaluation_samples;  /* for the report; default 10000; NF_NONE: no report of densities */
-    const double *context;      /* samples x context_dim, the same in every step; NULL exactly when the flow takes none. The report needs
-                                   evaluation_samples to be at most `samples` then */
+    const double *context;      /* samples x context_dim, the same in every step; NULL exactly when the flow takes none. The report is of
+                                   at most `samples` samples then */
     size_t progress_every;      /* steps; default a hundredth of all */
     nf_reverse_kl_progress_fn progress;
     void *progress_user;

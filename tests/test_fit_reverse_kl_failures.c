@@ -29,9 +29,16 @@ START_TEST(settings_that_are_refused) {
     config.optimizer = &wrong;
     must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(flow, gaussian, &d, &config, NULL));
     must_say("nf_fit_reverse_kl", "kind");
+    const double context[DIM] = {0};
+    config = plain_kl(3);
+    config.context = context;
+    must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(flow, gaussian, &d, &config, NULL));
+    must_say("nf_fit_reverse_kl", "config->context is not NULL, and the flow takes none");
     nf_flow_free(flow);
     flow = make_realnvp(DIM, 2, NF_DOUBLE, NULL);
-    const double context[DIM] = {0};
+    config.context = NULL;
+    must_be(NF_ERR_ARGUMENT, nf_fit_reverse_kl(flow, gaussian, &d, &config, NULL));
+    must_say("nf_fit_reverse_kl", "config->context is NULL, and the flow takes 2 columns");
     const size_t too_many[] = {SIZE_MAX / 8, SIZE_MAX / 16 + 1, SIZE_MAX / 8 + 1, SIZE_MAX / 4 + 1, SIZE_MAX / 2 + 1, NF_NONE};
     config = plain_kl(3);
     config.context = context;

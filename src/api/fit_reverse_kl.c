@@ -52,8 +52,10 @@ static nf_status check(const kl_fit *f) {
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->ema_decay is %g, must be less than 1", c->ema_decay);
     if (c->reserved != 0)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->reserved is %d, must be 0", c->reserved);
-    if ((f->flow->model.context_dim != 0) != (c->context != NULL))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->context does not go with a flow of context_dim %zu", f->flow->model.context_dim);
+    if (f->flow->model.context_dim == 0 && c->context)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->context is not NULL, and the flow takes none");
+    if (f->flow->model.context_dim != 0 && !c->context)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->context is NULL, and the flow takes %zu columns", f->flow->model.context_dim);
     return nf_check_rows(f->function, "config->samples", f->flow, c->samples);
 }
 
