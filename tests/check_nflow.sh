@@ -244,6 +244,8 @@ status 1 train weightless.csv -o sparse.safetensors -w w :: all weights are 0
 awk -F, 'NR == 1 { print } NR > 1 { printf "%.1f,%.1f\n", $1, $2 }' moons.csv >rounded.csv
 status 0 train rounded.csv -o m.safetensors --epochs 1 :: repeat few values
 status 0 train rounded.csv -o m.safetensors --epochs 1 --jitter all :: uniform, 0.1 wide
+awk 'NR == 1 { print } NR > 1 { for (i = 0; i < 4; i++) print }' moons.csv >chain.csv
+status 0 train chain.csv -o m.safetensors --epochs 1 :: 1200 of 1600 rows repeat another
 # What is said to be typed can be typed.
 for names in '' '"a, b",c' '"it'"'"'s",a-1' '"a column that has so many letters that they are cut off",'; do
     { [ "$names" ] && echo "$names"; tail -n +2 rounded.csv; } >named.csv

@@ -180,7 +180,7 @@ static const char *word_for(const table *t, size_t column, char *room, size_t si
 }
 
 /* A density of values that repeat has no bound; the reader of its likelihood should know. */
-static void say_few_values(const train_data *d, const table *t, const choice *chosen) {
+static bool say_few_values(const train_data *d, const table *t, const choice *chosen) {
     const size_t looked = d->rows < LOOKED_AT ? d->rows : LOOKED_AT;
     char list[200] = "", room[40];
     size_t used = 0;
@@ -200,6 +200,44 @@ static void say_few_values(const train_data *d, const table *t, const choice *ch
     if (*list)
         note("%s: these columns%s repeat few values, and a density of such has no bound; '--jitter %s' spreads them over the steps between",
              t->path, more ? ", and others," : "", list);
+    return *list != '\0';
+}
+
+/* A row of the table, with its context. */
+typedef struct whole_row {
+    const train_data *d;
+    size_t row;
+} whole_row;
+
+static int compare_rows(const void *a, const void *b) {
+    const train_data *d = ((const whole_row *)a)->d;
+    const size_t p = ((const whole_row *)a)->row, q = ((const whole_row *)b)->row;
+    const int order = memcmp(d->x + p * d->dim, d->x + q * d->dim, d->dim * sizeof *d->x);
+    if (order != 0 || !d->context_dim)
+        return order;
+    return memcmp(d->context + p * d->context_dim, d->context + q * d->context_dim, d->context_dim * sizeof *d->context);
+}
+
+/* How many of the table's first rows are there before. */
+static size_t count_same_rows(const train_data *d) {
+    const size_t looked = d->rows < LOOKED_AT ? d->rows : LOOKED_AT;
+    whole_row *rows = allocate(looked, sizeof *rows);
+    size_t same = 0;
+    for (size_t i = 0; i < looked; i++)
+        rows[i] = (whole_row){d, i};
+    qsort(rows, looked, sizeof *rows, compare_rows);
+    for (size_t i = 1; i < looked; i++)
+        same += compare_rows(&rows[i - 1], &rows[i]) == 0;
+    free(rows);
+    return same;
+}
+
+/* Of rows that stand several times, as a Markov chain's do, those that are held out are among those that are learnt. */
+static void say_same_rows(const train_data *d, size_t same, const char *path) {
+    const size_t looked = d->rows < LOOKED_AT ? d->rows : LOOKED_AT;
+    if (looked >= 200 && same > looked / 10)
+        note("%s: %zu of %s%zu rows repeat another, so that held-out rows are among those that are learnt; give each row once, with its count as --weight-column",
+             path, same, looked < d->rows ? "the first " : "", looked);
 }
 
 static uint64_t random_bits(uint64_t *state) { /* splitmix64 (Steele, Lea & Flood 2014) */
@@ -396,9 +434,10 @@ void train_read(train_data *d, const char *path, const train_options *o) {
     refuse_constant_columns(d, t.path);
     refuse_extreme_columns(o, t.path, d->rows, d->x, d->names, d->dim);
     refuse_extreme_columns(o, t.path, d->rows, d->context, d->context_names, d->context_dim);
+    const size_t same_rows = count_same_rows(d);
     shuffle(d, o->seed);
-    if (!o->jitter)
-        say_few_values(d, &t, &c);
+    if (!o->jitter && !say_few_values(d, &t, &c))
+        say_same_rows(d, same_rows, t.path);
     jitter(d, &t, &c, o);
     split(d, o);
     if (o->precision == PRECISION_SINGLE)
