@@ -384,7 +384,7 @@ START_TEST(fit_configs) {
         {"weight[1] is -1", NF_ERR_ARGUMENT, {.weight = weight}},
         {"weight[2] is inf", NF_ERR_ARGUMENT, {.weight = other}},
         {"validation_x is NULL", NF_ERR_ARGUMENT, {.validation_rows = 2}},
-        {"validation_context", NF_ERR_ARGUMENT, {.validation_rows = 2, .validation_x = w->x}},
+        {"validation_context is NULL, and the flow takes 2 columns", NF_ERR_ARGUMENT, {.validation_rows = 2, .validation_x = w->x}},
         {"validation_weight[1] is -1", NF_ERR_ARGUMENT, {.validation_rows = 2, .validation_x = w->x, .validation_context = w->context, .validation_weight = weight}},
         {"validation_rows is 0 with a validation_weight", NF_ERR_ARGUMENT, {.validation_weight = w->x}},
         {"validation_rows is 0 with a validation_weight", NF_ERR_ARGUMENT, {.validation_x = w->x, .validation_weight = w->x}},
@@ -412,6 +412,9 @@ START_TEST(fit_configs) {
     refused(NF_ERR_ARGUMENT, "nf_fit", "config->validation_rows",
             nf_fit(w->flow, ROWS, w->x, w->context,
                    NF_CONFIG(nf_fit_config, .validation_rows = SIZE_MAX / 8, .validation_x = w->x, .validation_context = w->context), NULL));
+    refused(NF_ERR_ARGUMENT, "nf_fit", "config->validation_context is not NULL, and the flow takes none",
+            nf_fit(w->plain, ROWS, w->x, NULL,
+                   NF_CONFIG(nf_fit_config, .validation_rows = 2, .validation_x = w->x, .validation_context = w->context), NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "x is NULL", nf_fit(w->flow, ROWS, NULL, w->context, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "context is NULL", nf_fit(w->flow, ROWS, w->x, NULL, NULL, NULL));
     refused(NF_ERR_ARGUMENT, "nf_fit", "context is not NULL", nf_fit(w->plain, ROWS, w->x, w->context, NULL, NULL));

@@ -72,9 +72,15 @@ START_TEST(arguments_are_checked) {
     must_be(NF_ERR_ARGUMENT, nf_diagnose(flow, 0, x, NULL, NULL, &report));
     must_say("nf_diagnose", "rows is 0");
     must_be(NF_ERR_ARGUMENT, nf_diagnose(flow, 1, x, x, NULL, &report));
-    must_say("nf_diagnose", "context does not go with");
+    must_say("nf_diagnose", "context is not NULL, and the flow takes none");
+    must_be(NF_ERR_ARGUMENT, nf_diagnose(flow, 0, NULL, x, NULL, &report));
+    must_say("nf_diagnose", "context is not NULL, and the flow takes none");
     must_be(NF_ERR_ARGUMENT, nf_diagnose(conditional, 1, x, NULL, NULL, &report));
+    must_say("nf_diagnose", "context is NULL, and the flow takes 1 columns");
     must_be(NF_ERR_ARGUMENT, nf_diagnose(conditional, 0, NULL, NULL, NULL, &report));
+    must_say("nf_diagnose", "rows is 0, and the flow needs rows of context, of 1 columns");
+    must_be(NF_ERR_ARGUMENT, nf_diagnose(conditional, 0, NULL, x, NULL, &report));
+    must_say("nf_diagnose", "rows is 0, and the flow needs rows of context, of 1 columns");
     must_be(NF_ERR_ARGUMENT, nf_diagnose(flow, 1, x, NULL, NF_CONFIG(nf_diagnose_config, .significance = 1.5), &report));
     must_say("nf_diagnose", "significance is 1.5");
     must_be(NF_ERR_ARGUMENT, nf_diagnose(flow, 1, x, NULL, NF_CONFIG(nf_diagnose_config, .most_weight = NAN), &report));

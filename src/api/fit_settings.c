@@ -28,8 +28,10 @@ static nf_status check_data(const fit *f) {
                                                                  : "context is not NULL, and the flow takes %zu columns", context_dim);
     if (c->validation_rows && !c->validation_x)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_x is NULL with %zu validation_rows", c->validation_rows);
-    if (c->validation_rows && (context_dim != 0) != (c->validation_context != NULL))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_context does not go with a flow of context_dim %zu", context_dim);
+    if (c->validation_rows && context_dim == 0 && c->validation_context)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_context is not NULL, and the flow takes none");
+    if (c->validation_rows && context_dim != 0 && !c->validation_context)
+        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_context is NULL, and the flow takes %zu columns", context_dim);
     /* A rank without held-out rows may have the arrays of all. */
     if (!c->validation_rows && f->ranks.size == 1 && (c->validation_context || c->validation_weight))
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_rows is 0 with a validation_%s", c->validation_weight ? "weight" : "context");

@@ -276,8 +276,10 @@ static nf_status check(const bulk *b) {
         return nf_mpi_fail(NF_ERR_ARGUMENT, "%s: x is NULL", b->function);
     if (b->rows > 0 && !b->rng && !b->out_log_prob)
         return nf_mpi_fail(NF_ERR_ARGUMENT, "%s: log_prob is NULL", b->function);
-    if (b->rows > 0 && (b->context_dim != 0) != (b->context != NULL))
-        return nf_mpi_fail(NF_ERR_ARGUMENT, "%s: context does not go with a flow of context_dim %zu", b->function, b->context_dim);
+    if (b->rows > 0 && b->context_dim == 0 && b->context)
+        return nf_mpi_fail(NF_ERR_ARGUMENT, "%s: context is not NULL, and the flow takes none", b->function);
+    if (b->rows > 0 && b->context_dim != 0 && !b->context)
+        return nf_mpi_fail(NF_ERR_ARGUMENT, "%s: context is NULL, and the flow takes %zu columns", b->function, b->context_dim);
     return NF_OK;
 }
 
