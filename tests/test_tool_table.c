@@ -55,6 +55,12 @@ START_TEST(finds_columns) {
     must_not_find("", "there is no column \"\"");
     must_not_find("A", "there is no column \"A\"");
     table_free(&t);
+    char names[350];
+    snprintf(names, sizeof names, "%0300d_,b,\n1,2,3\n", 0);
+    put(names);
+    snprintf(names, sizeof names, "there is no column \"A\"; it has %060d, b, x3", 0);
+    must_not_find("A", names);
+    table_free(&t);
 }
 END_TEST
 

@@ -112,12 +112,13 @@ void table_free(table *t) {
 
 /* ---- Columns */
 
-/* The names that there are, as far as they fit. */
+/* The names that there are, as far as they fit: the first always does. */
 static void list_names(const table *t, char *list, size_t size) {
     size_t used = 0;
     *list = '\0';
     for (size_t i = 0; t->data.names && i < t->data.columns; i++) {
-        const int length = snprintf(list + used, size - used, "%s%s", i ? ", " : "", t->data.names[i]);
+        const char *name = *t->data.names[i] ? t->data.names[i] : t->names[i];
+        const int length = snprintf(list + used, size - used, "%s%.60s", i ? ", " : "", name);
         if (length < 0 || used + (size_t)length + 8 > size) {
             snprintf(list + used, size - used, "%s", used + 6 < size ? ", ..." : "");
             return;
