@@ -96,6 +96,11 @@ mv "$scratch/stage/opt/nflow" "$scratch/moved"
 programs "$scratch/moved" "0.1.0;EXACT"
 refused "$scratch/moved" 0.2
 refused "$scratch/moved" 1.0
+found() { project "$@" >"$scratch/cmake.log" 2>&1 || { cat "$scratch/cmake.log"; exit 1; }; }
+if [ "$(printf '3.19\n%s\n' "$(cmake --version | sed -n '1s/[^0-9]*//p')" | sort -V | head -n 1)" = 3.19 ]; then # which has ranges
+    for range in 0.0...0.2 0...1 '0.0...<0.2' 0.1...0.1.0 '0.1.0...<0.1.1' 0.0.9...9; do found "$scratch/moved" "$range"; done
+    for range in 0.0...0.0.9 '0.0...<0.1.0' '0.1...<0.1' 0.1.1...0.2 0.2...0.3 1...2; do refused "$scratch/moved" "$range"; done
+fi
 rm "$scratch/moved/include/nflow.h"
 refused "$scratch/moved"
 if ! grep -q 'nflow.h is missing' "$scratch/cmake.log"; then
