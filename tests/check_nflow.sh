@@ -344,6 +344,28 @@ same output places.txt "contexts alone are not taken as they are"
 "$nflow" transform places.safetensors places.csv | paste -d, - named.csv | cut -d, -f1-3 >latent.csv
 sed 1d latent.csv | "$nflow" transform places.safetensors - --to data >output
 same output back.csv "the latent space has places of the data"
+"$nflow" transform places.safetensors places.csv >latent.csv
+if [ "$(head -n 1 latent.csv)" = z1,z2,x1 ]; then pass; else fail "the columns of the latent space are $(head -n 1 latent.csv)"; fi
+"$nflow" transform places.safetensors latent.csv --to data --log-det -o there.csv
+"$nflow" transform places.safetensors latent.csv --to data -o there.npy
+if [ "$(head -n 1 there.csv)" = x1,x2,x3,log_det ]; then pass; else fail "the columns of the data are $(head -n 1 there.csv)"; fi
+"$nflow" logprob places.safetensors there.csv >back.csv
+status 0 logprob places.safetensors there.npy
+same output back.csv "the context does not go along to the data"
+status 0 logprob places.safetensors there.csv --mean --digits 5
+cp output back.csv
+status 0 logprob places.safetensors places.csv --mean --digits 5
+same output back.csv "the context does not go along to the latent space"
+"$nflow" transform places.safetensors latent.csv --to data -f npy | "$nflow" transform places.safetensors - -f npy |
+    "$nflow" transform places.safetensors - --to data --digits 6 >output
+"$nflow" transform places.safetensors latent.csv --to data --digits 6 >back.csv
+same output back.csv "the context does not go along without names"
+status 0 train places.csv --columns 3,2 -o turned.safetensors --epochs 2 -q
+"$nflow" transform turned.safetensors places.csv | "$nflow" transform turned.safetensors - --to data -f npy >there.npy
+status 0 logprob turned.safetensors there.npy --mean --digits 5
+cp output back.csv
+status 0 logprob turned.safetensors places.csv --mean --digits 5
+same output back.csv "data are not written where the model has them"
 
 # ---- evaluating
 status 1 logprob moons.csv realnvp.safetensors :: this is not a model file

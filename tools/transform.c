@@ -18,6 +18,22 @@ static char **latent_names(const model *m) {
     return names;
 }
 
+/* With the context, which the way back needs, unless that is among what was read and is written too. `there` has the names of the results. */
+static void write_rows(const evaluation *e, model *there, const double *out, const double *log_det, const char *log_det_name) {
+    if (e->append)
+        there->context_dim = 0;
+    const size_t columns = there->dim + there->context_dim, more = log_det ? 1 : 0;
+    const char **names = allocate(columns + more, sizeof *names);
+    double *joined = model_join(there, e->rows.rows, out, e->rows.context, names);
+    double *all = table_join(e->rows.rows, joined, columns, log_det, more);
+    if (log_det)
+        names[columns] = log_det_name;
+    evaluation_write(e, columns + more, all, names);
+    free(all);
+    free(joined);
+    free(names);
+}
+
 /* The names of the input and of the output are those of the two spaces. */
 static int transform(evaluation *e, int to, const char *data_path, bool with_log_det) {
     const size_t dim = e->m.dim;
@@ -33,15 +49,12 @@ static int transform(evaluation *e, int to, const char *data_path, bool with_log
     const nf_status done =
         (to == TO_DATA ? nf_forward : nf_inverse)(e->m.flow, e->workspace, e->rows.rows, e->rows.x, e->rows.context, out, log_det);
     const int status = evaluation_status(e, done);
-    const char **names = allocate(dim + 1, sizeof *names);
-    memcpy(names, to == TO_DATA ? data : latent, dim * sizeof *names);
-    names[dim] = latent[dim];
-    double *joined = table_join(e->rows.rows, out, dim, log_det, with_log_det ? 1 : 0);
-    evaluation_write(e, dim + (with_log_det ? 1 : 0), joined, names);
+    model there = e->m;
+    there.names = to == TO_DATA ? data : latent;
+    there.places = to == TO_DATA ? places : NULL;
+    write_rows(e, &there, out, with_log_det ? log_det : NULL, latent[dim]);
     e->m.names = data;
     e->m.places = places;
-    free(joined);
-    free(names);
     free(log_det);
     free(out);
     model_free_names(latent, dim + 1);
@@ -62,7 +75,7 @@ int nflow_transform(int count, char **words) {
                             "MODEL DATA",
                             "Carry the rows of a table to the latent space of a model, columns z1, z2, .., where they are standard normal "
                             "if the model is good; "
-                            "or rows of the latent space to data.",
+                            "or rows of the latent space to data. The columns of a context are written beside them.",
                             entries,
                             sizeof entries / sizeof entries[0],
                             2,
