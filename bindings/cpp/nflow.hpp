@@ -78,7 +78,13 @@ template <class T> class view {
 using numbers = view<const double>;
 using results = view<double>;
 
-/* ---- Configs: each member has a setter of its name; what is not set takes the default. */
+/* ---- Configs: each member has a setter of its name; what is not set takes the default. false would be the number 0, which is the default
+ * of all: setters that can switch something off take it for that, and true for the default. */
+
+namespace detail {
+/* For a setter of bools alone, beside one of numbers that any other would convert to. */
+template <class T> using only_bool = std::enable_if_t<std::is_same_v<T, bool>, int>;
+} // namespace detail
 
 template <class Struct, class Self> class config_of {
   public:
@@ -103,6 +109,9 @@ template <class Struct, class Self> class family_config : public config_of<Struc
     Self &precision(nf_precision value) { return this->set(&Struct::precision, value); }
     Self &activation(nf_activation value) { return this->set(&Struct::activation, value); }
     Self &hidden_layers(std::size_t value) { return this->set(&Struct::hidden_layers, value); }
+    template <class T, detail::only_bool<T> = 0> Self &hidden_layers(T value) {
+        return hidden_layers(value ? std::size_t{0} : NF_NONE);
+    }
     Self &hidden_width(std::size_t value) { return this->set(&Struct::hidden_width, value); }
 };
 
@@ -158,6 +167,9 @@ class mlp_config : public config_of<nf_mlp_config, mlp_config> {
     mlp_config &precision(nf_precision value) { return set(&nf_mlp_config::precision, value); }
     mlp_config &activation(nf_activation value) { return set(&nf_mlp_config::activation, value); }
     mlp_config &hidden_layers(std::size_t value) { return set(&nf_mlp_config::hidden_layers, value); }
+    template <class T, detail::only_bool<T> = 0> mlp_config &hidden_layers(T value) {
+        return hidden_layers(value ? std::size_t{0} : NF_NONE);
+    }
     mlp_config &hidden_width(std::size_t value) { return set(&nf_mlp_config::hidden_width, value); }
     mlp_config &output_scale(double value) { return set(&nf_mlp_config::output_scale, value); }
 };
@@ -313,6 +325,7 @@ template <class Struct, class Progress, class Self> class training_config : publ
     Self &schedule_step(std::size_t value) { return this->set(&Struct::schedule_step, value); }
     Self &schedule_factor(double value) { return this->set(&Struct::schedule_factor, value); }
     Self &ema_decay(double value) { return this->set(&Struct::ema_decay, value); }
+    template <class T, detail::only_bool<T> = 0> Self &ema_decay(T value) { return ema_decay(value ? 0. : -1.); }
     Self &comm(const nf_comm *value) { return this->set(&Struct::comm, value); }
     /* Called as the fit goes on; false stops it. */
     Self &progress(std::function<bool(const Progress &)> value) {
@@ -331,8 +344,14 @@ class fit_config : public training_config<nf_fit_config, nf_fit_progress, fit_co
     fit_config &epochs(std::size_t value) { return set(&nf_fit_config::epochs, value); }
     fit_config &batch_size(std::size_t value) { return set(&nf_fit_config::batch_size, value); }
     fit_config &patience(std::size_t value) { return set(&nf_fit_config::patience, value); }
+    template <class T, detail::only_bool<T> = 0> fit_config &patience(T value) {
+        return patience(value ? std::size_t{0} : NF_NONE);
+    }
     fit_config &objective(nf_objective value) { return set(&nf_fit_config::objective, value); }
     fit_config &validation_fraction(double value) { return set(&nf_fit_config::validation_fraction, value); }
+    template <class T, detail::only_bool<T> = 0> fit_config &validation_fraction(T value) {
+        return validation_fraction(value ? 0. : -1.);
+    }
     fit_config &validation(numbers x, numbers context = {}, numbers weight = {}) {
         validation_x_ = x;
         validation_context_ = context;
@@ -344,8 +363,13 @@ class fit_config : public training_config<nf_fit_config, nf_fit_progress, fit_co
         return *this;
     }
     fit_config &noise(double value) { return set(&nf_fit_config::noise, value); }
+    template <class T, detail::only_bool<T> = 0> fit_config &noise(T value) { return noise(value ? 0. : -1.); }
     fit_config &contamination(double value) { return set(&nf_fit_config::contamination, value); }
+    template <class T, detail::only_bool<T> = 0> fit_config &contamination(T value) { return contamination(value ? 0. : -1.); }
     fit_config &training_tolerance(double value) { return set(&nf_fit_config::training_tolerance, value); }
+    template <class T, detail::only_bool<T> = 0> fit_config &training_tolerance(T value) {
+        return training_tolerance(value ? 0. : -1.);
+    }
     fit_config &standardize(int value) { return set(&nf_fit_config::standardize, value); }
     fit_config &standardize(bool value) { return standardize(value ? 0 : -1); } /* 0 is the default, which does */
     fit_config &pairing(nf_pairing value) { return set(&nf_fit_config::pairing, value); }
@@ -377,6 +401,9 @@ class reverse_kl_config : public training_config<nf_reverse_kl_config, nf_revers
     reverse_kl_config &beta_start(double value) { return set(&nf_reverse_kl_config::beta_start, value); }
     reverse_kl_config &anneal_steps(std::size_t value) { return set(&nf_reverse_kl_config::anneal_steps, value); }
     reverse_kl_config &evaluation_samples(std::size_t value) { return set(&nf_reverse_kl_config::evaluation_samples, value); }
+    template <class T, detail::only_bool<T> = 0> reverse_kl_config &evaluation_samples(T value) {
+        return evaluation_samples(value ? std::size_t{0} : NF_NONE);
+    }
     reverse_kl_config &context(numbers value) {
         context_ = value;
         return *this;

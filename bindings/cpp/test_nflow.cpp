@@ -90,8 +90,17 @@ static void statuses() {
     MUST(thrown_by([] { nflow::flow(nflow::cnf_config(2).activation(NF_RELU)); }, "relu") == NF_ERR_ARGUMENT);
 }
 
-/* The default of standardize is 0, and does. */
+/* What is 0 is the default, and does: false is no 0. */
 static void words() {
+    const auto set = nflow::fit_config().noise(false).contamination(false).ema_decay(false).validation_fraction(false).training_tolerance(false);
+    MUST(set.get()->noise < 0 && set.get()->contamination < 0 && set.get()->ema_decay < 0 && set.get()->validation_fraction < 0);
+    MUST(set.get()->training_tolerance < 0 && nflow::fit_config().noise(true).get()->noise == 0);
+    MUST(nflow::fit_config().noise(1).get()->noise == 1 && nflow::fit_config().noise(-1).get()->noise == -1);
+    MUST(nflow::fit_config().patience(false).get()->patience == NF_NONE && nflow::fit_config().patience(true).get()->patience == 0);
+    MUST(nflow::fit_config().patience(3).get()->patience == 3);
+    MUST(nflow::reverse_kl_config().ema_decay(false).evaluation_samples(false).get()->evaluation_samples == NF_NONE);
+    MUST(nflow::realnvp_config(2).hidden_layers(false).get()->hidden_layers == NF_NONE);
+    MUST(nflow::mlp_config(2, 1).hidden_layers(false).get()->hidden_layers == NF_NONE);
     MUST(nflow::fit_config().standardize(false).get()->standardize == -1 && nflow::fit_config().standardize(true).get()->standardize == 0);
     MUST(nflow::fit_config().standardize(0).get()->standardize == 0 && nflow::fit_config().standardize(-1).get()->standardize == -1);
 }
