@@ -45,6 +45,18 @@ class error : public std::runtime_error {
     nf_status status_;
 };
 
+/* A fit that failed, and its report as C left it: of one that diverged, how far it came. */
+template <class Report> class failed_fit : public error {
+  public:
+    failed_fit(nf_status status, const std::string &message, const Report &report) : error(status, message), report_(report) {}
+    const Report &report() const noexcept { return report_; }
+
+  private:
+    Report report_;
+};
+using fit_error = failed_fit<nf_fit_report>;
+using reverse_kl_error = failed_fit<nf_reverse_kl_report>;
+
 /* NF_STOPPED is no failure: a callback asked for it. */
 inline void check(nf_status status) {
     if (status != NF_OK && status != NF_STOPPED)
@@ -215,6 +227,12 @@ template <class F> struct guarded {
         if (thrown)
             std::rethrow_exception(thrown);
         nflow::check(status);
+    }
+    template <class Report> void check(nf_status status, const Report &report) {
+        if (thrown)
+            std::rethrow_exception(thrown);
+        if (status != NF_OK && status != NF_STOPPED)
+            throw failed_fit<Report>(status, nf_last_error(), report);
     }
 };
 
@@ -746,7 +764,7 @@ class flow {
     }
 
     /* ---- training. NF_ERR_ROWS is no failure of fit, which left the rows out and counts them in the report, unless there was no
-     * other row to learn from. */
+     * other row to learn from. What C refuses or ends is thrown as fit_error and reverse_kl_error, with the report. */
 
     nf_fit_report fit(numbers x, const fit_config &config = {}) { return fit(x, {}, config); }
     nf_fit_report fit(numbers x, numbers context, const fit_config &config) {
@@ -780,7 +798,7 @@ class flow {
         if (reader.thrown)
             std::rethrow_exception(reader.thrown);
         const bool left_out = status == NF_ERR_ROWS && reader.status == NF_OK && report.bad_rows > 0;
-        guard.check(left_out && report.steps > 0 ? NF_OK : status);
+        guard.check(left_out && report.steps > 0 ? NF_OK : status, report);
         return report;
     }
     template <class F> nf_reverse_kl_report fit_reverse_kl(F &&f, const reverse_kl_config &config = {}) {
@@ -800,7 +818,7 @@ class flow {
         const nf_status status = nf_fit_reverse_kl(get(), detail::target<function>::evaluate, &target, &c, &report);
         if (guard.thrown)
             std::rethrow_exception(guard.thrown);
-        target.guard.check(status);
+        target.guard.check(status, report);
         return report;
     }
 

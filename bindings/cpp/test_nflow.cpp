@@ -212,6 +212,32 @@ static void callbacks() {
     MUST(thrown_by([&] { flow.fit(x, nflow::fit_config().epochs(1)); }, "100 of 100 rows are not finite") == NF_ERR_ROWS);
 }
 
+/* The report of a fit that failed comes with what it throws. */
+static void reports_of_failures() {
+    nflow::flow flow(nflow::planar_config(2).layers(2).seed(1));
+    nf_rng rng{3, 0, 0};
+    const std::vector<double> x = flow.sample(rng, 100).x;
+    int steps = 0;
+    try {
+        const auto failing = [&](nflow::numbers, nflow::results log_density, nflow::results grad_x) {
+            std::fill(log_density.begin(), log_density.end(), steps++ < 3 ? 0 : std::nan(""));
+            std::fill(grad_x.begin(), grad_x.end(), 0);
+        };
+        flow.fit_reverse_kl(failing, nflow::reverse_kl_config().samples(8)); /* which are one call */
+        MUST(false);
+    } catch (const nflow::reverse_kl_error &error) {
+        MUST(error.status() == NF_ERR_DIVERGED && error.report().steps == 3 && error.report().stop_reason == NF_STOP_DIVERGED);
+        MUST(std::string(error.what()).find("step 4") != std::string::npos);
+    }
+    try {
+        flow.fit(x, nflow::fit_config().optimizer(nflow::optimizer_config().kind(NF_SGD).learning_rate(1e300)));
+        MUST(false);
+    } catch (const nflow::fit_error &error) {
+        MUST(error.status() == NF_ERR_DIVERGED && error.report().stop_reason == NF_STOP_DIVERGED && std::isfinite(error.report().seconds));
+    }
+    MUST(thrown_by([&] { flow.fit(x, nflow::fit_config().noise(INFINITY)); }, "noise is inf") == NF_ERR_ARGUMENT);
+}
+
 /* Steps of one's own, for a flow and for a net; the gradients are those of the vjps. */
 static void training_by_hand() {
     nflow::flow flow(nflow::realnvp_config(2).couplings(2).hidden_width(8).seed(3));
@@ -284,6 +310,7 @@ int main() {
     no_parameters();
     bad_rows();
     callbacks();
+    reports_of_failures();
     training_by_hand();
     continuous();
     files_and_tensors();
