@@ -726,31 +726,44 @@ class flow {
         return path;
     }
 
-    /* ---- gradients: each adds to `grad` and returns the loss */
+    /* ---- gradients: each adds to `grad` and returns the loss; or puts it into one of the caller's, where it is after NF_ERR_ROWS
+     * too, with the gradient of the good rows */
 
-    double grad_nll(numbers x, gradient &grad, numbers context = {}, numbers weight = {}, workspace *ws = nullptr) const {
+    void grad_nll(numbers x, gradient &grad, numbers context, numbers weight, double &loss, workspace *ws = nullptr) const {
         const std::size_t n = rows("x", x);
-        double loss = 0;
         check(nf_grad_nll(get(), raw(ws), n, x.data(), conditions(context, n), weights(weight, n), grad.get(), &loss));
+    }
+    double grad_nll(numbers x, gradient &grad, numbers context = {}, numbers weight = {}, workspace *ws = nullptr) const {
+        double loss = 0;
+        grad_nll(x, grad, context, weight, loss, ws);
         return loss;
     }
     /* f(x, log_density, grad_x) fills the log density and its gradient of the rows of x. */
     template <class F>
-    double grad_reverse_kl(nf_rng &rng, std::size_t n, F &&f, gradient &grad, numbers context = {},
-                           workspace *ws = nullptr) const {
+    void grad_reverse_kl(nf_rng &rng, std::size_t n, F &&f, gradient &grad, numbers context, double &loss,
+                         workspace *ws = nullptr) const {
         using function = std::remove_reference_t<F>;
         detail::target<function> target{{f}, dim()};
-        double loss = 0;
         target.guard.check(nf_grad_reverse_kl(get(), raw(ws), &rng, n, conditions(context, n),
                                               detail::target<function>::evaluate, &target, grad.get(), &loss));
+    }
+    template <class F>
+    double grad_reverse_kl(nf_rng &rng, std::size_t n, F &&f, gradient &grad, numbers context = {},
+                           workspace *ws = nullptr) const {
+        double loss = 0;
+        grad_reverse_kl(rng, n, f, grad, context, loss, ws);
         return loss;
+    }
+    void grad_flow_matching(nf_rng &rng, numbers x, gradient &grad, nf_pairing pairing, numbers context, numbers weight,
+                            double &loss, workspace *ws = nullptr) const {
+        const std::size_t n = rows("x", x);
+        check(nf_grad_flow_matching(get(), raw(ws), &rng, n, x.data(), conditions(context, n), weights(weight, n), pairing,
+                                    grad.get(), &loss));
     }
     double grad_flow_matching(nf_rng &rng, numbers x, gradient &grad, nf_pairing pairing = NF_PAIRING_INDEPENDENT,
                               numbers context = {}, numbers weight = {}, workspace *ws = nullptr) const {
-        const std::size_t n = rows("x", x);
         double loss = 0;
-        check(nf_grad_flow_matching(get(), raw(ws), &rng, n, x.data(), conditions(context, n), weights(weight, n), pairing,
-                                    grad.get(), &loss));
+        grad_flow_matching(rng, x, grad, pairing, context, weight, loss, ws);
         return loss;
     }
     /* Cotangents that are empty are zeros; outputs that are empty are not wanted; grad may be NULL. */

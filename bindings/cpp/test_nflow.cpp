@@ -150,6 +150,30 @@ static void bad_rows() {
     MUST(std::isnan(log_prob[1]) && log_prob[2] == flow.log_prob({x + 4, 2})[0] && log_prob[0] == flow.log_prob({x, 2})[0]);
 }
 
+/* The gradient of the good rows is summed, and their loss is there. */
+static void losses_beside_bad_rows() {
+    const nflow::flow flow(nflow::cnf_config(2).hidden_width(8).seed(4));
+    const double x[] = {.5, .25, std::nan(""), 1, -1, 2}, good[] = {.5, .25, -1, 2};
+    nflow::gradient gradient(flow), expected(flow);
+    double loss = 0;
+    MUST(thrown_by([&] { flow.grad_nll(x, gradient, {}, {}, loss); }, "x[1][0] is nan") == NF_ERR_ROWS);
+    MUST(loss == flow.grad_nll(good, expected));
+    for (std::size_t i = 0; i < flow.parameter_count(); i++)
+        MUST(std::fabs(gradient.values()[i] - expected.values()[i]) < 1e-12);
+    nf_rng rng{7, 0, 0}, again = rng;
+    const auto spoiling = [](nflow::numbers, nflow::results log_density, nflow::results grad_x) {
+        std::fill(log_density.begin(), log_density.end(), 0);
+        std::fill(grad_x.begin(), grad_x.end(), 0);
+        log_density[1] = std::nan("");
+    };
+    loss = 0;
+    MUST(thrown_by([&] { flow.grad_reverse_kl(rng, 3, spoiling, gradient, {}, loss); }, "grad_reverse_kl") == NF_ERR_ROWS);
+    MUST(loss != 0 && std::isfinite(loss) && rng.position == 3);
+    loss = 0;
+    MUST(thrown_by([&] { flow.grad_flow_matching(again, x, gradient, NF_PAIRING_INDEPENDENT, {}, {}, loss); }, "nan") == NF_ERR_ROWS);
+    MUST(loss > 0 && std::isfinite(loss));
+}
+
 struct refusal {};
 
 /* Memory that the library holds: an exception may not pass through it. */
@@ -309,6 +333,7 @@ int main() {
     sizes();
     no_parameters();
     bad_rows();
+    losses_beside_bad_rows();
     callbacks();
     reports_of_failures();
     training_by_hand();
