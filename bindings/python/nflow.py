@@ -87,6 +87,8 @@ class Rng(_Struct):
 
 
 class Allocator(_Struct):
+    """Memory for what is made with it, and from that. Callbacks of ctypes, Allocator(ctypes.cast(alloc, ctypes.c_void_p), ..), live as long as all of these;
+    whoever gives their addresses as numbers keeps them."""
     _fields_ = _members(("alloc release user", P))
 
 
@@ -435,6 +437,9 @@ def _config(kind, members):
     return struct
 
 
+_STRUCTS = {"allocator": Allocator, "comm": Comm}
+
+
 def _pointer(kept, name, value):
     if value is None:
         return None
@@ -442,6 +447,10 @@ def _pointer(kept, name, value):
         value = _config(OptimizerConfig, value)
     if name == "optimizer" and not isinstance(value, OptimizerConfig):
         raise TypeError("optimizer: a dict is expected, such as dict(kind=\"adam\"), not %s" % type(value).__name__)
+    if name in _STRUCTS:
+        kind, value = _STRUCTS[name], getattr(value, "_obj", value)  # which byref has
+        if not isinstance(value, (kind, POINTER(kind), P, int)) or isinstance(value, bool):
+            raise TypeError("%s: an nflow.%s is expected, or the address of one, not %s" % (name, kind.__name__, type(value).__name__))
     kept.append(value)
     if isinstance(value, np.ndarray):
         return value.ctypes.data
@@ -576,12 +585,14 @@ def _look(name, answer=lambda value: value):
 
 class _Owner:
     """A handle that is freed once."""
-    _handle, _calls = None, {}
+    _handle, _calls, _kept = None, {}, []
     _shared = False  # whether calls may share it that do not change it
 
     def __init__(self, create, *arguments):
         handle = P()
         self._calls = {}  # those that have it now, and of those that change it, the thread
+        # C frees it by the allocator of its config, or of what it is made from.
+        self._kept = [one._kept if isinstance(one, _Owner) else getattr(getattr(one, "_obj", None), "kept", None) for one in arguments]
         _check(_call(create, *arguments, byref(handle)))
         self._handle = handle.value
 
@@ -746,6 +757,7 @@ class Flow(_Owner):
         """Move the layers of `part` to the data end; `part` is closed."""
         with _lock:
             _check(_call(lib.nf_flow_append, self, _owner(part, Flow, "part"), taken=part))
+            self._kept = [self._kept, part._kept]
 
     def invert(self):
         with _lock:

@@ -327,6 +327,45 @@ class Handles(unittest.TestCase):
         for handle in (optimizer, workspace, gradient):
             handle.close()
 
+    def test_callbacks_of_an_allocator_live_as_long_as_its_memory(self):
+        libc, held, alive = ctypes.CDLL(None), set(), []
+        libc.malloc.restype, libc.malloc.argtypes, libc.free.argtypes = ctypes.c_void_p, (ctypes.c_size_t,), (ctypes.c_void_p,)
+
+        def allocator():
+            def alloc(_, size):
+                pointer = libc.malloc(size)
+                held.add(pointer)
+                return pointer
+
+            def release(_, pointer):
+                held.remove(pointer)
+                libc.free(pointer)
+            callbacks = (ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)(alloc),
+                         ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p)(release))
+            alive.append(weakref.ref(alloc))
+            return nflow.Allocator(*(ctypes.cast(one, ctypes.c_void_p) for one in callbacks))
+        flow, net = nflow.Flow.planar(dim=2, allocator=allocator()), nflow.Mlp(2, 1, allocator=ctypes.pointer(allocator()))
+        optimizer = nflow.Optimizer(nflow.Flow.affine(2), allocator=ctypes.byref(allocator()))
+        made = [nflow.Workspace(flow), nflow.Gradient(flow), nflow.Optimizer(flow), flow.clone().clone(), nflow.Gradient(net), optimizer]
+        whole = nflow.Flow.affine(2)
+        whole.append(flow)
+        del flow, net, optimizer
+        gc.collect()
+        self.assertTrue(all(one() for one in alive))
+        for one in made + [whole]:
+            one.close()
+        self.assertFalse(held)
+        del made, whole, one
+        gc.collect()
+        self.assertFalse(any(one() for one in alive))
+
+    def test_structs_of_other_kinds(self):
+        for wrong in ("x", b"x" * 64, 1.5, True, [1], nflow.OptimizerConfig()):
+            with self.assertRaisesRegex(TypeError, "allocator: an nflow.Allocator is expected"):
+                nflow.Flow.planar(dim=2, allocator=wrong)
+            with self.assertRaisesRegex(TypeError, "comm: an nflow.Comm is expected"):
+                nflow.Flow.planar(dim=2).fit([[1., 2.]] * 9, comm=wrong)
+
     def test_bytes(self):
         flow = nflow.Flow.radial(dim=2, layers=2, seed=8)
         data = flow.dumps()
