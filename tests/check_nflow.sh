@@ -409,6 +409,20 @@ status 0 import "$exports/cnf.safetensors" -o imported.safetensors --t0 1 --t1 2
 status 0 info imported.safetensors --json :: '"t0": 1.0'
 status 0 import "$exports/cnf.safetensors" -o imported.safetensors
 status 0 info imported.safetensors --json :: '"t1": 10.0'
+# It has no names; what is written for it is found among other columns all the same.
+status 0 import "$exports/zuko_nice.safetensors" -o given.safetensors
+"$nflow" sample given.safetensors -n 5 -c .5,-1 --log-prob -o drawn.csv
+"$nflow" sample given.safetensors -n 5 -c .5,-1 -o plain.csv
+"$nflow" logprob given.safetensors plain.csv >back.csv
+status 0 logprob given.safetensors drawn.csv
+same output back.csv "a model without names does not find the columns that it writes beside others"
+"$nflow" transform given.safetensors drawn.csv --log-det >there.csv
+status 0 transform given.safetensors there.csv --to data --digits 9
+cp output back.csv
+"$nflow" transform given.safetensors plain.csv | "$nflow" transform given.safetensors - --to data --digits 9 >output
+same output back.csv "a model without names does not find its context beside others"
+sed '1s/x1/y/' drawn.csv >other.csv
+status 1 logprob given.safetensors other.csv :: 'it has 6 columns, and given.safetensors takes 3 and 2 of context'
 for option in t0 t1 base-variance; do
     status 2 import "$exports/nflows_actnorm.safetensors" -o imported.safetensors --$option 1 :: "--$option: "
 done

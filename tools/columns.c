@@ -97,9 +97,11 @@ static bool choose_x(const model *m, const table *t, const rows_options *o, size
     if (m->named && t->data.names)
         die("%s: there is no column \"%s\", which %s was trained on%s", t->path, m->names[index[0]], m->path,
             o->by_name_only ? "" : "; say which columns to take with --columns");
-    if (!match_places(m, t, 0, m->dim, index))
+    if (match_places(m, t, 0, m->dim, index))
+        return true;
+    if (!match_names(t, m->names, m->dim, o->by_name_only ? NULL : "--columns", index)) /* x1, .. as a model without names writes them */
         refuse_columns(m, t, !o->by_name_only);
-    return true;
+    return false;
 }
 
 /* As given, by name, by place where the data's columns are, and else what is left of the table. */
@@ -118,7 +120,7 @@ static void choose_context(const model *m, const table *t, const rows_options *o
             option ? "; say which it is with --context-columns" : "");
     if (by_place && match_places(m, t, m->dim, m->context_dim, context))
         return;
-    if (match_left(m, t, x, x_columns, context, &left))
+    if (match_left(m, t, x, x_columns, context, &left) || match_names(t, m->context_names, m->context_dim, option, context))
         return;
     if (x_columns == 0)
         refuse_columns(m, t, false);
