@@ -458,6 +458,89 @@ START_TEST(reverse_kl_leaves_steep_rows_out) {
 }
 END_TEST
 
+/*
+ * Rows of a net of which only the part of the parameters' gradient is no number: by an infinite number within that a weight makes 0, and by a product. The others'
+ * gradient is what it would be with cotangents of zero there, wherever the outputs lie.
+ */
+START_TEST(steep_rows_add_nothing_to_nets) {
+    enum { MANY = 300, FIRST = 2, LATER = 200, COUNT = 18 };
+    static const struct {
+        int y, grad_x; /* 0: by itself, 1: where x is, 2: where grad_y is, -1: not wanted */
+    } places[] = {{0, 0}, {-1, 0}, {0, -1}, {1, 0}, {2, 0}, {0, 1}, {0, 2}, {1, 2}, {2, 1}, {-1, 1}};
+    const bool is_single = _i;
+    const double steep = is_single ? 1e36 : 1e300, huge = is_single ? 1e20 : 1e160;
+    const double theta[COUNT] = {steep, 0, 0, 1, 0, 0.1, -1, 1, -1, 0.5, 0.1, 0.1, 0, 0.2, 0, 0.3, 0.1, 0.2};
+    random_source random = random_begin(95);
+    double *x = new_normals(&random, MANY * 2, 1.0), *d = new_normals(&random, MANY * 2, 1.0), expected[COUNT], got[COUNT];
+    double *y[2] = {new_numbers(MANY * 2), new_numbers(MANY * 2)}, *d_x[2] = {new_numbers(MANY * 2), new_numbers(MANY * 2)};
+    nf_mlp *mlp;
+    nf_gradient *gradient;
+    nf_workspace *ws;
+    must(nf_mlp_create(NF_CONFIG(nf_mlp_config, .inputs = 2, .outputs = 2, .precision = is_single ? NF_SINGLE : NF_DOUBLE, .activation = NF_RELU, .hidden_width = 2), &mlp));
+    ck_assert_uint_eq(nf_mlp_parameter_count(mlp), COUNT);
+    must(nf_mlp_set_parameters(mlp, theta));
+    must(nf_mlp_gradient_create(mlp, &gradient));
+    must(nf_mlp_workspace_create(mlp, &ws));
+    for (size_t r = 0; r < MANY; r++)
+        x[2 * r] = -fabs(x[2 * r]);
+    double *clean = new_copy(d, MANY * 2);
+    for (size_t k = 0; k < 2; k++)
+        clean[2 * FIRST + k] = clean[2 * LATER + k] = 0;
+    must(nf_mlp_vjp(mlp, ws, MANY, x, clean, y[0], d_x[0], gradient));
+    must(nf_gradient_get(gradient, expected));
+    x[2 * FIRST] = is_single ? 1e5 : 1e10;
+    x[2 * LATER + 1] = d[2 * LATER] = d[2 * LATER + 1] = huge;
+    for (size_t k = 0; k < sizeof places / sizeof places[0]; k++) {
+        double *in_x = new_copy(x, MANY * 2), *in_d = new_copy(d, MANY * 2), *const at[] = {NULL, in_x, in_d};
+        double *to_y = places[k].y < 0 ? NULL : places[k].y ? at[places[k].y] : y[1], *to_d_x = places[k].grad_x < 0 ? NULL : places[k].grad_x ? at[places[k].grad_x] : d_x[1];
+        nf_stats stats = {.struct_size = sizeof stats};
+        must(nf_gradient_zero(gradient));
+        must_be(NF_ERR_ROWS, nf_mlp_vjp(mlp, k % 2 ? NULL : ws, MANY, in_x, in_d, to_y, to_d_x, gradient));
+        must_say("nf_mlp_vjp", "row 2: the gradient is beyond the range of the numbers (2 bad rows in all)");
+        if (k % 2 == 0) {
+            must(nf_workspace_stats(ws, &stats));
+            ck_assert(stats.bad_rows == 2 && stats.first_bad_row == FIRST);
+        }
+        must(nf_gradient_get(gradient, got));
+        same_bits("gradient", got, expected, COUNT);
+        for (size_t r = 0; r < MANY; r++)
+            for (size_t j = 2 * r; j < 2 * r + 2; j++) {
+                const bool bad = r == FIRST || r == LATER;
+                ck_assert(!to_y || (bad ? isnan(to_y[j]) : to_y[j] == y[0][j]));
+                ck_assert(!to_d_x || (bad ? isnan(to_d_x[j]) : to_d_x[j] == d_x[0][j]));
+            }
+        free(in_x);
+        free(in_d);
+    }
+    /* Where no parameter's gradient is wanted, none is missed. */
+    must(nf_mlp_vjp(mlp, ws, MANY, x, d, y[1], d_x[1], NULL));
+    /* A cotangent that is no number spoils no y, and an infinite number within its row no other row. */
+    d[2 * FIRST] = NAN;
+    d[2 * 7] = NAN;
+    must(nf_gradient_zero(gradient));
+    must_be(NF_ERR_ROWS, nf_mlp_vjp(mlp, ws, MANY, x, d, y[1], NULL, gradient));
+    ck_assert(y[1][2 * 7] == y[0][2 * 7]);
+    must(nf_gradient_get(gradient, got));
+    for (size_t k = 0; k < COUNT; k++)
+        ck_assert(isfinite(got[k]));
+    /* No row is good. */
+    for (size_t r = 0; r < MANY; r++)
+        x[2 * r] = is_single ? 1e5 : 1e10;
+    must(nf_gradient_zero(gradient));
+    must_be(NF_ERR_ROWS, nf_mlp_vjp(mlp, ws, MANY, x, d, y[1], d_x[1], gradient));
+    must_say("nf_mlp_vjp", "(300 bad rows in all)");
+    must(nf_gradient_get(gradient, got));
+    for (size_t k = 0; k < COUNT; k++)
+        ck_assert(got[k] == 0);
+    nf_workspace_free(ws);
+    nf_gradient_free(gradient);
+    nf_mlp_free(mlp);
+    double *arrays[] = {x, d, clean, y[0], y[1], d_x[0], d_x[1]};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        free(arrays[i]);
+}
+END_TEST
+
 /* A row whose density is no number is bad where a density is asked for, and nowhere else. */
 START_TEST(maps_reach_further_than_densities) {
     const double far[] = {1e160, 1e60, -1e300}, sds[] = {1, 1e-100, 1e100}, one = 1;
@@ -573,6 +656,7 @@ int main(void) {
     tcase_add_loop_test(far, gradients_in_place_are_of_what_was_there, 0, 2);
     tcase_add_loop_test(far, fits_go_on_without_steep_rows, 0, 2);
     tcase_add_loop_test(far, reverse_kl_leaves_steep_rows_out, 0, 2);
+    tcase_add_loop_test(far, steep_rows_add_nothing_to_nets, 0, 2);
     tcase_add_test(far, maps_reach_further_than_densities);
     tcase_add_test(far, sums_beyond_the_numbers_are_bad);
     tcase_add_test(far, regularisers_beyond_the_numbers_make_bad_rows);

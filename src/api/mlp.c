@@ -8,6 +8,7 @@
 #include "api/construct.h"
 #include "api/run.h"
 #include "core/floating.h"
+#include "engine/tile_failure.h"
 
 struct nf_mlp {
     nf_allocator allocator;
@@ -173,35 +174,50 @@ static nf_status check_call(const char *function, const nf_mlp *mlp, const nf_wo
     return status;
 }
 
+/* The rows of a call, and its outputs. */
+typedef struct net_call {
+    size_t rows;
+    const double *x, *grad_y; /* grad_y NULL: there is no pull */
+    double *y, *grad_x;
+    nf_gradient *gradient;
+} net_call;
+
 /* The tiles of a call, one after the other: push, and pull when there are cotangents. */
-static void walk(const nf_mlp *mlp, engine_thread *thread, size_t rows, const double *x, double *y, const double *grad_y, double *grad_x,
-                 void *slot) {
+static void walk(const nf_mlp *mlp, nf_workspace *ws, const net_call *c, bool careful) {
     const nf_engine *engine = mlp->engine;
+    engine_thread *thread = &ws->threads[0];
+    void *slot = c->gradient ? c->gradient->slots : NULL;
+    nf_run_begin(ws);
+    if (slot)
+        memset(slot, 0, mlp->count * engine->real_size);
     const nf_floating saved = nf_floating_enter();
-    for (size_t first = 0; first < rows; first += engine->tile_rows) {
-        const size_t left = rows - first, count = left < engine->tile_rows ? left : engine->tile_rows;
-        engine->net_push(&mlp->net, mlp->theta, thread, first, count, x, grad_y ? NULL : y, grad_y != NULL);
-        if (grad_y)
-            engine->net_pull(&mlp->net, mlp->theta, thread, grad_y, y, grad_x, slot);
+    for (size_t first = 0; first < c->rows; first += engine->tile_rows) {
+        const size_t left = c->rows - first, count = left < engine->tile_rows ? left : engine->tile_rows;
+        engine->net_push(&mlp->net, mlp->theta, thread, first, count, c->x, c->grad_y ? NULL : c->y, c->grad_y != NULL);
+        if (c->grad_y)
+            engine->net_pull(&mlp->net, mlp->theta, thread, c->x, c->grad_y, careful, c->y, c->grad_x, slot);
     }
     nf_floating_leave(saved);
 }
 
-static nf_status run(const char *function, const nf_mlp *mlp, nf_workspace *given, size_t rows, const double *x, double *y,
-                     const double *grad_y, double *grad_x, nf_gradient *gradient) {
+/* Whether an output lies where an input was. */
+static bool overwrites(const net_call *c) { return c->x == c->y || c->x == c->grad_x || c->grad_y == c->y || c->grad_y == c->grad_x; }
+
+/* As nf_differentiate_lanes: a gradient that is not finite is computed again with care, or with care at once. */
+static nf_status run(const char *function, const nf_mlp *mlp, nf_workspace *given, const net_call *c) {
     nf_workspace *ws = given;
     nf_status status = NF_OK;
     if (!given)
         status = nf_workspace_make(&mlp->allocator, mlp->engine, mlp->structure, 0, mlp->engine->net_thread_size(&mlp->net), 1, &ws);
     if (status != NF_OK)
         return nf_fail_in(status, function);
-    nf_run_begin(ws);
-    if (gradient)
-        memset(gradient->slots, 0, mlp->count * mlp->engine->real_size);
-    walk(mlp, &ws->threads[0], rows, x, y, grad_y, grad_x, gradient ? gradient->slots : NULL);
-    if (gradient) {
+    const bool careful = c->gradient && overwrites(c);
+    walk(mlp, ws, c, careful);
+    if (c->gradient && !careful && !mlp->engine->finite(c->gradient->slots, mlp->count))
+        walk(mlp, ws, c, true);
+    if (c->gradient) {
         const nf_floating saved = nf_floating_enter();
-        mlp->engine->add_scaled(gradient->sum, gradient->slots, 1.0, mlp->count);
+        mlp->engine->add_scaled(c->gradient->sum, c->gradient->slots, 1.0, mlp->count);
         nf_floating_leave(saved);
     }
     const engine_bad bad = ws->threads[0].bad;
@@ -211,12 +227,14 @@ static nf_status run(const char *function, const nf_mlp *mlp, nf_workspace *give
         nf_workspace_free(ws);
     if (bad.count == 0)
         return NF_OK;
+    if (bad.reason == ROW_SLOPE)
+        return nf_fail(NF_ERR_ROWS, function, "row %zu: the gradient is beyond the range of the numbers (%zu bad rows in all)", bad.first, bad.count);
     return nf_fail(NF_ERR_ROWS, function, "row %zu is not finite, in or out (%zu bad rows in all)", bad.first, bad.count);
 }
 
 nf_status nf_mlp_forward(const nf_mlp *mlp, nf_workspace *ws, size_t rows, const double *x, double *y) {
     nf_status status = check_call(__func__, mlp, ws, rows, x);
-    return status == NF_OK ? run(__func__, mlp, ws, rows, x, y, NULL, NULL, NULL) : status;
+    return status == NF_OK ? run(__func__, mlp, ws, &(net_call){.rows = rows, .x = x, .y = y}) : status;
 }
 
 nf_status nf_mlp_vjp(const nf_mlp *mlp, nf_workspace *ws, size_t rows, const double *x, const double *grad_y, double *y, double *grad_x,
@@ -228,7 +246,7 @@ nf_status nf_mlp_vjp(const nf_mlp *mlp, nf_workspace *ws, size_t rows, const dou
         status = nf_check_pointer(__func__, "grad_y", grad_y);
     if (status == NF_OK && gradient && gradient->structure != mlp->structure)
         status = nf_fail(NF_ERR_MISMATCH, __func__, "gradient belongs to something else than this net");
-    return status == NF_OK ? run(__func__, mlp, ws, rows, x, y, grad_y, grad_x, gradient) : status;
+    return status == NF_OK ? run(__func__, mlp, ws, &(net_call){rows, x, grad_y, y, grad_x, gradient}) : status;
 }
 
 nf_status nf_mlp_step(nf_optimizer *optimizer, nf_mlp *mlp, const nf_gradient *gradient) {

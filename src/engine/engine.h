@@ -115,12 +115,15 @@ typedef struct nf_engine {
     size_t (*ode_memory)(size_t size);
     bool (*ode_solve)(ode_task *task, void *memory);
 
-    /* Rows through a net on its own; x, y and their cotangents are the caller's whole arrays. `record`: a pull follows, which may store y instead. */
+    /*
+     * Rows through a net on its own; x, y and their cotangents are the caller's whole arrays. `record`: a pull follows, which may store y instead. `careful`: look for
+     * rows whose part of the parameters' gradient is beyond the numbers.
+     */
     size_t (*net_thread_size)(const nf_net *net);
     void (*net_push)(const nf_net *net, const void *theta, engine_thread *thread, size_t first, size_t rows, const double *x, double *y,
                      bool record);
-    void (*net_pull)(const nf_net *net, const void *theta, engine_thread *thread, const double *grad_y, double *y, double *grad_x,
-                     void *gradient);
+    void (*net_pull)(const nf_net *net, const void *theta, engine_thread *thread, const double *x, const double *grad_y, bool careful, double *y,
+                     double *grad_x, void *gradient);
 
     /* Vectors of parameters, in the engine's real. */
     void (*from_double)(void *to, const double *from, size_t count);

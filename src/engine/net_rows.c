@@ -4,10 +4,12 @@
 
 #include "engine/nets/mlp.h"
 #include "engine/pieces.h"
+#include "engine/pull.h"
 #include "engine/tile.h"
 
 typedef struct net_map {
     real *in, *out, *d_in, *d_out, *record, *scratch;
+    real *kept; /* the gradient as it was before a tile that may be repeated */
     unsigned char *failed;
     size_t bytes;
 } net_map;
@@ -22,6 +24,7 @@ static net_map map_memory(const nf_net *net, unsigned char *base) {
     m.d_out = take_bytes(base, &m.bytes, out);
     m.record = take_bytes(base, &m.bytes, R(mlp_record_size)(net, TILE_PANELS) * sizeof(real));
     m.scratch = take_bytes(base, &m.bytes, R(mlp_scratch_size)(net, TILE_PANELS) * sizeof(real));
+    m.kept = take_bytes(base, &m.bytes, nf_net_parameter_count(net) * sizeof(real));
     return m;
 }
 
@@ -105,17 +108,59 @@ void R(net_push)(const nf_net *net, const void *theta, engine_thread *thread, si
         R(mlp_forward)(net, theta, NULL, panels, last, m.in, m.out, m.record, m.scratch);
 }
 
-void R(net_pull)(const nf_net *net, const void *theta, engine_thread *thread, const double *grad_y, double *y, double *grad_x,
-                 void *gradient) {
+/* Whether the part of a row's gradient is not finite, found by the row alone. A cotangent that is not finite counts as zero. */
+static bool is_row_steep(const nf_net *net, const void *theta, const net_map *m, const double *x, const double *grad_y, void *gradient) {
+    const size_t count = nf_net_parameter_count(net);
+    unsigned char failed[TILE_ROWS] = {ROW_GOOD};
+    load(x, net->inputs, 1, m->in, failed, ROW_INPUT);
+    cover(m->in, net->inputs, 1, failed);
+    load(grad_y, net->outputs, 1, m->d_out, failed, ROW_COTANGENT);
+    memset(gradient, 0, count * sizeof(real));
+    R(mlp_forward)(net, theta, NULL, 1, 1, m->in, m->out, m->record, m->scratch);
+    R(mlp_vjp)(net, theta, NULL, 1, m->in, m->record, m->d_out, NULL, gradient, m->scratch);
+    return !R(all_finite)(gradient, count);
+}
+
+/* Rows whose part of the gradient is not finite are tried one by one, and the tile is pushed again without them. `failed`: in the push. The gradient is lost. */
+static void find_steep(const nf_net *net, const void *theta, engine_thread *thread, const double *x, const double *grad_y, unsigned char *failed,
+                       void *gradient) {
+    const net_map m = map_memory(net, thread->memory);
+    const size_t rows = thread->rows, panels = (rows + PANEL - 1) / PANEL, last = rows - (panels - 1) * PANEL;
+    for (size_t l = 0; l < rows; l++)
+        if (!failed[l] && is_row_steep(net, theta, &m, x + l * net->inputs, grad_y + l * net->outputs, gradient))
+            failed[l] = m.failed[l] = ROW_SLOPE;
+    load(x, net->inputs, rows, m.in, failed, ROW_INPUT);
+    load(grad_y, net->outputs, rows, m.d_out, m.failed, ROW_COTANGENT);
+    if (cover(m.in, net->inputs, rows, failed))
+        R(mlp_forward)(net, theta, NULL, panels, last, m.in, m.out, m.record, m.scratch);
+}
+
+static void pull_tile(const nf_net *net, const void *theta, const engine_thread *thread, bool wanted, void *gradient) {
     const net_map m = map_memory(net, thread->memory);
     const size_t panels = (thread->rows + PANEL - 1) / PANEL;
+    if (memchr(m.failed, ROW_GOOD, thread->rows))
+        R(mlp_vjp)(net, theta, NULL, panels, m.in, m.record, m.d_out, wanted ? m.d_in : NULL, gradient, m.scratch);
+}
+
+void R(net_pull)(const nf_net *net, const void *theta, engine_thread *thread, const double *x, const double *grad_y, bool careful, double *y,
+                 double *grad_x, void *gradient) {
+    const net_map m = map_memory(net, thread->memory);
+    const double *own_x = x + thread->first * net->inputs, *own_grad_y = grad_y + thread->first * net->outputs;
+    const size_t kept = careful && gradient ? nf_net_parameter_count(net) : 0;
     unsigned char failed[TILE_ROWS]; /* in the push: what a bad cotangent spoils is not y */
     memcpy(failed, m.failed, TILE_ROWS);
-    load(grad_y + thread->first * net->outputs, net->outputs, thread->rows, m.d_out, m.failed, ROW_COTANGENT);
-    if (y) /* which may be the same array as grad_y */
+    load(own_grad_y, net->outputs, thread->rows, m.d_out, m.failed, ROW_COTANGENT);
+    if (kept)
+        memcpy(m.kept, gradient, kept * sizeof(real));
+    pull_tile(net, theta, thread, grad_x != NULL, gradient);
+    if (kept && !R(all_finite)(gradient, kept) && R(all_finite)(m.kept, kept)) {
+        find_steep(net, theta, thread, own_x, own_grad_y, failed, gradient);
+        memcpy(gradient, m.kept, kept * sizeof(real));
+        pull_tile(net, theta, thread, grad_x != NULL, gradient);
+    }
+    /* Nothing is stored before all is read: an output may be the same array as an input. */
+    if (y)
         store(m.out, net->outputs, thread->rows, failed, y + thread->first * net->outputs);
-    if (memchr(m.failed, ROW_GOOD, thread->rows))
-        R(mlp_vjp)(net, theta, NULL, panels, m.in, m.record, m.d_out, grad_x ? m.d_in : NULL, gradient, m.scratch);
     if (grad_x)
         store(m.d_in, net->inputs, thread->rows, m.failed, grad_x + thread->first * net->inputs);
     note(thread, m.failed);
