@@ -22,8 +22,8 @@
  * Bad rows.  A row that is not finite, that a layer cannot map, or of which a result that was asked for is beyond the numbers gets NaN in all of its
  *     own outputs. All other rows are right, with the bits that they would have alone; the call returns NF_ERR_ROWS and says how many and which first.
  *     In a gradient call such rows add nothing, and the loss is the mean over the good rows (NaN when there is none). A row of which only the part of the parameters'
- *     gradient is beyond the numbers is found by nf_grad_nll, nf_grad_reverse_kl, fits by them, nf_forward_vjp, nf_inverse_vjp and nf_mlp_vjp. Those of flow matching
- *     may not be finite after it; a step along them is NF_ERR_DIVERGED, and fits end so.
+ *     gradient is beyond the numbers is such a row too, wherever that gradient is asked for. A sum of the parts of good rows may still be beyond them, in single
+ *     precision above all: the call does not tell, but a step along it is NF_ERR_DIVERGED, and fits end so.
  * Threads.  A const nf_flow may be used by any number of threads at once, each with a workspace of its own. A workspace, gradient or optimizer
  *     belongs to one thread at a time. Functions that take a flow without const need it to themselves. After a fork the child may use what was made before it
  *     and was in no call of another thread; its calls with a workspace from before run on the caller's thread alone, with the same bits.

@@ -399,6 +399,127 @@ START_TEST(rows_too_far_to_differentiate_add_nothing) {
 }
 END_TEST
 
+/*
+ * A field of which rows far away have a loss, and a gradient by the weights that is no number: the last layer's weights are 0, and what they are multiplied with is huge.
+ */
+static nf_flow *make_steep(const kind *k, nf_precision precision, double *far) {
+    const bool is_single = precision == NF_SINGLE;
+    nf_flow *flow;
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = k->dim, .context_dim = k->context_dim, .dynamics = k->dynamics, .precision = precision, .hidden_layers = 1,
+                                 .hidden_width = 5, .units = 4, .activation = k->dynamics == NF_DYNAMICS_MLP ? NF_SOFTPLUS : NF_ACTIVATION_DEFAULT),
+                      &flow));
+    const size_t count = nf_parameter_count(flow), outputs = 4 * (3 * k->dim + 1);
+    double *theta = calloc(count, sizeof *theta);
+    ck_assert_ptr_nonnull(theta);
+    if (k->dynamics == NF_DYNAMICS_MLP)
+        theta[0] = is_single ? 1e12 : 1e100;
+    else
+        for (size_t i = 0; i < 4 * k->dim; i++) /* the units' outputs; what they take in is 0 */
+            theta[count - outputs + 4 * k->dim + i] = is_single ? 1e12 : 1e30;
+    must(nf_set_parameters(flow, theta));
+    free(theta);
+    *far = is_single ? 1e16 : 1e150;
+    return flow;
+}
+
+enum { STEEP_ROWS = 1200 }; /* so that some tiles add to what others left */
+
+static bool is_far_row(size_t r) { return r == 0 || r == 3 || r == 1160; }
+
+START_TEST(rows_with_steep_gradients_add_nothing) {
+    const nf_precision precision = _i % 2 ? NF_SINGLE : NF_DOUBLE;
+    const kind *k = &kinds[_i / 2];
+    random_source random = random_begin(39);
+    double far, *x = new_normals(&random, STEEP_ROWS * k->dim, 1.385), *context = new_normals(&random, STEEP_ROWS * 2, 1.0), *weight = new_numbers(STEEP_ROWS);
+    nf_flow *flow = make_steep(k, precision, &far);
+    const size_t count = nf_parameter_count(flow), lost = 5, missing = 6, zero = 7;
+    double *expected = new_numbers(count), *got = new_numbers(count), losses[2];
+    nf_gradient *gradient;
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t r = 0; r < STEEP_ROWS; r++)
+        weight[r] = is_far_row(r) || r == lost || r == missing || r == zero ? 0.0 : 1.0 + (double)(r % 3);
+    nf_rng rng = {5, 6, 7};
+    must(nf_grad_flow_matching(flow, NULL, &rng, STEEP_ROWS, x, k->context_dim ? context : NULL, weight, NF_PAIRING_INDEPENDENT, gradient, &losses[0]));
+    must(nf_gradient_get(gradient, expected));
+    for (size_t r = 0; r < STEEP_ROWS; r++) {
+        x[r * k->dim] = is_far_row(r) ? far : r == lost ? 1e10 * far : r == missing ? NAN : x[r * k->dim];
+        weight[r] = is_far_row(r) ? 1 : r == lost ? 2 : r == zero ? 0 : weight[r];
+    }
+    for (size_t threads = 1; threads <= 3; threads++)
+        for (int pairing = 0; pairing < (k->context_dim ? 1 : 2); pairing++) {
+            nf_workspace *ws;
+            nf_stats stats = {.struct_size = sizeof stats};
+            rng.position = 7;
+            must(nf_workspace_create(flow, threads, &ws));
+            must(nf_gradient_zero(gradient));
+            must_be(NF_ERR_ROWS, nf_grad_flow_matching(flow, ws, &rng, STEEP_ROWS, x, k->context_dim ? context : NULL, weight, (nf_pairing)pairing, gradient, &losses[1]));
+            must_say("nf_grad_flow_matching", "row 0: the gradient is beyond the range of the numbers (5 bad rows in all)");
+            must(nf_workspace_stats(ws, &stats));
+            ck_assert(stats.bad_rows == 5 && stats.first_bad_row == 0 && rng.position == 7 + STEEP_ROWS);
+            must(nf_gradient_get(gradient, got));
+            if (pairing == NF_PAIRING_INDEPENDENT) {
+                same_bits("loss", &losses[0], &losses[1], 1);
+                /* Nodes of a hyper net are of the instants that there are. */
+                must_agree(k->name, whole_error(got, expected, count), k->dynamics == NF_DYNAMICS_MLP ? 0.0 : precision == NF_SINGLE ? 1e-6 : 1e-15);
+            }
+            ck_assert(isfinite(losses[1]));
+            for (size_t i = 0; i < count; i++)
+                ck_assert_msg(isfinite(got[i]), "parameter %zu has gradient %g", i, got[i]);
+            nf_workspace_free(ws);
+        }
+    /* All rows: nothing is added. */
+    for (size_t r = 0; r < STEEP_ROWS; r++)
+        x[r * k->dim] = far;
+    must(nf_gradient_zero(gradient));
+    must_be(NF_ERR_ROWS, nf_grad_flow_matching(flow, NULL, &rng, STEEP_ROWS, x, k->context_dim ? context : NULL, NULL, NF_PAIRING_INDEPENDENT, gradient, &losses[1]));
+    must_say("nf_grad_flow_matching", "(1200 bad rows in all)");
+    ck_assert(isnan(losses[1]));
+    must(nf_gradient_get(gradient, got));
+    for (size_t i = 0; i < count; i++)
+        ck_assert(got[i] == 0);
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+    double *arrays[] = {x, context, weight, expected, got};
+    for (size_t i = 0; i < sizeof arrays / sizeof arrays[0]; i++)
+        free(arrays[i]);
+}
+END_TEST
+
+/* A fit leaves such rows out of its steps: it is that of the others. */
+START_TEST(fits_go_on_without_steep_rows) {
+    random_source random = random_begin(40);
+    const kind *k = &kinds[0];
+    double far, *x = new_normals(&random, STEEP_ROWS * k->dim, 1.385), *weight = new_numbers(STEEP_ROWS);
+    nf_flow *flow = make_steep(k, _i % 2 ? NF_SINGLE : NF_DOUBLE, &far);
+    const size_t count = nf_parameter_count(flow);
+    double *theta[2] = {new_numbers(count), new_numbers(count)};
+    for (size_t r = 0; r < STEEP_ROWS; r++) {
+        x[r * k->dim] = is_far_row(r) ? far : x[r * k->dim];
+        weight[r] = is_far_row(r) ? 0 : 1;
+    }
+    for (int left_out = 0; left_out < 2; left_out++) {
+        nf_flow *fitted;
+        nf_fit_report report = {.struct_size = sizeof report};
+        must(nf_flow_clone(flow, &fitted));
+        must(nf_fit(fitted, STEEP_ROWS, x, NULL,
+                    NF_CONFIG(nf_fit_config, .objective = NF_OBJECTIVE_FLOW_MATCHING, .epochs = 2, .batch_size = STEEP_ROWS, .threads = 3, .validation_fraction = -1,
+                              .noise = -1, .weight = left_out ? weight : NULL, .standardize = -1,
+                              .optimizer = NF_CONFIG(nf_optimizer_config, .learning_rate = _i % 2 ? 1e-20 : 1e-200)),
+                    &report));
+        ck_assert_uint_eq(report.steps, 2);
+        ck_assert(isfinite(report.train_loss));
+        must(nf_get_parameters(fitted, theta[left_out]));
+        nf_flow_free(fitted);
+    }
+    same_bits("parameters", theta[0], theta[1], count);
+    nf_flow_free(flow);
+    free(x);
+    free(weight);
+    free(theta[0]);
+    free(theta[1]);
+}
+END_TEST
+
 START_TEST(arguments_are_checked) {
     problem p = make_problem(0, false);
     nf_flow *flow = make_stack(p.k, NF_DOUBLE), *other = make_stack(&kinds[2], NF_DOUBLE);
@@ -516,6 +637,8 @@ int main(void) {
     tcase_set_timeout(c, 300);
     tcase_add_loop_test(c, loss_and_gradient_follow_the_definition, 0, KINDS);
     tcase_add_loop_test(c, threads_change_no_bit_and_single_is_near, 0, KINDS);
+    tcase_add_loop_test(c, rows_with_steep_gradients_add_nothing, 0, 2 * KINDS);
+    tcase_add_loop_test(c, fits_go_on_without_steep_rows, 0, 2);
     tcase_add_test(c, optimal_pairs_are_nearer);
     tcase_add_loop_test(c, optimal_pairs_are_of_good_rows, 0, 8);
     tcase_add_loop_test(c, bad_rows_add_nothing, 0, KINDS);

@@ -70,7 +70,7 @@ static nf_status run_lanes(nf_workspace *ws, const engine_job *job, run_action a
                         .action = action,
                         .lanes = lanes,
                         .slots = g ? lanes : 0,
-                        .watched = g && action != RUN_MATCH,
+                        .watched = g != NULL,
                         .fresh = g && action != RUN_MATCH};
     if (g && !run.fresh) /* flow matching reaches one layer's part alone */
         nf_clear_slots(g, lanes);

@@ -24,8 +24,9 @@ static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_
     const size_t first = (lane + done * run->lanes) * engine->tile_rows, left = run->job->rows - first;
     const size_t rows = left < engine->tile_rows ? left : engine->tile_rows;
     const size_t slot = run->slots ? (run->first_slot + lane) % run->slots : 0;
+    const bool last = run->watched && left <= run->lanes * engine->tile_rows;
     if (run->action == RUN_MATCH) {
-        engine->match(run->job, thread, first, rows, slot, &run->workspace->sums[lane]);
+        engine->match(run->job, thread, first, rows, slot, last, &run->workspace->sums[lane]);
         return true;
     }
     if (run->action == RUN_TRAJECTORY) {
@@ -37,7 +38,6 @@ static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_
             return false;
         engine->store(run->job, thread);
     }
-    const bool last = run->watched && left <= run->lanes * engine->tile_rows;
     if (run->action != RUN_STORE)
         engine->pull(run->job, thread, slot, run->fresh && done == 0, last, &run->workspace->sums[lane]);
     return true;

@@ -103,9 +103,9 @@ typedef struct nf_engine {
     void (*pull)(const engine_job *job, engine_thread *thread, size_t slot, bool first, bool last, engine_sum *sum);
     /*
      * Flow matching in place of push and pull: data go back through the layers above the matched one, base samples (key, position) up
-     * through those below it, and the field in between learns to carry these to those.
+     * through those below it, and the field in between learns to carry these to those. After the `last` one sum->spoilt is as after a pull.
      */
-    void (*match)(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, engine_sum *sum);
+    void (*match)(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, bool last, engine_sum *sum);
     bool (*matches)(nf_layer_kind kind); /* whether it has a field */
     void (*trajectory)(const engine_job *job, engine_thread *thread, size_t first, size_t rows); /* of a flow of one layer that has a field */
     /* Mark a row of the pushed tile as bad before the pull (a target density that is not finite). */

@@ -39,8 +39,7 @@ void R(draw_base)(const engine_job *job, thread_map *m, size_t first, size_t row
     }
 }
 
-/* Lanes [from, to) of one panel become copies of lane `source` of any panel; zeros when that is NULL. */
-static void spread_lane(const real *source, size_t features, real *panel, size_t from, size_t to) {
+void R(spread_lane)(const real *source, size_t features, real *panel, size_t from, size_t to) {
     for (size_t f = 0; f < features; f++) {
         const real value = source ? source[f * PANEL] : 0;
         for (size_t l = from; l < to; l++)
@@ -57,17 +56,17 @@ void R(fill_lanes)(thread_map *m) {
     const real *context = good < t->rows ? lane_of(m->context, t->context_dim, good) : NULL;
     for (size_t l = 0; l < t->rows; l++)
         if (t->failed[l]) {
-            spread_lane(x, t->dim, lane_of(t->x, t->dim, l), 0, 1);
-            spread_lane(context, t->context_dim, lane_of(m->context, t->context_dim, l), 0, 1);
+            R(spread_lane)(x, t->dim, lane_of(t->x, t->dim, l), 0, 1);
+            R(spread_lane)(context, t->context_dim, lane_of(m->context, t->context_dim, l), 0, 1);
         }
     const size_t last = t->panels - 1, used = tile_lanes(t, last);
-    spread_lane(x, t->dim, tile_panel(t, last), used, PANEL);
-    spread_lane(context, t->context_dim, m->context + last * t->context_dim * PANEL, used, PANEL);
+    R(spread_lane)(x, t->dim, tile_panel(t, last), used, PANEL);
+    R(spread_lane)(context, t->context_dim, m->context + last * t->context_dim * PANEL, used, PANEL);
 }
 
 void R(fill_beyond)(thread_map *m) {
     const size_t last = m->t.panels - 1;
-    spread_lane(m->t.x, m->t.dim, tile_panel(&m->t, last), tile_lanes(&m->t, last), PANEL);
+    R(spread_lane)(m->t.x, m->t.dim, tile_panel(&m->t, last), tile_lanes(&m->t, last), PANEL);
 }
 
 void R(load_tile)(const engine_job *job, engine_thread *thread, thread_map *m, size_t first, bool note) {

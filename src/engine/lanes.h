@@ -8,6 +8,8 @@
 uint64_t R(position_of)(const engine_job *job, size_t row);
 /* Samples of the base into the lanes, from the row `first` on. */
 void R(draw_base)(const engine_job *job, thread_map *m, size_t first, size_t rows);
+/* Lanes [from, to) of one panel become copies of lane `source` of any panel; zeros when that is NULL. */
+void R(spread_lane)(const real *source, size_t features, real *panel, size_t from, size_t to);
 /* Lanes that failed, and those beyond the rows, become copies of the first good lane (of zeros when there is none). */
 void R(fill_lanes)(thread_map *m);
 /* Lanes beyond the rows become copies of the first. */

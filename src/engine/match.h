@@ -5,7 +5,7 @@
 #include "engine/engine.h"
 #include "engine/real.h"
 
-void R(match)(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, engine_sum *sum);
+void R(match)(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, bool last, engine_sum *sum);
 bool R(matches)(nf_layer_kind kind);
 
 #endif

@@ -14,7 +14,7 @@ static size_t cache_size(const nf_layer *layer) {
 
 /* In reals. */
 typedef struct thread_sizes {
-    size_t scratch, records, caches, kept;
+    size_t scratch, records, caches, kept, alone;
     bool repeats;
 } thread_sizes;
 
@@ -30,6 +30,8 @@ static bool layer_sizes(const nf_model *model, thread_sizes *sizes) {
         sizes->repeats = sizes->repeats || ops->steep || (ops->vjp_loses && ops->vjp_loses(layer));
         if (ops->match)
             sizes->scratch = max_size(sizes->scratch, R(pairing_scratch)(TILE_ROWS));
+        if (ops->match)
+            sizes->alone = (2 * model->dim + model->context_dim) * PANEL;
         if (record > SIZE_MAX / 64 || !nf_size_add(sizes->records, aligned_reals(record), &sizes->records) ||
             !nf_size_add(sizes->caches, cache_size(layer), &sizes->caches))
             return false;
@@ -57,6 +59,7 @@ static thread_map map_memory(const nf_model *model, unsigned char *base, const t
     m.context = take_bytes(base, &m.bytes, c);
     m.cotangent_context = take_bytes(base, &m.bytes, c);
     m.scratch = take_bytes(base, &m.bytes, sizes->scratch * sizeof(real));
+    m.alone = take_bytes(base, &m.bytes, sizes->alone * sizeof(real));
     m.records = take_bytes(base, &m.bytes, sizes->records * sizeof(real));
     m.caches = take_bytes(base, &m.bytes, sizes->caches * sizeof(real));
     m.kept = take_bytes(base, &m.bytes, sizes->kept * sizeof(real));

@@ -23,6 +23,7 @@ typedef struct thread_map {
     real *context, *cotangent_x, *cotangent_context, *cotangent_log_det, *cotangent_penalty;
     double *base; /* log density of the base at z */
     real *scratch, *records, *caches;
+    real *alone;  /* a panel of one row that is matched by itself: x, distance, context */
     real *kept;   /* a slot as it was before a pull that may be repeated */
     bool repeats; /* some layer's vjp loses rows or is steep */
     size_t bytes;
