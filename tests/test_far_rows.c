@@ -366,6 +366,39 @@ START_TEST(gradients_in_place_are_of_what_was_there) {
 }
 END_TEST
 
+/*
+ * With a step in common a row that wants short steps has longer ones among others, by their mean error, than alone, where the checkpoints may not have the room for them.
+ * That makes it no bad row.
+ */
+START_TEST(rows_that_share_steps_are_not_steep_alone) {
+    enum { ROWS = 16, STEEP = 3, STIFF = 5 };
+    const bool is_single = _i % 2;
+    const double theta[] = {3, 60, 0.5, 0, -20, 0, 4, 0.2, 0, 0, 0};
+    double x[ROWS], d[ROWS], out[ROWS];
+    for (size_t r = 0; r < ROWS; r++) {
+        x[r] = r == STIFF ? 0.1 : 200.0 + (double)r;
+        d[r] = r == STEEP ? (is_single ? 1e37 : 1e307) : 1.0; /* times 200 it is no number */
+    }
+    for (double tolerance = 1e-2; tolerance > 1e-7; tolerance /= 3) {
+        nf_cnf *flow, *part;
+        nf_gradient *gradient;
+        must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 1, .precision = is_single ? NF_SINGLE : NF_DOUBLE, .hidden_layers = 1, .hidden_width = 2, .method = NF_BOSH3,
+                                     .rtol = tolerance, .atol = tolerance, .shared_step = 1),
+                           &flow));
+        must(nf_affine_create(1, is_single ? NF_SINGLE : NF_DOUBLE, &part));
+        must(nf_flow_append(flow, part));
+        ck_assert_uint_eq(nf_parameter_count(flow), sizeof theta / sizeof theta[0]);
+        must(nf_set_parameters(flow, theta));
+        must(nf_gradient_create(flow, &gradient));
+        must_be(NF_ERR_ROWS, nf_forward_vjp(flow, NULL, ROWS, x, NULL, d, NULL, out, NULL, gradient));
+        for (size_t r = 0; r < ROWS; r++)
+            ck_assert_msg(isnan(out[r]) == (r == STEEP), "tolerance %g: row %zu has %g", tolerance, r, out[r]);
+        nf_gradient_free(gradient);
+        nf_flow_free(flow);
+    }
+}
+END_TEST
+
 /* A fit leaves such rows out of its steps, as it does rows that the flow cannot map. */
 START_TEST(fits_go_on_without_steep_rows) {
     enum { ROWS = 1100 }; /* more tiles than there are shards */
@@ -654,6 +687,7 @@ int main(void) {
     tcase_add_loop_test(far, rows_with_steep_gradients_add_nothing, 0, 4);
     tcase_add_loop_test(far, rows_with_infinite_numbers_within_spoil_no_others, 0, 2);
     tcase_add_loop_test(far, gradients_in_place_are_of_what_was_there, 0, 2);
+    tcase_add_loop_test(far, rows_that_share_steps_are_not_steep_alone, 0, 2);
     tcase_add_loop_test(far, fits_go_on_without_steep_rows, 0, 2);
     tcase_add_loop_test(far, reverse_kl_leaves_steep_rows_out, 0, 2);
     tcase_add_loop_test(far, steep_rows_add_nothing_to_nets, 0, 2);

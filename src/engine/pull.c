@@ -169,13 +169,21 @@ static void begin_cotangents(const engine_job *job, engine_thread *thread, threa
         memset(m->cotangent_context, 0, m->t.panels * m->t.context_dim * PANEL * sizeof(real));
 }
 
-/* Whether the part of a row's gradient is not finite, found by the row alone. */
-static bool is_row_steep(const engine_job *job, engine_thread *thread, cotangent *c, size_t row, size_t slot) {
+/*
+ * Whether the part of a row's gradient is not finite, found by the row alone. Where rows share their steps, those that it has alone may be more than there is room
+ * for: then it is found among the others of its tile, whose cotangents are zero. `before`: the rows that had failed already.
+ */
+static bool is_row_steep(const engine_job *job, engine_thread *thread, cotangent *c, size_t first, size_t rows, size_t l, const unsigned char *before,
+                         size_t slot) {
     engine_sum unused = {0, 0, false};
     slot_state state = {false, false};
-    if (R(push_all_but)(job, thread, row, 1, NULL) != ENGINE_OK) /* there was room for it among others, unless they share their steps */
-        return true;
     thread_map *m = map_thread(thread);
+    if (R(push_all_but)(job, thread, first + l, 1, NULL) != ENGINE_OK) {
+        R(push_all_but)(job, thread, first, rows, before);
+        for (size_t i = 0; i < rows; i++)
+            if (i != l)
+                m->t.failed[i] = ROW_SLOPE;
+    }
     begin_cotangents(job, thread, m, &unused);
     pull_layers(job, thread, m, c, (slot_turn){slot, true, false}, &state);
     return state.steep;
@@ -193,7 +201,7 @@ static void find_steep(const engine_job *job, engine_thread *thread, cotangent *
     unsigned char before[TILE_ROWS], failed[TILE_ROWS];
     memcpy(before, m->t.failed, rows);
     for (size_t l = 0; l < rows; l++)
-        failed[l] = before[l] == ROW_GOOD && is_row_steep(job, thread, c, first + l, slot) ? ROW_SLOPE : before[l];
+        failed[l] = before[l] == ROW_GOOD && is_row_steep(job, thread, c, first, rows, l, before, slot) ? ROW_SLOPE : before[l];
     thread->bad = bad_before;
     for (size_t l = 0; l < rows; l++)
         if (failed[l] != before[l])
