@@ -366,6 +366,35 @@ START_TEST(gradients_in_place_are_of_what_was_there) {
 }
 END_TEST
 
+/* Parts that are numbers may have a sum that is none: then no row is bad, and the next step tells. */
+START_TEST(sums_of_good_rows_may_overflow) {
+    enum { MANY = 300 };
+    const double part = _i % 2 ? 3e38 : 1.7e308;
+    double x[MANY], d[MANY], g[2];
+    nf_flow *flow;
+    nf_gradient *gradient;
+    nf_optimizer *optimizer;
+    must(nf_affine_create(1, _i % 2 ? NF_SINGLE : NF_DOUBLE, &flow));
+    must(nf_gradient_create(flow, &gradient));
+    must(nf_optimizer_create(flow, NULL, &optimizer));
+    for (size_t r = 0; r < MANY; r++) {
+        x[r] = 1;
+        d[r] = r == 7 || r == 200 ? part : 0;
+    }
+    for (size_t rows = 100; rows <= MANY; rows += 200) {
+        must(nf_gradient_zero(gradient));
+        must(nf_forward_vjp(flow, NULL, rows, x, NULL, d, NULL, NULL, NULL, gradient));
+        must(nf_gradient_get(gradient, g));
+        ck_assert(rows == 100 ? g[0] > 0.9 * part && isfinite(g[0]) : isinf(g[0]));
+    }
+    must_be(NF_ERR_DIVERGED, nf_optimizer_step(optimizer, flow, gradient));
+    must_say("nf_optimizer_step", "the gradient is not finite (its norm is inf)");
+    nf_optimizer_free(optimizer);
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /*
  * With a step in common a row that wants short steps has longer ones among others, by their mean error, than alone, where the checkpoints may not have the room for them.
  * That makes it no bad row.
@@ -687,6 +716,7 @@ int main(void) {
     tcase_add_loop_test(far, rows_with_steep_gradients_add_nothing, 0, 4);
     tcase_add_loop_test(far, rows_with_infinite_numbers_within_spoil_no_others, 0, 2);
     tcase_add_loop_test(far, gradients_in_place_are_of_what_was_there, 0, 2);
+    tcase_add_loop_test(far, sums_of_good_rows_may_overflow, 0, 2);
     tcase_add_loop_test(far, rows_that_share_steps_are_not_steep_alone, 0, 2);
     tcase_add_loop_test(far, fits_go_on_without_steep_rows, 0, 2);
     tcase_add_loop_test(far, reverse_kl_leaves_steep_rows_out, 0, 2);
