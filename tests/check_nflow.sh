@@ -246,6 +246,14 @@ status 0 train rounded.csv -o m.safetensors --epochs 1 :: repeat few values
 status 0 train rounded.csv -o m.safetensors --epochs 1 --jitter all :: uniform, 0.1 wide
 awk 'NR == 1 { print } NR > 1 { for (i = 0; i < 4; i++) print }' moons.csv >chain.csv
 status 0 train chain.csv -o m.safetensors --epochs 1 :: 1200 of 1600 rows repeat another
+# Rounded rows meet by chance, in one column all the more: that is no chain.
+awk 'BEGIN { print "a"; for (i = 1; i <= 1000; i++) printf "%.3f\n", (i * 0.6180339887 % 1) * 0.7 + 0.01 * (i % 7) }' >meeting.csv
+awk 'BEGIN { srand(1); print "a,b"; for (i = 1; i <= 1000; i++) printf "%d,%d\n", rand() * 150, rand() * 10 }' >pairs.csv
+for words in meeting.csv 'pairs.csv --context-columns b'; do
+    # shellcheck disable=SC2086
+    status 0 train $words -o m.safetensors --epochs 1 :: 1000 rows of 1 column
+    if grep -q 'repeat another' errors; then fail "rounded rows are taken for a chain: $words"; else pass; fi
+done
 # What is said to be typed can be typed.
 for names in '' '"a, b",c' '"it'"'"'s",a-1' '"a column that has so many letters that they are cut off",'; do
     { [ "$names" ] && echo "$names"; tail -n +2 rounded.csv; } >named.csv

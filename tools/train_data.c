@@ -179,6 +179,16 @@ static const char *word_for(const table *t, size_t column, char *room, size_t si
     return room;
 }
 
+/* How many different ones a column has. */
+static size_t count_values(size_t rows, const double *x, size_t columns, size_t column) {
+    double *sorted = sorted_column(rows, x, columns, column);
+    size_t values = 1;
+    for (size_t i = 1; i < rows; i++)
+        values += sorted[i] != sorted[i - 1];
+    free(sorted);
+    return values;
+}
+
 /* A density of values that repeat has no bound; the reader of its likelihood should know. */
 static bool say_few_values(const train_data *d, const table *t, const choice *chosen) {
     const size_t looked = d->rows < LOOKED_AT ? d->rows : LOOKED_AT;
@@ -186,12 +196,7 @@ static bool say_few_values(const train_data *d, const table *t, const choice *ch
     size_t used = 0;
     bool more = false;
     for (size_t c = 0; c < d->dim && looked >= 200; c++) {
-        double *sorted = sorted_column(looked, d->x, d->dim, c);
-        size_t values = 1;
-        for (size_t i = 1; i < looked; i++)
-            values += sorted[i] != sorted[i - 1];
-        free(sorted);
-        if (100 * values >= FEW_VALUES * looked)
+        if (100 * count_values(looked, d->x, d->dim, c) >= FEW_VALUES * looked)
             continue;
         more = more || used + 48 >= sizeof list;
         if (!more)
@@ -202,6 +207,8 @@ static bool say_few_values(const train_data *d, const table *t, const choice *ch
              t->path, more ? ", and others," : "", list);
     return *list != '\0';
 }
+
+static size_t most(size_t a, size_t b) { return a > b ? a : b; }
 
 /* A row of the table, with its context. */
 typedef struct whole_row {
@@ -218,18 +225,25 @@ static int compare_rows(const void *a, const void *b) {
     return memcmp(d->context + p * d->context_dim, d->context + q * d->context_dim, d->context_dim * sizeof *d->context);
 }
 
-/* How many of the table's first rows are there before. */
+/*
+ * How many of the table's first rows are there before as a whole. 0 where no column tells most of those apart that
+ * differ, or there is but one column: rounded numbers meet by chance.
+ */
 static size_t count_same_rows(const train_data *d) {
     const size_t looked = d->rows < LOOKED_AT ? d->rows : LOOKED_AT;
     whole_row *rows = allocate(looked, sizeof *rows);
-    size_t same = 0;
+    size_t same = 0, values = 0; /* of the column that has most */
     for (size_t i = 0; i < looked; i++)
         rows[i] = (whole_row){d, i};
     qsort(rows, looked, sizeof *rows, compare_rows);
     for (size_t i = 1; i < looked; i++)
         same += compare_rows(&rows[i - 1], &rows[i]) == 0;
     free(rows);
-    return same;
+    for (size_t c = 0; c < d->dim && same > 0; c++)
+        values = most(values, count_values(looked, d->x, d->dim, c));
+    for (size_t c = 0; c < d->context_dim && same > 0; c++)
+        values = most(values, count_values(looked, d->context, d->context_dim, c));
+    return d->dim + d->context_dim > 1 && 2 * (looked - same) <= 3 * values ? same : 0;
 }
 
 /* Of rows that stand several times, as a Markov chain's do, those that are held out are among those that are learnt. */
