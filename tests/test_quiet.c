@@ -3,6 +3,7 @@
  * system call. The second is what a child proves that has forbidden itself all of them but read, write and exit: it calls, and would be killed. And calls that take
  * no allocator meet a malloc that fails, at each turn (test_alloc.c has those that take one). Of the threads of a larger workspace, a small call leaves asleep those that it cannot use.
  */
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,9 +27,16 @@ void *calloc(size_t count, size_t size);
 void *realloc(void *pointer, size_t size);
 static size_t allocations, fails_at; /* 0: never */
 
-void *malloc(size_t size) { return ++allocations == fails_at ? NULL : __libc_malloc(size); }
-void *calloc(size_t count, size_t size) { return ++allocations == fails_at ? NULL : __libc_calloc(count, size); }
-void *realloc(void *pointer, size_t size) { return ++allocations == fails_at ? NULL : __libc_realloc(pointer, size); }
+static bool fails(void) {
+    const bool due = ++allocations == fails_at;
+    if (due)
+        errno = ENOMEM;
+    return due;
+}
+
+void *malloc(size_t size) { return fails() ? NULL : __libc_malloc(size); }
+void *calloc(size_t count, size_t size) { return fails() ? NULL : __libc_calloc(count, size); }
+void *realloc(void *pointer, size_t size) { return fails() ? NULL : __libc_realloc(pointer, size); }
 
 enum { ROWS = 131 };
 
@@ -237,11 +245,64 @@ static nf_status save(nf_flow **made, void **bytes) {
     return status;
 }
 
+/* What a call takes of a flow that was made before. */
+static nf_status with_flow(nf_status (*act)(const nf_flow *flow)) {
+    const size_t at = fails_at;
+    fails_at = 0;
+    nf_flow *flow = make_realnvp(2, 0, NF_DOUBLE, NULL);
+    allocations = 0;
+    fails_at = at;
+    const nf_status status = act(flow);
+    fails_at = 0;
+    nf_flow_free(flow);
+    return status;
+}
+
+static nf_status take_workspace(const nf_flow *flow) {
+    nf_workspace *ws;
+    const nf_status status = nf_workspace_create(flow, 2, &ws);
+    nf_workspace_free(ws);
+    return status;
+}
+
+static nf_status take_gradient(const nf_flow *flow) {
+    nf_gradient *gradient;
+    const nf_status status = nf_gradient_create(flow, &gradient);
+    nf_gradient_free(gradient);
+    return status;
+}
+
+static nf_status take_density(const nf_flow *flow) {
+    const double x[2] = {0.3, -0.5};
+    double log_prob;
+    return nf_log_prob(flow, NULL, 1, x, NULL, &log_prob);
+}
+
+static nf_status create_workspace(nf_flow **made, void **bytes) {
+    (void)made;
+    (void)bytes;
+    return with_flow(take_workspace);
+}
+
+static nf_status create_gradient(nf_flow **made, void **bytes) {
+    (void)made;
+    (void)bytes;
+    return with_flow(take_gradient);
+}
+
+static nf_status evaluate(nf_flow **made, void **bytes) {
+    (void)made;
+    (void)bytes;
+    return with_flow(take_density);
+}
+
 static const struct {
     const char *function;
     nf_status (*act)(nf_flow **made, void **bytes);
-} takers[] = {{"nf_affine_create", create_affine}, {"nf_permutation_create", create_permutation}, {"nf_flow_create", create_flow}, {"nf_realnvp_create", create_realnvp},
-              {"nf_flow_save_memory", save}};
+    bool lends; /* an allocator of its own, which may change errno */
+} takers[] = {{"nf_affine_create", create_affine, false},       {"nf_permutation_create", create_permutation, false}, {"nf_flow_create", create_flow, false},
+              {"nf_realnvp_create", create_realnvp, false},     {"nf_flow_save_memory", save, true},                  {"nf_workspace_create", create_workspace, false},
+              {"nf_gradient_create", create_gradient, false},   {"nf_log_prob", evaluate, false}};
 
 START_TEST(malloc_may_fail) {
     nf_status status = NF_ERR_MEMORY;
@@ -252,8 +313,10 @@ START_TEST(malloc_may_fail) {
         ck_assert_uint_lt(n, 1000);
         allocations = 0;
         fails_at = ++n;
+        errno = 117;
         status = takers[_i].act(&made, &bytes);
         fails_at = 0;
+        ck_assert_msg(errno == 117 || takers[_i].lends, "%s: errno is %d when allocation %zu failed", takers[_i].function, errno, n);
         ck_assert_msg(status == NF_OK || status == NF_ERR_MEMORY, "%s: %s when allocation %zu failed", takers[_i].function, nf_status_name(status), n);
         if (status != NF_OK) {
             must_say(takers[_i].function, "no ");

@@ -1,4 +1,4 @@
-/* Files as bytes: read whole, and replaced whole. Both leave errno as it was; messages name no function. */
+/* Files as bytes: read whole, and replaced whole. Both may change errno, which NF_CALL in their callers restores; messages name no function. */
 #ifndef NF_API_DISK_H
 #define NF_API_DISK_H
 

@@ -1,5 +1,6 @@
 #include "core/memory.h"
 
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,9 +8,13 @@
 
 #define ALIGNMENT ((size_t)64)
 
+/* Which sets errno where it fails; the caller's stays. */
 static void *from_malloc(void *user, size_t size) {
+    const int saved_errno = errno;
+    void *block = malloc(size);
     (void)user;
-    return malloc(size);
+    errno = saved_errno;
+    return block;
 }
 
 static void to_free(void *user, void *pointer) {
