@@ -356,9 +356,12 @@ def _enum(kind, value):
     return kind(value)
 
 
+_BOOLS = (bool, np.bool_)
+
+
 def _whole(value, name, kind):
     """ctypes would take -1 for the largest number, and that and 1 for 0. False is no 0: that is the default, say of patience."""
-    if isinstance(value, bool):
+    if isinstance(value, _BOOLS):
         raise TypeError("%s is %r, expected a whole number" % (name, value))
     return _between(0, kind(-1).value, value, name)
 
@@ -366,7 +369,7 @@ def _whole(value, name, kind):
 def _number(value, name):
     """Nor is it where a negative number means none, as of noise: 0 is the default."""
     try:
-        if not isinstance(value, (bool, np.bool_, str, bytes)):
+        if not isinstance(value, _BOOLS + (str, bytes)):
             return float(value)
     except TypeError:
         pass
@@ -374,8 +377,8 @@ def _number(value, name):
 
 
 def _flag(value, name):
-    if name == "standardize" and isinstance(value, bool):  # 0 is the default, which does
-        value = 0 if value else -1
+    if isinstance(value, _BOOLS):
+        value = int(value) - (name == "standardize")  # where 0 is the default, which does, and -1 does not
     return _between(-2 ** 31, 2 ** 31 - 1, value, name)
 
 

@@ -9,6 +9,7 @@ import fractions
 import gc
 import os
 import pickle
+import re
 import signal
 import sys
 import tempfile
@@ -439,21 +440,19 @@ class Callbacks(unittest.TestCase):
 
     def test_standardize_may_be_said_in_words(self):
         words = {}
-        for value in (0, -1, True, False):
+        for value in (0, -1, True, False, np.True_, np.False_):
             flow = nflow.Flow.realnvp(dim=2, couplings=2, hidden_width=8, actnorm=1, seed=3)
             flow.fit(self.x * 50 + 7, epochs=1, standardize=value)
-            words.setdefault(flow.dumps(), []).append(value)
-        self.assertEqual([list(map(repr, same)) for same in words.values()], [["0", "True"], ["-1", "False"]])
+            words.setdefault(flow.dumps(), []).append(str(value))
+        self.assertEqual(list(words.values()), [["0", "True", "True"], ["-1", "False", "False"]])
 
     def test_false_is_no_number(self):
         """0 is the default, so that it would switch on what it denies."""
         flow = nflow.Flow.planar(dim=2, layers=2, seed=1)
         for member in ("noise", "ema_decay", "contamination", "validation_fraction", "patience", "seed"):
-            for value in (False, True, "0"):
-                with self.assertRaisesRegex(TypeError, "%s is %r, expected a" % (member, value)):
+            for value in (False, True, "0", np.False_):
+                with self.assertRaisesRegex(TypeError, re.escape("%s is %r, expected a" % (member, value))):
                     flow.fit(self.x, epochs=1, **{member: value})
-        with self.assertRaisesRegex(TypeError, "noise is .*False.*, expected a number"):
-            flow.fit(self.x, epochs=1, noise=np.bool_(False))
         flow.fit(self.x, epochs=1, noise=np.float32(-1), ema_decay=-1, patience=None, validation_fraction=fractions.Fraction(1, 4))
 
     def test_rows_by_callback(self):
