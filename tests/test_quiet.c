@@ -15,6 +15,7 @@
 #include <dirent.h>
 #include <linux/seccomp.h>
 #include <sys/prctl.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 
@@ -204,6 +205,33 @@ START_TEST(threads_without_work_sleep) {
 }
 END_TEST
 
+/* There is room for the workspace, and not for the stacks of its threads. */
+START_TEST(threads_may_fail_to_start) {
+    enum { MANY = 600 };
+    struct rlimit own, small;
+    nf_flow *flow = make_realnvp(1, 0, NF_SINGLE, NULL);
+    nf_workspace *ws;
+    must(nf_workspace_create(flow, 1, &ws));
+    nf_workspace_free(ws);
+    ck_assert_int_eq(getrlimit(RLIMIT_AS, &own), 0);
+    small = own;
+    small.rlim_cur = (rlim_t)1 << 30; /* a stack is 8 MiB as a rule */
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &small), 0);
+    errno = 117;
+    const nf_status status = nf_workspace_create(flow, MANY, &ws);
+    const int error = errno;
+    ck_assert_int_eq(setrlimit(RLIMIT_AS, &own), 0);
+    if (status == NF_OK)
+        printf("stacks are small here: nothing was tested\n");
+    else
+        must_say("nf_workspace_create", "of 600");
+    ck_assert(status == NF_OK || (status == NF_ERR_MEMORY && !ws));
+    ck_assert_int_eq(error, 117);
+    nf_workspace_free(ws);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* ---- a malloc that fails ---- */
 
 static const size_t turned[] = {1, 0};
@@ -260,7 +288,7 @@ static nf_status with_flow(nf_status (*act)(const nf_flow *flow)) {
 
 static nf_status take_workspace(const nf_flow *flow) {
     nf_workspace *ws;
-    const nf_status status = nf_workspace_create(flow, 2, &ws);
+    const nf_status status = nf_workspace_create(flow, 1, &ws);
     nf_workspace_free(ws);
     return status;
 }
@@ -337,6 +365,7 @@ int main(void) {
     tcase_add_loop_test(t, calls_allocate_nothing, 0, 4 * (int)fixture_count);
     tcase_add_loop_test(t, calls_make_no_system_call, 0, 4 * (int)fixture_count);
     tcase_add_test(t, threads_without_work_sleep);
+    tcase_add_test(t, threads_may_fail_to_start);
     tcase_add_loop_test(t, malloc_may_fail, 0, sizeof takers / sizeof takers[0]);
     suite_add_tcase(suite, t);
     return run_suite(suite);

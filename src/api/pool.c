@@ -1,5 +1,6 @@
 #include "api/pool.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -131,9 +132,11 @@ nf_status nf_pool_create(const nf_allocator *allocator, size_t threads, nf_pool 
     sigset_t all, before;
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
+    const int saved_errno = errno; /* a stack that there is no memory for sets it */
     size_t started = 0;
     while (started < pool->count && start_worker(pool, started))
         started++;
+    errno = saved_errno;
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     if (started < pool->count) {
         end_workers(pool, started);
