@@ -547,6 +547,7 @@ class _Calls:
 # ---- handles
 
 _lock = threading.RLock()  # of the marks of the calls; a handler of a signal, or the collector, may come back into it
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)  # or a child may wait for a thread that it has not
 _CHANGES = {"nf_flow_append", "nf_flow_invert", "nf_flow_set_base_normal", "nf_cnf_set_solver", "nf_affine_standardize", "nf_set_parameters",
             "nf_optimizer_step", "nf_fit", "nf_fit_reverse_kl", "nf_mlp_set_parameters", "nf_mlp_step"}  # those whose flow or net is not const
 

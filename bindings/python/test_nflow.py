@@ -438,6 +438,30 @@ class Callbacks(unittest.TestCase):
                     with self.assertRaisesRegex(TypeError, "%s is .*, expected a number" % name):
                         call()
 
+    def test_a_forked_child_waits_for_no_thread(self):
+        """What another thread reads just then, it reads in the parent alone."""
+        large, other, done = nflow.Flow.realnvp(dim=20, hidden_width=512, seed=1), nflow.Flow.planar(dim=2, seed=1), threading.Event()
+
+        def read():
+            while not done.is_set():
+                large.parameters
+        reader = threading.Thread(target=read)
+        reader.start()
+        try:
+            for _ in range(5):
+                child = os.fork()
+                if child == 0:
+                    good = False
+                    signal.alarm(10)
+                    try:
+                        good = other.dim == 2 and np.isfinite(other.log_prob(np.zeros((1, 2)))).all()
+                    finally:
+                        os._exit(0 if good else 1)
+                self.assertEqual(os.waitpid(child, 0)[1], 0)
+        finally:
+            done.set()
+            reader.join()
+
     def test_standardize_may_be_said_in_words(self):
         words = {}
         for value in (0, -1, True, False, np.True_, np.False_):
