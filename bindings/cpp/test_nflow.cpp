@@ -103,6 +103,7 @@ static void words() {
     MUST(nflow::mlp_config(2, 1).hidden_layers(false).get()->hidden_layers == NF_NONE);
     MUST(nflow::fit_config().standardize(false).get()->standardize == -1 && nflow::fit_config().standardize(true).get()->standardize == 0);
     MUST(nflow::fit_config().standardize(0).get()->standardize == 0 && nflow::fit_config().standardize(-1).get()->standardize == -1);
+    MUST(nflow::fit_config().standardize(0L).get()->standardize == 0 && nflow::fit_config().standardize(-1L).get()->standardize == -1);
 }
 
 /* A path ends at its first null character in C: another file than the one that was named. An empty one is not the wish for no file. */
