@@ -288,7 +288,7 @@ coverage-now: all tests $(FUZZ_FILES)
 
 # 32 bits and big-endian, with Debian's cross compilers, its libraries for those processors, and qemu's user mode. Files and what stands on them: the
 # suites that need Check and jansson alone.
-CROSS_SUITES := file safetensors limits golden checkpoint model philox
+CROSS_SUITES := file safetensors limits golden checkpoint forged model philox
 CROSS_LIBS := -lcheck -lsubunit $(JANSSON_LIBS) -lrt -lpthread -lm
 check-cross: check-i386 check-s390x ## the suites of files on a 32-bit and on a big-endian processor
 

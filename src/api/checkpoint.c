@@ -98,6 +98,10 @@ static void vectors_of(const nf_fitting *f, void *out[VECTORS]) {
     out[4] = f->optimizer->v;
 }
 
+/*
+ * Of the reals the norm is there for whoever looks into the file, since an epoch begins with none of the last one's; the rate is what progress is told of an epoch that
+ * makes no step.
+ */
 static void state_of(const nf_fitting *f, uint64_t counts[COUNTS], double reals[REALS]) {
     counts[0] = f->report.epochs_run;
     counts[1] = f->report.best_epoch;
