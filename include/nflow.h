@@ -630,7 +630,7 @@ typedef struct nf_fit_report {
  * config->comm: the fit is spread over the ranks, and ends on all of them with the same parameters, report and status. Each rank gives its own part of the rows (`rows` may
  * be 0 there, with x NULL), of the weights and of the held-out rows; the data are the parts in the order of the ranks. All start from rank 0's parameters, and all settings but threads,
  * progress, checkpoint, allocator and what tells the data must be equal (NF_ERR_MISMATCH), as must the instruction sets. The bits are those of one process
- * that holds all the rows, with or without a comm of one rank, unless comm->fast or comm->shards asks for others; so a checkpoint can go on with another number of ranks. Rank 0
+ * that holds all the rows, with or without a comm of one rank, unless comm->fast or comm->shards asks for others; so a checkpoint can go on with another number of ranks, if shards (8 without a comm) are as many. Rank 0
  * alone reads and writes it, and rank 0's path counts. Progress is called on every rank that has one, and any of them stops all. When a rank fails, all return its status and line,
  * and the rank. Only a config or comm that cannot be read is a failure of its rank alone.
  */

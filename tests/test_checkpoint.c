@@ -136,6 +136,13 @@ static int count_calls(void *user, const nf_fit_progress *progress) {
     return 0;
 }
 
+static nf_status give_rows(void *user, size_t count, const size_t *row, double *x, double *context) {
+    (void)context;
+    for (size_t i = 0; i < count; i++)
+        memcpy(x + i * DIM, (const double *)user + row[i] * DIM, DIM * sizeof *x);
+    return NF_OK;
+}
+
 /* ---- the same bits ---- */
 
 START_TEST(a_stopped_fit_resumes_to_the_same_bits) {
@@ -239,7 +246,6 @@ START_TEST(the_last_checkpoint_has_the_same_bytes) {
 }
 END_TEST
 
-/* A patience that ends the fit is kept through a stop in the epoch before, in the very one, and after the end. */
 /* A fit of the first kind that leaves its checkpoint after an epoch. */
 static void stop_after(const nf_fit_config *config, const double *x, size_t *epoch) {
     nf_fit_config stopping = *config;
@@ -250,6 +256,7 @@ static void stop_after(const nf_fit_config *config, const double *x, size_t *epo
     nf_flow_free(flow);
 }
 
+/* A patience that ends the fit is kept through a stop in the epoch before, in the very one, and after the end. */
 START_TEST(patience_is_part_of_the_state) {
     double *x = new_rows(1);
     /* A rate that spoils the held-out loss from the first epoch on. */
@@ -335,6 +342,7 @@ static const nf_optimizer_config other_beta2 = {.struct_size = sizeof other_beta
 static const nf_optimizer_config other_epsilon = {.struct_size = sizeof other_epsilon, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.1, .clip_norm = 1, .epsilon = 1e-4};
 static const nf_optimizer_config other_decay = {.struct_size = sizeof other_decay, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.25, .clip_norm = 1};
 static const nf_optimizer_config other_clip = {.struct_size = sizeof other_clip, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.1, .clip_norm = 2};
+static const nf_optimizer_config other_momentum = {.struct_size = sizeof other_momentum, .kind = NF_ADAMW, .learning_rate = 2e-3, .weight_decay = 0.1, .clip_norm = 1, .momentum = 0.5};
 
 static const struct difference {
     nf_fit_config config;
@@ -358,6 +366,7 @@ static const struct difference {
     {{.optimizer = &other_beta2}, "optimizer.beta2 is 0.9"},
     {{.optimizer = &other_epsilon}, "optimizer.epsilon is "},
     {{.optimizer = &other_decay}, "optimizer.weight_decay is 0.25"},
+    {{.optimizer = &other_momentum}, "optimizer.momentum is 0.5, and there it is 0.0"},
     {{.optimizer = &other_clip}, "optimizer.clip_norm is 2.0, and there it is 1.0"},
     {{.optimizer = &other_rate}, "optimizer.learning_rate is 0.0025"},
 };
@@ -455,6 +464,39 @@ START_TEST(refuses_other_held_out_rows_and_objectives) {
     free(held_out);
     free(x);
     drop_path();
+}
+END_TEST
+
+/* What no bit depends on may change: threads, how often the file is written, who is told, whose memory it is, and whether a callback gives the rows. */
+START_TEST(goes_on_with_other_free_settings) {
+    double *x = new_rows(1);
+    memory_counter counter = {0};
+    const nf_allocator allocator = counted_memory(&counter);
+    size_t calls = 0, epoch = 2;
+    const nf_fit_config config = patient(0);
+    outcome whole = run(0, &config, x);
+    const nf_fit_config others[] = {{.threads = 4}, {.checkpoint_every = 3}, {.progress = count_calls, .progress_user = &calls}, {.allocator = &allocator}, {.read = give_rows, .read_user = x}};
+    for (size_t i = 0; i < sizeof others / sizeof others[0]; i++) {
+        set_path();
+        nf_fit_config c = config;
+        c.checkpoint = path;
+        stop_after(&c, x, &epoch);
+        c.threads = others[i].threads;
+        c.checkpoint_every = others[i].checkpoint_every;
+        c.progress = others[i].progress;
+        c.progress_user = others[i].progress_user;
+        c.allocator = others[i].allocator;
+        c.read = others[i].read;
+        c.read_user = others[i].read_user;
+        outcome resumed = run(0, &c, c.read ? NULL : x);
+        same_outcome(&resumed, &whole);
+        free(resumed.parameters);
+        drop_path();
+    }
+    ck_assert_uint_eq(calls, EPOCHS - epoch);
+    ck_assert(counter.calls > 0 && counter.live == 0);
+    free(whole.parameters);
+    free(x);
 }
 END_TEST
 
@@ -572,6 +614,7 @@ int main(void) {
     tcase_add_test(same, parameters_come_from_the_file);
     tcase_add_test(other, refuses_the_checkpoint_of_another_fit);
     tcase_add_test(other, refuses_other_held_out_rows_and_objectives);
+    tcase_add_test(other, goes_on_with_other_free_settings);
     tcase_add_test(damage, damage_is_seen);
     tcase_add_test(damage, other_files_are_refused);
     tcase_add_test(damage, divergence_keeps_the_last_good_checkpoint);

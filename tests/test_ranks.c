@@ -244,6 +244,30 @@ START_TEST(a_checkpoint_of_other_data_is_refused_by_all) {
 }
 END_TEST
 
+/* The shards are a setting like others: a program without a comm has 8. Who sums them is none, and in fast mode neither are the bits. */
+START_TEST(a_checkpoint_knows_its_shards) {
+    data *d = new_data();
+    task *t = new_bytes(sizeof *t);
+    rank_result results[MOST_RANKS];
+    char line[LINE];
+    set_path();
+    *t = new_task(d, COUPLINGS);
+    t->config.checkpoint = path;
+    ck_assert(run_ranks(&(rank_options){.size = 2, .shards = 9}, fit_on, t, results));
+    all_are(results, 2, NF_OK, NULL);
+    must_be(NF_ERR_MISMATCH, fit_on(t, NULL, line));
+    ck_assert_msg(strstr(line, ": shards is 8, and there it is 9"), "%s", line);
+    ck_assert(run_ranks(&(rank_options){.size = 2, .shards = 10}, fit_on, t, results));
+    all_are(results, 2, NF_ERR_MISMATCH, ": shards is 10, and there it is 9");
+    ck_assert(run_ranks(&(rank_options){.size = 3, .shards = 9, .fast = true}, fit_on, t, results));
+    all_are(results, 3, NF_OK, NULL);
+    ck_assert(run_ranks(&(rank_options){.size = 1, .shards = 9}, fit_on, t, results));
+    all_are(results, 1, NF_OK, NULL);
+    free(t);
+    free(d);
+}
+END_TEST
+
 int main(void) {
     Suite *suite = suite_create("ranks");
     TCase *bits = tcase_create("bits"), *checkpoints = tcase_create("checkpoints");
@@ -260,6 +284,7 @@ int main(void) {
     tcase_add_test(bits, rows_that_are_not_finite_are_counted_on_all);
     tcase_add_checked_fixture(checkpoints, NULL, drop_path);
     tcase_add_test(checkpoints, checkpoints_go_on_with_other_ranks);
+    tcase_add_test(checkpoints, a_checkpoint_knows_its_shards);
     tcase_add_test(checkpoints, a_checkpoint_of_other_data_is_refused_by_all);
     suite_add_tcase(suite, bits);
     suite_add_tcase(suite, checkpoints);
