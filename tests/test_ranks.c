@@ -111,6 +111,98 @@ START_TEST(many_shards) {
 }
 END_TEST
 
+/* ---- many rows */
+
+enum { FENCE = 4096, MANY = 12545, MANY_AND_A_TENTH = 13938, BATCH = 6273, FEATURES = 3 };
+
+/* Memory with a fence behind it, which must be whole when it is given back. */
+static void *fenced_allocate(void *user, size_t size) {
+    unsigned char *block = malloc(FENCE + size + FENCE);
+    (void)user;
+    if (!block)
+        return NULL;
+    memcpy(block, &size, sizeof size);
+    memset(block + FENCE + size, 0xA5, FENCE);
+    return block + FENCE;
+}
+
+static void fenced_release(void *user, void *pointer) {
+    bool *broken = user;
+    if (!pointer)
+        return;
+    unsigned char *block = (unsigned char *)pointer - FENCE;
+    size_t size;
+    memcpy(&size, block, sizeof size);
+    for (size_t i = 0; i < FENCE; i++)
+        *broken = *broken || block[FENCE + size + i] != 0xA5;
+    free(block);
+}
+
+/* One fit of a flow of two columns of context on each rank, with its own part of the rows. */
+typedef struct many {
+    size_t rows;
+    double held_out;
+    double *x, *context, *weight;
+    bool broken[MOST_RANKS];
+    double parameters[MOST_RANKS][MOST_PARAMETERS];
+    size_t count[MOST_RANKS];
+} many;
+
+static nf_status fit_many(void *user, const nf_comm *comm, char line[LINE]) {
+    many *m = user;
+    const size_t rank = (size_t)comm->rank, size = (size_t)comm->size, first = m->rows * rank / size, rows = m->rows * (rank + 1) / size - first;
+    const nf_allocator fenced = {fenced_allocate, fenced_release, &m->broken[rank]};
+    nf_flow *flow;
+    must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = FEATURES, .context_dim = 2, .couplings = 2, .hidden_layers = 1, .hidden_width = 4, .seed = 3), &flow));
+    const nf_status status = nf_fit(flow, rows, m->x + first * FEATURES, m->context + first * 2,
+                                    NF_CONFIG(nf_fit_config, .epochs = 1, .batch_size = BATCH, .seed = 4, .validation_fraction = m->held_out,
+                                              .weight = m->weight ? m->weight + first : NULL, .comm = comm, .allocator = &fenced),
+                                    NULL);
+    snprintf(line, LINE, "%s", nf_last_error());
+    m->count[rank] = nf_parameter_count(flow);
+    must(nf_get_parameters(flow, m->parameters[rank]));
+    nf_flow_free(flow);
+    return status;
+}
+
+/*
+ * With 50 shards a batch of 6273 rows has one in the last of its 50 tiles; the next, of 6272, has 49, and of them rank 1 of 2 has 25 whole ones: more rows than of the larger
+ * batch, and more than room is made for in any case. So it is too after a tenth is held out, and where one row alone counts and is
+ * not held out in the end. Waves that are not the first have their own part of both columns of the context.
+ */
+START_TEST(a_smaller_batch_may_be_more_rows_of_a_rank) {
+    many *alone = new_bytes(sizeof *alone), *m = new_bytes(sizeof *m);
+    rank_result results[MOST_RANKS];
+    random_source random = random_begin(5);
+    memset(alone, 0, sizeof *alone);
+    alone->rows = _i == 1 ? MANY_AND_A_TENTH : MANY;
+    alone->held_out = _i == 0 ? -1 : _i == 1 ? 0.1 : 0.5;
+    alone->x = new_normals(&random, alone->rows * FEATURES, 2.385);
+    alone->context = new_normals(&random, alone->rows * 2, 1.385);
+    if (_i > 1) {
+        alone->weight = new_bytes(MANY * sizeof *alone->weight);
+        memset(alone->weight, 0, MANY * sizeof *alone->weight);
+        alone->weight[_i] = 1;
+    }
+    *m = *alone;
+    ck_assert(run_ranks(&(rank_options){.size = 1, .shards = 50}, fit_many, alone, results));
+    all_are(results, 1, NF_OK, NULL);
+    for (int size = 2; size <= 5; size += 3) {
+        ck_assert(run_ranks(&(rank_options){.size = size, .shards = 50}, fit_many, m, results));
+        all_are(results, size, NF_OK, NULL);
+        for (int r = 0; r < size; r++) {
+            ck_assert_msg(!m->broken[r], "rank %d of %d wrote beyond its memory", r, size);
+            same_bits("parameters", m->parameters[r], alone->parameters[0], alone->count[0]);
+        }
+    }
+    free(alone->x);
+    free(alone->context);
+    free(alone->weight);
+    free(alone);
+    free(m);
+}
+END_TEST
+
 START_TEST(fast_mode_is_close) {
     data *d = new_data();
     task *t = new_bytes(sizeof *t), *fast = new_bytes(sizeof *t);
@@ -279,6 +371,7 @@ int main(void) {
     tcase_add_test(bits, one_row_that_counts_is_trained_on);
     tcase_add_test(bits, a_callback_gives_the_bits_of_arrays);
     tcase_add_test(bits, many_shards);
+    tcase_add_loop_test(bits, a_smaller_batch_may_be_more_rows_of_a_rank, 0, 6);
     tcase_add_test(bits, fast_mode_is_close);
     tcase_add_test(bits, all_start_from_rank_0);
     tcase_add_test(bits, rows_that_are_not_finite_are_counted_on_all);
