@@ -4,6 +4,7 @@
  */
 #include <jansson.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -354,6 +355,42 @@ START_TEST(data_are_held_once) {
 }
 END_TEST
 
+/* Of several pieces, some are there when memory ends: no allocation of a pipe's bytes leaks another. Jansson has its own. */
+START_TEST(memory_may_end_within_a_pipe) {
+    nf_flow *flow = NULL, *loaded = NULL;
+    pipe_end end = {.path = NULL};
+    char path[300];
+    void *bytes;
+    must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 8, .couplings = 2, .hidden_width = 512, .seed = 2), &flow));
+    must(nf_flow_save_memory(flow, &bytes, &end.size));
+    ck_assert_uint_gt(end.size, 3u << 20);
+    snprintf(path, sizeof path, "%s/nflow-limits-%ld", scratch_folder(), (long)getpid());
+    end.path = path;
+    end.bytes = bytes;
+    ck_assert_int_eq(mkfifo(path, 0600), 0);
+    signal(SIGPIPE, SIG_IGN); /* the reader breaks off */
+    nf_status status = NF_ERR_MEMORY;
+    size_t fail_at = 0;
+    while (status != NF_OK) {
+        memory_counter counter;
+        const nf_allocator allocator = counted_memory(&counter);
+        counter.fail_at = ++fail_at;
+        pthread_t writer;
+        ck_assert_int_eq(pthread_create(&writer, NULL, write_pipe, &end), 0);
+        status = nf_flow_load_with(path, &loaded, &allocator);
+        ck_assert_int_eq(pthread_join(writer, NULL), 0);
+        ck_assert_msg(status == NF_OK || status == NF_ERR_MEMORY, "allocation %zu: %s", fail_at, nf_last_error());
+        nf_flow_free(loaded);
+        ck_assert_msg(counter.live == 0 && !counter.wrong, "allocation %zu: %zu live", fail_at, counter.live);
+    }
+    ck_assert_uint_gt(fail_at, 10);
+    signal(SIGPIPE, SIG_DFL);
+    remove(path);
+    nf_free(bytes);
+    nf_flow_free(flow);
+}
+END_TEST
+
 /* ---- jansson's memory runs out, at each of its allocations in turn ---- */
 
 static size_t json_calls, json_fails_at;
@@ -433,6 +470,7 @@ int main(void) {
     tcase_set_timeout(c, 120);
     tcase_add_loop_test(c, memory_is_bounded_and_work_is_linear, 0, (int)(sizeof shapes / sizeof shapes[0]));
     tcase_add_loop_test(c, data_are_held_once, 0, 4);
+    tcase_add_test(c, memory_may_end_within_a_pipe);
     tcase_add_loop_test(c, jansson_may_have_no_memory, 0, 2);
     tcase_add_test(c, jansson_may_not_begin);
     suite_add_tcase(suite, c);
