@@ -201,6 +201,51 @@ START_TEST(noise_does_not_depend_on_the_batches) {
 }
 END_TEST
 
+enum { DRAWS = 500 };
+
+static int keep_loss(void *user, const nf_fit_progress *p) {
+    ((double *)user)[p->epoch - 1] = p->train_loss;
+    return 0;
+}
+
+/* The noise of one row in each epoch, in standard deviations: without steps, and under the identity, the loss is half of its square. The other row weighs nothing. */
+static void draw_noise(double contamination, double noise[DRAWS]) {
+    const double x[] = {1000, -1000}, weight[] = {1, 1e-200};
+    nf_flow *flow;
+    nf_fit_config config = plain(DRAWS);
+    must(nf_affine_create(1, NF_DOUBLE, &flow));
+    config.optimizer = NF_CONFIG(nf_optimizer_config, .kind = NF_SGD, .learning_rate = -1);
+    config.validation_fraction = config.standardize = -1;
+    config.weight = weight;
+    config.noise = 0.01;
+    config.contamination = contamination;
+    config.progress = keep_loss;
+    config.progress_user = noise;
+    must(nf_fit(flow, 2, x, NULL, &config, NULL));
+    for (size_t i = 0; i < DRAWS; i++)
+        noise[i] = (sqrt(2 * (noise[i] - 0.91893853320467274178)) - 1000) / 10;
+    nf_flow_free(flow);
+}
+
+/* Half of the draws are the same 8 times as large, and which of them says nothing about how large they are. */
+START_TEST(wide_noise_is_drawn_apart) {
+    double plain_noise[DRAWS], noise[DRAWS], square[2] = {0}, count[2] = {0};
+    draw_noise(-1, plain_noise);
+    draw_noise(0.5, noise);
+    for (size_t i = 0; i < DRAWS; i++) {
+        const bool wide = fabs(noise[i]) > 4 * fabs(plain_noise[i]);
+        const double expected = (wide ? 8 : 1) * plain_noise[i];
+        ck_assert_msg(fabs(noise[i] - expected) < 1e-6 * (1 + fabs(expected)), "draw %zu is %g, not %g", i, noise[i], expected);
+        square[wide] += plain_noise[i] * plain_noise[i];
+        count[wide]++;
+    }
+    for (int wide = 0; wide < 2; wide++) {
+        ck_assert_msg(fabs(count[wide] / DRAWS - 0.5) < 0.1, "%g of %d draws are %s", count[wide], DRAWS, wide ? "wide" : "not");
+        ck_assert_msg(fabs(square[wide] / count[wide] - 1) < 0.4, "a mean square of %g where the noise is %s", square[wide] / count[wide], wide ? "wide" : "not");
+    }
+}
+END_TEST
+
 /* An affine layer alone under constant noise learns the spread of data and noise together: sd sqrt(1 + noise^2 (1 + 63 contamination)). */
 START_TEST(noise_has_the_spread_of_the_columns) {
     enum { MANY = 5000 };
@@ -417,6 +462,7 @@ int main(void) {
     tcase_add_loop_test(settings, a_factor_of_all_weights_is_nothing, 0, 2);
     tcase_add_test(settings, the_average_is_exponential);
     tcase_add_loop_test(settings, noise_has_the_spread_of_the_columns, 0, 3);
+    tcase_add_test(settings, wide_noise_is_drawn_apart);
     tcase_add_test(settings, noise_does_not_depend_on_the_batches);
     tcase_add_loop_test(settings, far_rows_keep_some_density, 0, is_brief() ? 1 : 4);
     tcase_add_test(settings, standardizing_is_for_untouched_affine_layers);
