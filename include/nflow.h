@@ -396,7 +396,7 @@ NF_API void nf_workspace_free(nf_workspace *workspace); /* NULL is allowed */
 typedef struct nf_stats {
     size_t struct_size; /* set by the caller */
     size_t bad_rows, first_bad_row;
-    uint64_t rhs_evaluations, steps_accepted, steps_rejected; /* of ODE solves, summed over rows */
+    uint64_t rhs_evaluations, steps_accepted, steps_rejected; /* of ODE solves, summed over rows; evaluations of the adjoint equation too */
     uint64_t root_iterations;                                 /* of planar inverses, summed over rows */
 } nf_stats;
 
@@ -521,7 +521,8 @@ typedef struct nf_fit_progress {
     double train_loss, validation_loss, best_loss; /* nats; NaN when there is none */
     double learning_rate, gradient_norm;
     double seconds, seconds_left; /* so far, and about what remains if no patience ends the fit */
-    double rhs_evaluations;       /* of CNF layers, a row and step of this epoch's training, gradients included; when it grows, so does the time */
+    double rhs_evaluations;       /* by the solves of CNF layers, those of the adjoint equation included, a row and step of this epoch's training; when it
+                                     grows, so does the time. The exact gradient and flow matching solve nothing */
 } nf_fit_progress;
 
 /* Anything but 0 stops the fit, which then returns NF_STOPPED. */

@@ -106,6 +106,33 @@ START_TEST(short_planar_layers_have_gradients_or_bad_rows) {
 }
 END_TEST
 
+/* One row among good ones, in a tile that adds to what another left: that stays, and so do the rows after it. */
+START_TEST(one_steep_row_takes_no_other_along) {
+    enum { SOME = 2200, BAD = 1100 };
+    const short_layer *s = &short_layers[_i];
+    nf_flow *flow = make_short(s, s->length);
+    nf_gradient *gradient;
+    const size_t count = nf_parameter_count(flow);
+    double z[2 * SOME], d[2 * SOME], out[2 * SOME], zeros[SOME] = {0}, got[10], expected[10];
+    const double *context = s->context_dim ? zeros : NULL;
+    must(nf_gradient_create(flow, &gradient));
+    for (size_t i = 0; i < 2 * SOME; i++) {
+        z[i] = 0.385 + 0.01 * (double)(i % 7);
+        d[i] = i / 2 == BAD ? 0.0 : s->small * (1.0 + (double)(i % 3));
+    }
+    must(nf_forward_vjp(flow, NULL, SOME, z, context, d, NULL, out, NULL, gradient));
+    must(nf_gradient_get(gradient, expected));
+    d[2 * BAD] = d[2 * BAD + 1] = 0.385;
+    must(nf_gradient_zero(gradient));
+    must_be(NF_ERR_ROWS, nf_forward_vjp(flow, NULL, SOME, z, context, d, NULL, out, NULL, gradient));
+    must_say("nf_forward_vjp", "row 1100: the gradient is beyond the range of the numbers");
+    must(nf_gradient_get(gradient, got));
+    same_bits("gradient", got, expected, count);
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+}
+END_TEST
+
 static nf_status wide_target(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
     (void)user;
     for (size_t r = 0; r < rows; r++) {
@@ -712,6 +739,7 @@ int main(void) {
     tcase_add_loop_test(far, rows_too_far_to_differentiate_add_nothing, 0, subjects);
     tcase_add_loop_test(far, huge_rows_are_bad_or_right, 0, subjects);
     tcase_add_loop_test(far, short_planar_layers_have_gradients_or_bad_rows, 0, 4);
+    tcase_add_loop_test(far, one_steep_row_takes_no_other_along, 0, 4);
     tcase_add_loop_test(far, short_planar_layers_have_losses_or_bad_rows, 0, 4);
     tcase_add_loop_test(far, rows_with_steep_gradients_add_nothing, 0, 4);
     tcase_add_loop_test(far, rows_with_infinite_numbers_within_spoil_no_others, 0, 2);

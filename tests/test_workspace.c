@@ -98,6 +98,52 @@ START_TEST(matching_follows_few_rows) {
 }
 END_TEST
 
+/* ---- what is counted */
+
+static nf_stats stats_of(const nf_workspace *ws) {
+    nf_stats stats = {.struct_size = sizeof stats};
+    must(nf_workspace_stats(ws, &stats));
+    return stats;
+}
+
+/* A tile that finds no room for its checkpoints is done again with more, and is counted once. The exact gradient solves nothing, and the adjoint equation is a solve whose evaluations count. */
+START_TEST(what_is_done_again_is_counted_once) {
+    const bool adjoint = _i >= 2;
+    nf_flow *flow, *second;
+    nf_workspace *ws;
+    nf_gradient *gradient;
+    random_source random = random_begin(4);
+    double *x = new_normals(&random, ROWS * DIM, 1), *log_prob = new_numbers(ROWS), loss;
+    const nf_cnf_config config = {.struct_size = sizeof config, .dim = DIM, .hidden_layers = 1, .hidden_width = 6, .seed = 3, .rtol = 1e-10, .atol = 1e-10,
+                                  .gradient = adjoint ? NF_ODE_ADJOINT : NF_ODE_DISCRETE};
+    must(nf_cnf_create(&config, &flow));
+    must(nf_cnf_create(&config, &second)); /* which may have no room when the first is done */
+    must(nf_flow_append(flow, second));
+    randomize(flow, &random, adjoint ? 0.385 : 1.385);
+    x[5] = x[4 * 700] = NAN;
+    must(nf_gradient_create(flow, &gradient));
+    must(nf_workspace_create(flow, 1 + (size_t)_i % 2, &ws));
+    must_be(NF_ERR_ROWS, nf_grad_nll(flow, ws, ROWS, x, NULL, NULL, gradient, &loss));
+    const nf_stats first = stats_of(ws);
+    must_be(NF_ERR_ROWS, nf_grad_nll(flow, ws, ROWS, x, NULL, NULL, gradient, &loss));
+    const nf_stats again = stats_of(ws);
+    must_be(NF_ERR_ROWS, nf_log_prob(flow, ws, ROWS, x, NULL, log_prob));
+    const nf_stats density = stats_of(ws);
+    ck_assert_msg(first.bad_rows == 2 && first.first_bad_row == 1, "%zu bad rows, the first %zu", first.bad_rows, first.first_bad_row);
+    ck_assert_msg(first.rhs_evaluations == again.rhs_evaluations, "%llu evaluations, then %llu", (unsigned long long)first.rhs_evaluations,
+                  (unsigned long long)again.rhs_evaluations);
+    ck_assert(first.steps_accepted == again.steps_accepted && first.steps_rejected == again.steps_rejected && again.bad_rows == 2);
+    ck_assert(again.steps_accepted == density.steps_accepted && again.steps_rejected == density.steps_rejected);
+    ck_assert_msg(adjoint ? again.rhs_evaluations > density.rhs_evaluations : again.rhs_evaluations == density.rhs_evaluations, "%llu evaluations, and %llu without a gradient", (unsigned long long)again.rhs_evaluations,
+                  (unsigned long long)density.rhs_evaluations);
+    nf_workspace_free(ws);
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+    free(log_prob);
+    free(x);
+}
+END_TEST
+
 /* ---- a large gradient */
 
 /* Of so many parameters, in all its slots, that several threads sum it; not a multiple of what one of them takes at once. */
@@ -137,6 +183,7 @@ int main(void) {
     tcase_set_timeout(c, 120);
     tcase_add_loop_test(c, memory_may_look_like_a_cache, 0, 2);
     tcase_add_loop_test(c, matching_follows_few_rows, 0, 2);
+    tcase_add_loop_test(c, what_is_done_again_is_counted_once, 0, 4);
     tcase_add_loop_test(c, threads_sum_each_number_once, 0, 2);
     suite_add_tcase(suite, c);
     return run_suite(suite);
