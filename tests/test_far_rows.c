@@ -133,6 +133,40 @@ START_TEST(one_steep_row_takes_no_other_along) {
 }
 END_TEST
 
+/* Steep rows are found by trying rows one by one, which nf_stats does not show. */
+START_TEST(trying_rows_is_not_counted) {
+    enum { SOME = 200 };
+    const short_layer *s = &short_layers[_i];
+    nf_flow *flow = make_short(s, s->length), *cnf;
+    nf_gradient *gradient;
+    nf_workspace *ws;
+    nf_stats stats[2] = {{.struct_size = sizeof stats[0]}, {.struct_size = sizeof stats[1]}};
+    double z[2 * SOME], d[2 * SOME], zeros[SOME] = {0};
+    const double *context = s->context_dim ? zeros : NULL;
+    must(nf_cnf_create(NF_CONFIG(nf_cnf_config, .dim = 2, .context_dim = s->context_dim, .hidden_width = 3, .method = NF_RK4, .steps = 2, .precision = s->precision), &cnf));
+    must(nf_flow_append(flow, cnf));
+    must(nf_gradient_create(flow, &gradient));
+    must(nf_workspace_create(flow, 1, &ws));
+    for (size_t i = 0; i < 2 * SOME; i++) {
+        z[i] = 0.385 + 0.01 * (double)(i % 7);
+        d[i] = i / 2 == 77 ? 0.385 : 0;
+    }
+    must_be(NF_ERR_ROWS, nf_forward_vjp(flow, ws, SOME, z, context, d, NULL, NULL, NULL, gradient));
+    must_say("nf_forward_vjp", "row 77: the gradient is beyond the range of the numbers");
+    must(nf_workspace_stats(ws, &stats[1]));
+    d[2 * 77] = d[2 * 77 + 1] = 0;
+    must(nf_forward_vjp(flow, ws, SOME, z, context, d, NULL, NULL, NULL, gradient));
+    must(nf_workspace_stats(ws, &stats[0]));
+    ck_assert(stats[0].bad_rows == 0 && stats[1].bad_rows == 1 && stats[1].first_bad_row == 77);
+    ck_assert_uint_gt(stats[0].rhs_evaluations, 0);
+    ck_assert_msg(stats[0].rhs_evaluations == stats[1].rhs_evaluations && stats[0].steps_accepted == stats[1].steps_accepted, "%llu evaluations, and %llu with a steep row",
+                  (unsigned long long)stats[0].rhs_evaluations, (unsigned long long)stats[1].rhs_evaluations);
+    nf_workspace_free(ws);
+    nf_gradient_free(gradient);
+    nf_flow_free(flow);
+}
+END_TEST
+
 static nf_status wide_target(void *user, size_t rows, const double *x, double *log_density, double *gradient) {
     (void)user;
     for (size_t r = 0; r < rows; r++) {
@@ -740,6 +774,7 @@ int main(void) {
     tcase_add_loop_test(far, huge_rows_are_bad_or_right, 0, subjects);
     tcase_add_loop_test(far, short_planar_layers_have_gradients_or_bad_rows, 0, 4);
     tcase_add_loop_test(far, one_steep_row_takes_no_other_along, 0, 4);
+    tcase_add_loop_test(far, trying_rows_is_not_counted, 0, 4);
     tcase_add_loop_test(far, short_planar_layers_have_losses_or_bad_rows, 0, 4);
     tcase_add_loop_test(far, rows_with_steep_gradients_add_nothing, 0, 4);
     tcase_add_loop_test(far, rows_with_infinite_numbers_within_spoil_no_others, 0, 2);
