@@ -273,12 +273,11 @@ nf_status nf_diagnose_with(const nf_diagnose_calls *calls, const nf_flow *flow, 
     status = nf_check_room(function, "report", report, FIRST_REPORT);
     if (status != NF_OK)
         return status;
-    if (d.context_dim == 0 && context)
-        return nf_fail(NF_ERR_ARGUMENT, function, "context is not NULL, and the flow takes none");
     if (d.context_dim != 0 && !rows)
         return nf_fail(NF_ERR_ARGUMENT, function, "rows is 0, and the flow needs rows of context, of %zu columns", d.context_dim);
-    if (d.context_dim != 0 && !context)
-        return nf_fail(NF_ERR_ARGUMENT, function, "context is NULL, and the flow takes %zu columns", d.context_dim);
+    status = nf_check_context(function, "context", flow, context);
+    if (status != NF_OK)
+        return status;
     if (x && !rows)
         return nf_fail(NF_ERR_ARGUMENT, function, "rows is 0, and x is not NULL");
     fill_defaults(&d.config);

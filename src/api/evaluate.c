@@ -13,13 +13,9 @@ nf_status nf_check_evaluation(const char *function, const nf_flow *flow, const n
     if (status != NF_OK)
         return status;
     status = nf_check_rows(function, "rows", flow, rows);
-    if (status != NF_OK)
-        return status;
-    if (flow->model.context_dim == 0 && context)
-        return nf_fail(NF_ERR_ARGUMENT, function, "context is not NULL, and the flow takes none");
-    if (flow->model.context_dim != 0 && rows > 0 && !context)
-        return nf_fail(NF_ERR_ARGUMENT, function, "context is NULL, and the flow takes %zu columns", flow->model.context_dim);
-    return NF_OK;
+    if (status == NF_OK && (rows > 0 || context))
+        status = nf_check_context(function, "context", flow, context);
+    return status;
 }
 
 /* Lanes of work: as many as threads can be used on so many rows. */

@@ -52,11 +52,8 @@ static nf_status check(const kl_fit *f) {
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->ema_decay is %g, must be less than 1", c->ema_decay);
     if (c->reserved != 0)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->reserved is %d, must be 0", c->reserved);
-    if (f->flow->model.context_dim == 0 && c->context)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->context is not NULL, and the flow takes none");
-    if (f->flow->model.context_dim != 0 && !c->context)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->context is NULL, and the flow takes %zu columns", f->flow->model.context_dim);
-    return nf_check_rows(f->function, "config->samples", f->flow, c->samples);
+    const nf_status status = nf_check_context(f->function, "config->context", f->flow, c->context);
+    return status == NF_OK ? nf_check_rows(f->function, "config->samples", f->flow, c->samples) : status;
 }
 
 static void fill_defaults(kl_fit *f) {

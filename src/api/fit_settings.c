@@ -16,26 +16,25 @@ typedef struct nf_fitting fit;
 static nf_status check_data(const fit *f) {
     const nf_fit_config *c = &f->config;
     const nf_rows *d = &f->data;
-    const size_t context_dim = f->flow->model.context_dim;
+    nf_status status = NF_OK;
     if (d->read && (d->x || d->context))
         return nf_fail(NF_ERR_ARGUMENT, f->function, "%s is not NULL, and config->read gives the rows", d->x ? "x" : "context");
     if (d->own == 0 && f->ranks.size == 1)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "rows is 0");
     if (d->own > 0 && !d->read && !d->x)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "x is NULL");
-    if (d->own > 0 && !d->read && (context_dim != 0) != (d->context != NULL))
-        return nf_fail(NF_ERR_ARGUMENT, f->function, context_dim ? "context is NULL, and the flow takes %zu columns"
-                                                                 : "context is not NULL, and the flow takes %zu columns", context_dim);
-    if (c->validation_rows && !c->validation_x)
+    if (d->own > 0 && !d->read)
+        status = nf_check_context(f->function, "context", f->flow, d->context);
+    if (status == NF_OK && c->validation_rows && !c->validation_x)
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_x is NULL with %zu validation_rows", c->validation_rows);
-    if (c->validation_rows && context_dim == 0 && c->validation_context)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_context is not NULL, and the flow takes none");
-    if (c->validation_rows && context_dim != 0 && !c->validation_context)
-        return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_context is NULL, and the flow takes %zu columns", context_dim);
+    if (status == NF_OK && c->validation_rows)
+        status = nf_check_context(f->function, "config->validation_context", f->flow, c->validation_context);
+    if (status != NF_OK)
+        return status;
     /* A rank without held-out rows may have the arrays of all. */
     if (!c->validation_rows && f->ranks.size == 1 && (c->validation_context || c->validation_weight))
         return nf_fail(NF_ERR_ARGUMENT, f->function, "config->validation_rows is 0 with a validation_%s", c->validation_weight ? "weight" : "context");
-    nf_status status = nf_check_rows(f->function, "rows", f->flow, d->own); /* also of a reader's: it would have to read them without end */
+    status = nf_check_rows(f->function, "rows", f->flow, d->own); /* also of a reader's: it would have to read them without end */
     if (status == NF_OK)
         status = nf_check_rows(f->function, "config->validation_rows", f->flow, c->validation_rows);
     if (status == NF_OK)

@@ -24,6 +24,15 @@ nf_status nf_check_rows(const char *function, const char *name, const nf_flow *f
     return nf_fail(NF_ERR_ARGUMENT, function, "%s is %zu, which is more than memory can hold", name, rows);
 }
 
+nf_status nf_check_context(const char *function, const char *name, const nf_flow *flow, const double *context) {
+    const size_t columns = flow->model.context_dim;
+    if (columns == 0 && context)
+        return nf_fail(NF_ERR_ARGUMENT, function, "%s is not NULL, and the flow takes none", name);
+    if (columns != 0 && !context)
+        return nf_fail(NF_ERR_ARGUMENT, function, "%s is NULL, and the flow takes %zu columns", name, columns);
+    return NF_OK;
+}
+
 bool nf_finite_row(const double *row, size_t columns, const nf_engine *engine) {
     const double most = engine->precision == NF_SINGLE ? (double)__FLT_MAX__ : __DBL_MAX__;
     for (size_t i = 0; i < columns; i++)

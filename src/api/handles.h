@@ -80,6 +80,9 @@ nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_
 /* That `name` rows of the flow can be an array. */
 nf_status nf_check_rows(const char *function, const char *name, const nf_flow *flow, size_t rows);
 
+/* That there is a context, `name`, exactly when the flow takes one. */
+nf_status nf_check_context(const char *function, const char *name, const nf_flow *flow, const double *context);
+
 /* In the precision of the engine. */
 bool nf_finite_row(const double *row, size_t columns, const nf_engine *engine);
 
