@@ -121,18 +121,17 @@ static bool is_row_steep(const thread_map *m, const struct layer_ops *ops, const
 
 /* Bad lanes, and those beyond the rows, become copies of the first good one, of no weight: a number of theirs that is infinite would spoil it. False: none is good. */
 static bool leave_out(thread_map *m, double *fraction) {
-    tile *t = &m->t;
+    const tile *t = &m->t;
     size_t good = 0;
     while (good < t->rows && t->failed[good])
         good++;
     if (good == t->rows)
         return false;
+    R(fill_lanes)(m);
     for (size_t l = 0; l < t->panels * PANEL; l++) {
         if (l < t->rows && !t->failed[l])
             continue;
-        R(spread_lane)(lane_of(t->x, t->dim, good), t->dim, lane_of(t->x, t->dim, l), 0, 1);
         R(spread_lane)(lane_of(m->cotangent_x, t->dim, good), t->dim, lane_of(m->cotangent_x, t->dim, l), 0, 1);
-        R(spread_lane)(lane_of(m->context, t->context_dim, good), t->context_dim, lane_of(m->context, t->context_dim, l), 0, 1);
         fraction[l] = fraction[good];
         m->cotangent_log_det[l] = 0;
     }
