@@ -448,7 +448,7 @@ void train_read(train_data *d, const char *path, const train_options *o) {
     refuse_constant_columns(d, t.path);
     refuse_extreme_columns(o, t.path, d->rows, d->x, d->names, d->dim);
     refuse_extreme_columns(o, t.path, d->rows, d->context, d->context_names, d->context_dim);
-    const size_t same_rows = count_same_rows(d);
+    const size_t same_rows = o->jitter ? 0 : count_same_rows(d); /* the first of the table, which are together before they are shuffled */
     shuffle(d, o->seed);
     if (!o->jitter && !say_few_values(d, &t, &c))
         say_same_rows(d, same_rows, t.path);

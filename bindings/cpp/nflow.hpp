@@ -389,10 +389,8 @@ class fit_config : public training_config<nf_fit_config, nf_fit_progress, fit_co
         return training_tolerance(value ? 0. : -1.);
     }
     fit_config &standardize(int value) { return set(&nf_fit_config::standardize, value); }
-    /* 0 is the default, which does. For bool alone, so that numbers of any type are taken for the number. */
-    template <class B, class = std::enable_if_t<std::is_same_v<B, bool>>> fit_config &standardize(B value) {
-        return standardize(value ? 0 : -1);
-    }
+    /* 0 is the default, which does */
+    template <class T, detail::only_bool<T> = 0> fit_config &standardize(T value) { return standardize(value ? 0 : -1); }
     fit_config &pairing(nf_pairing value) { return set(&nf_fit_config::pairing, value); }
     fit_config &checkpoint(std::string path) {
         checkpoint_ = std::move(path);
