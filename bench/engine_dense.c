@@ -99,7 +99,7 @@ static void packed_backward_input(const work *w) {
     const size_t xs = w->in * PANEL, ys = w->out * PANEL;
     for (size_t p = 0, n; p < w->panels; p += n) {
         n = tile_panels(w, p);
-        R(dense_packed_backward_input)(w->out, w->in, w->packed_backward, n, w->Y, ys, w->dX, xs, 0);
+        R(dense_packed_backward_input)(w->out, w->in, w->packed_backward, n, w->Y, ys, w->dX, xs, 0, NULL);
     }
 }
 
@@ -107,7 +107,7 @@ static void backward_input(const work *w) {
     const size_t xs = w->in * PANEL, ys = w->out * PANEL;
     for (size_t p = 0, n; p < w->panels; p += n) {
         n = tile_panels(w, p);
-        R(dense_backward_input)(w->out, w->in, w->W, n, w->Y, ys, w->dX, xs, 0);
+        R(dense_backward_input)(w->out, w->in, w->W, n, w->Y, ys, w->dX, xs, 0, NULL);
     }
 }
 

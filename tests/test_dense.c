@@ -243,8 +243,8 @@ START_TEST(nothing_to_do_writes_nothing) {
     const buffer before = copy_of(&dW);
     R(dense_forward)(0, p.in, p.W.data, p.bias.data, 2, p.X.data, p.x_stride, p.Y.data, p.y_stride, PANEL);
     R(dense_forward)(p.out, p.in, p.W.data, p.bias.data, 0, p.X.data, p.x_stride, p.Y.data, p.y_stride, PANEL);
-    R(dense_backward_input)(p.out, 0, p.W.data, 2, p.Y.data, p.y_stride, p.X.data, p.x_stride, 0);
-    R(dense_backward_input)(p.out, p.in, p.W.data, 0, p.Y.data, p.y_stride, p.X.data, p.x_stride, 0);
+    R(dense_backward_input)(p.out, 0, p.W.data, 2, p.Y.data, p.y_stride, p.X.data, p.x_stride, 0, NULL);
+    R(dense_backward_input)(p.out, p.in, p.W.data, 0, p.Y.data, p.y_stride, p.X.data, p.x_stride, 0, NULL);
     R(dense_backward_weights)(p.out, p.in, 0, p.Y.data, p.y_stride, p.X.data, p.x_stride, NULL, dW.data, NULL);
     ck_assert_mem_eq(p.Y.data, Y.data, Y.count * sizeof(real));
     ck_assert_mem_eq(p.X.data, X.data, X.count * sizeof(real));
@@ -257,13 +257,14 @@ START_TEST(nothing_to_do_writes_nothing) {
 }
 END_TEST
 
-static void check_input(const problem *p, const buffer *before, int accumulate) {
+static void check_input(const problem *p, const buffer *before, int accumulate, const real *slope) {
     for (size_t panel = 0; panel < p->panels; panel++) {
         for (size_t i = 0; i < p->in * PANEL; i++) {
             const size_t at = panel * p->x_stride + i;
             real want = accumulate ? before->data[at] : 0;
             for (size_t j = 0; j < p->out; j++)
                 want = madd(p->W.data[j * p->in + i / PANEL], p->Y.data[panel * p->y_stride + j * PANEL + i % PANEL], want);
+            want = slope ? want * slope[at] : want;
             ck_assert_msg(same_bits(p->X.data[at], want), "dX[%zu][%zu][%zu] is %.17g and not %.17g: %s", panel, i / PANEL, i % PANEL,
                           (double)p->X.data[at], (double)want, p->text);
         }
@@ -274,14 +275,21 @@ static void check_input(const problem *p, const buffer *before, int accumulate) 
 START_TEST(backward_input_is_one_chain) {
     for (size_t n = 0; n < ALL_SHAPES; n++) {
         problem p = numbered_problem(n);
-        const int accumulate = (int)(n % 2);
-        buffer before = copy_of(&p.X), packed = pack(&p, R(dense_pack_backward));
-        R(dense_backward_input)(p.out, p.in, p.W.data, p.panels, p.Y.data, p.y_stride, p.X.data, p.x_stride, accumulate);
-        check_input(&p, &before, accumulate);
-        memcpy(p.X.data, before.data, before.count * sizeof(real));
-        R(dense_packed_backward_input)(p.out, p.in, packed.data, p.panels, p.Y.data, p.y_stride, p.X.data, p.x_stride, accumulate);
-        check_input(&p, &before, accumulate);
+        buffer before = copy_of(&p.X), packed = pack(&p, R(dense_pack_backward)), slopes = copy_of(&p.X);
+        for (size_t i = 0; i < slopes.count; i++)
+            slopes.data[i] = number();
+        for (int way = 0; way < 4; way++) {
+            const int accumulate = way % 2;
+            const real *slope = way < 2 ? NULL : slopes.data;
+            memcpy(p.X.data, before.data, before.count * sizeof(real));
+            R(dense_backward_input)(p.out, p.in, p.W.data, p.panels, p.Y.data, p.y_stride, p.X.data, p.x_stride, accumulate, slope);
+            check_input(&p, &before, accumulate, slope);
+            memcpy(p.X.data, before.data, before.count * sizeof(real));
+            R(dense_packed_backward_input)(p.out, p.in, packed.data, p.panels, p.Y.data, p.y_stride, p.X.data, p.x_stride, accumulate, slope);
+            check_input(&p, &before, accumulate, slope);
+        }
         drop(&before);
+        drop(&slopes);
         drop(&packed);
         drop_problem(&p);
     }
@@ -291,15 +299,18 @@ END_TEST
 START_TEST(backward_input_of_a_range_is_a_part_of_the_whole) {
     for (size_t n = 0; n < 12; n++) {
         problem p = make_problem(between(1, 90), between(2, 90), between(1, 4));
-        buffer whole = copy_of(&p.X);
-        R(dense_backward_input)(p.out, p.in, p.W.data, p.panels, p.Y.data, p.y_stride, whole.data, p.x_stride, 1);
+        buffer whole = copy_of(&p.X), slopes = copy_of(&p.X);
+        const real *slope = n % 2 ? slopes.data : NULL;
+        R(dense_backward_input)(p.out, p.in, p.W.data, p.panels, p.Y.data, p.y_stride, whole.data, p.x_stride, 1, slope);
         for (size_t k0 = 0, k1; k0 < p.in; k0 = k1) {
             k1 = k0 + between(1, p.in - k0);
             R(dense_backward_input_range)
-            (p.out, k1 - k0, p.W.data + k0, p.in, p.panels, p.Y.data, p.y_stride, p.X.data + k0 * PANEL, p.x_stride, 1);
+            (p.out, k1 - k0, p.W.data + k0, p.in, p.panels, p.Y.data, p.y_stride, p.X.data + k0 * PANEL, p.x_stride, 1,
+             slope ? slope + k0 * PANEL : NULL);
         }
         ck_assert_msg(memcmp(whole.data, p.X.data, whole.count * sizeof(real)) == 0, "%s", p.text);
         drop(&whole);
+        drop(&slopes);
         drop_problem(&p);
     }
 }
@@ -352,7 +363,7 @@ START_TEST(forward_and_input_agree_with_blas) {
         }
         buffer Y = make(p.Y.count, 0), dX = make(p.X.count, 0);
         R(dense_forward)(p.out, p.in, p.W.data, p.bias.data, p.panels, p.X.data, p.x_stride, Y.data, p.y_stride, PANEL);
-        R(dense_backward_input)(p.out, p.in, p.W.data, p.panels, p.Y.data, p.y_stride, dX.data, p.x_stride, 0);
+        R(dense_backward_input)(p.out, p.in, p.W.data, p.panels, p.Y.data, p.y_stride, dX.data, p.x_stride, 0, NULL);
         double *y = as_rows(&Y, p.out, p.panels, p.y_stride, 0), *dx = as_rows(&dX, p.in, p.panels, p.x_stride, 0);
         for (size_t i = 0; i < (size_t)rows * p.out; i++) {
             const double bias = (double)p.bias.data[i % p.out];

@@ -52,6 +52,10 @@ VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const bool 
         VEC_UNROLL for (int i = 0; i < mr; i++) { VEC_UNROLL for (int v = 0; v < nb * nv; v++) sum[i][v] = vec_zero(); }
     }
 
+    if (p->sloped) /* at hand when the chains end */
+        VEC_UNROLL for (int i = 0; i < mr; i++) {
+            VEC_UNROLL for (int v = 0; v < nb * nv; v++) __builtin_prefetch(c[v / nv] + p->slope + (size_t)i * c_row + v % nv * VEC_LANES);
+        }
     for (size_t s = p->segments; s > 0; s--) {
         const real *ak = a;
         if (nv == BLOCK_VECS && nb == 1 && 3 * mr >= 2 * MAX_ROWS) {
@@ -70,6 +74,15 @@ VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const bool 
             VEC_UNROLL for (int v = 0; v < nb * nv; v++) {
                 real *to = c[v / nv] + v % nv * VEC_LANES;
                 vec_storeu(to, vec_loadu(to) + sum[i][v]);
+            }
+            VEC_UNROLL for (int n = 0; n < nb; n++) c[n] += c_row;
+        }
+    } else if (p->sloped) {
+        const ptrdiff_t slope = p->slope;
+        VEC_UNROLL for (int i = 0; i < mr; i++) {
+            VEC_UNROLL for (int v = 0; v < nb * nv; v++) {
+                real *to = c[v / nv] + v % nv * VEC_LANES;
+                vec_store(to, vec_load(to + slope) * sum[i][v]);
             }
             VEC_UNROLL for (int n = 0; n < nb; n++) c[n] += c_row;
         }

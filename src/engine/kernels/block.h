@@ -32,6 +32,8 @@ typedef struct product {
     size_t a_row, a_depth, a_segment; /* steps of A */
     size_t b_row, c_row;              /* steps of B and C from one row to the next */
     bool packed;                      /* A is a packed strip: its steps are 1 and the rows of the block, that of B is PANEL */
+    bool sloped;                      /* what is stored is multiplied by what stands `slope` reals behind it */
+    ptrdiff_t slope;
     const real *bias;
 } product;
 

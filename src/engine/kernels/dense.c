@@ -22,9 +22,11 @@ typedef struct factor {
 /* Products of so few links load and store more than they multiply: a row after the other, beside what they read of B, which stays in registers. */
 #define SHALLOW_DEPTH 2
 
-VEC_INLINE void run_shallow(const int depth, const int nv, size_t rows, const real *bias, const factor *A, const real *b, real *c) {
-    const real *a = A->at;
+VEC_INLINE void run_shallow(const int depth, const int nv, size_t rows, const product *p, const factor *A, const real *b, real *c) {
+    const real *a = A->at, *const bias = p->bias;
     const size_t a_row = A->row, a_depth = A->depth;
+    const bool sloped = p->sloped;
+    const ptrdiff_t slope = p->slope;
     vec bk[SHALLOW_DEPTH][BLOCK_VECS];
     VEC_UNROLL for (int k = 0; k < depth; k++) {
         VEC_UNROLL for (int v = 0; v < nv; v++) bk[k][v] = vec_load(b + (size_t)k * PANEL + v * VEC_LANES);
@@ -33,33 +35,35 @@ VEC_INLINE void run_shallow(const int depth, const int nv, size_t rows, const re
         VEC_UNROLL for (int v = 0; v < nv; v++) {
             vec sum = bias ? vec_set1(bias[i]) : vec_zero();
             VEC_UNROLL for (int k = 0; k < depth; k++) sum = vec_madd(vec_set1(a[(size_t)k * a_depth]), bk[k][v], sum);
-            vec_store(c + v * VEC_LANES, sum);
+            real *const to = c + v * VEC_LANES;
+            vec_store(to, sloped ? vec_load(to + slope) * sum : sum);
         }
     }
 }
 
-static void shallow_product(size_t rows, size_t depth, const real *bias, const factor *A, const lane_map *map, const real *B, real *C) {
+static void shallow_product(size_t rows, size_t depth, const product *p, const factor *A, const lane_map *map, const real *B, real *C) {
     for (size_t v = 0, nv; v < map->vectors; v += nv) {
         const size_t panel = v / PANEL_VECS, within = v % PANEL_VECS * VEC_LANES;
         const real *b = B + panel * map->b_panel + within;
         real *c = C + panel * map->c_panel + within;
         nv = map->vectors - v < BLOCK_VECS ? 1 : BLOCK_VECS;
         if (depth == 1 && nv == 1)
-            run_shallow(1, 1, rows, bias, A, b, c);
+            run_shallow(1, 1, rows, p, A, b, c);
         else if (depth == 1)
-            run_shallow(1, BLOCK_VECS, rows, bias, A, b, c);
+            run_shallow(1, BLOCK_VECS, rows, p, A, b, c);
         else if (nv == 1)
-            run_shallow(2, 1, rows, bias, A, b, c);
+            run_shallow(2, 1, rows, p, A, b, c);
         else
-            run_shallow(2, BLOCK_VECS, rows, bias, A, b, c);
+            run_shallow(2, BLOCK_VECS, rows, p, A, b, c);
     }
 }
 
 /* C[0..rows)[lanes] = start + A B over the whole depth, also when that is 0. */
 VEC_INLINE void run_product(product *p, size_t rows, size_t depth, const factor *A, const lane_map *map, const real *B, real *C) {
     const real *const bias = p->bias;
+    const bool sloped = p->sloped;
     if (0 < depth && depth <= SHALLOW_DEPTH && !A->packed && p->start != START_MEMORY) {
-        shallow_product(rows, depth, bias, A, map, B, C);
+        shallow_product(rows, depth, p, A, map, B, C);
         return;
     }
     p->packed = A->packed;
@@ -67,6 +71,7 @@ VEC_INLINE void run_product(product *p, size_t rows, size_t depth, const factor 
     p->a_depth = A->depth;
     for (size_t k = 0;;) {
         p->depth = smaller(depth - k, DEPTH_CHUNK);
+        p->sloped = sloped && k + p->depth == depth;
         const real *a = A->packed ? A->at + k * rows : A->at + k * A->depth;
         for (size_t j = 0, strip; j < rows; j += strip) {
             strip = strip_rows(rows - j);
@@ -144,13 +149,18 @@ void R(dense_packed_forward)(size_t out, size_t in, const real *packed, const re
     forward(out, in, &A, bias, panels, X, x_stride, Y, y_stride, lanes);
 }
 
-static product input_product(int accumulate) {
-    return (product){.start = accumulate ? START_MEMORY : START_ZERO, .segments = 1, .b_row = PANEL, .c_row = PANEL};
+static product input_product(int accumulate, const real *dX, const real *slope) {
+    return (product){.start = accumulate ? START_MEMORY : START_ZERO,
+                     .segments = 1,
+                     .b_row = PANEL,
+                     .c_row = PANEL,
+                     .sloped = slope != NULL,
+                     .slope = slope ? slope - dX : 0};
 }
 
 /* The input's cotangent with some columns packed at a time: see PACKED_COLUMNS. */
 static void packing_backward_input(size_t out, size_t columns, const real *W, size_t w_stride, const lane_map *map, const real *dY,
-                                   real *dX, int accumulate) {
+                                   real *dX, int accumulate, const real *slope) {
     real packed[DEPTH_CHUNK * PACKED_COLUMNS];
     const factor A = {.at = packed, .row = 1, .packed = true};
     for (size_t j = 0, depth; j < out; j += depth) {
@@ -161,34 +171,34 @@ static void packing_backward_input(size_t out, size_t columns, const real *W, si
                 pack_columns(depth, W + j * w_stride + k, w_stride, packed);
             else
                 pack_strips(count, depth, W + j * w_stride + k, 1, w_stride, packed);
-            product p = input_product(accumulate || j > 0);
+            product p = input_product(accumulate || j > 0, dX, j + depth == out ? slope : NULL);
             run_product(&p, count, depth, &A, map, dY + j * PANEL, dX + k * PANEL);
         }
     }
 }
 
 void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, size_t w_stride, size_t panels, const real *dY,
-                                   size_t y_stride, real *dX, size_t x_stride, int accumulate) {
+                                   size_t y_stride, real *dX, size_t x_stride, int accumulate, const real *slope) {
     const lane_map map = {panels * PANEL_VECS, y_stride, x_stride};
     const factor A = {.at = W, .row = 1, .depth = w_stride};
-    product p = input_product(accumulate);
+    product p = input_product(accumulate, dX, slope);
     if (VEC_BYTES < 64 && panels > 1 && w_stride >= PACKED_STRIDE && out * w_stride > PACKED_SIZE)
-        packing_backward_input(out, columns, W, w_stride, &map, dY, dX, accumulate);
+        packing_backward_input(out, columns, W, w_stride, &map, dY, dX, accumulate, slope);
     else
         run_product(&p, columns, out, &A, &map, dY, dX);
 }
 
 void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels, const real *dY, size_t y_stride, real *dX,
-                             size_t x_stride, int accumulate) {
-    R(dense_backward_input_range)(out, in, W, in, panels, dY, y_stride, dX, x_stride, accumulate);
+                             size_t x_stride, int accumulate, const real *slope) {
+    R(dense_backward_input_range)(out, in, W, in, panels, dY, y_stride, dX, x_stride, accumulate, slope);
 }
 
 void R(dense_pack_backward)(size_t out, size_t in, const real *W, real *packed) { pack_strips(in, out, W, 1, in, packed); }
 
 void R(dense_packed_backward_input)(size_t out, size_t in, const real *packed, size_t panels, const real *dY, size_t y_stride, real *dX,
-                                    size_t x_stride, int accumulate) {
+                                    size_t x_stride, int accumulate, const real *slope) {
     const lane_map map = {panels * PANEL_VECS, y_stride, x_stride};
     const factor A = {.at = packed, .row = 1, .packed = true};
-    product p = input_product(accumulate);
+    product p = input_product(accumulate, dX, slope);
     run_product(&p, in, out, &A, &map, dY, dX);
 }

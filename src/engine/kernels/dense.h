@@ -42,12 +42,12 @@ void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, si
 /*
  * dX[k][lane] = sum_j W[j][k] dY[j][lane]: one chain of madd, j ascending, from 0, or from what dX holds when `accumulate`.
  * The chain for k does not depend on the other columns, so a range of inputs [k0, k1) can be had with
- * R(dense_backward_input_range): the rows of W are then `w_stride` apart.
+ * R(dense_backward_input_range): the rows of W are then `w_stride` apart. `slope`, laid out as dX, or NULL: what the sums are multiplied by.
  */
 void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels, const real *dY, size_t y_stride, real *dX,
-                             size_t x_stride, int accumulate);
+                             size_t x_stride, int accumulate, const real *slope);
 void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, size_t w_stride, size_t panels, const real *dY,
-                                   size_t y_stride, real *dX, size_t x_stride, int accumulate);
+                                   size_t y_stride, real *dX, size_t x_stride, int accumulate, const real *slope);
 
 /*
  * The same two products from weights that were packed, in * out reals, into the strips that stay in registers together: to the
@@ -58,7 +58,7 @@ void R(dense_packed_forward)(size_t out, size_t in, const real *packed, const re
                              real *Y, size_t y_stride, size_t lanes);
 void R(dense_pack_backward)(size_t out, size_t in, const real *W, real *packed);
 void R(dense_packed_backward_input)(size_t out, size_t in, const real *packed, size_t panels, const real *dY, size_t y_stride, real *dX,
-                                    size_t x_stride, int accumulate);
+                                    size_t x_stride, int accumulate, const real *slope);
 
 /*
  * dW[j][k] += sum dY[j][lane] X[k][lane] and dbias[j] += sum dY[j][lane] (unless dbias is NULL), over all lanes of all

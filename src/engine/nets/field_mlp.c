@@ -374,7 +374,7 @@ static void folded_vjp(const field_mlp *f, const real *d_trace, bool parameters)
             second.d_slope[i * PANEL + l] *= d_trace[l];
             f->out[i * PANEL + l] = second.slope[i * PANEL + l] * d_trace[l];
         }
-    R(dense_backward_input)(m, n, f->fold, 1, f->out, m * PANEL, first.d_slope, n * PANEL, 0);
+    R(dense_backward_input)(m, n, f->fold, 1, f->out, m * PANEL, first.d_slope, n * PANEL, 0, NULL);
     if (parameters)
         R(dense_backward_weights)(m, n, 1, f->out, m * PANEL, first.slope, n * PANEL, f->room, f->d_fold, NULL);
 }
@@ -416,7 +416,7 @@ static void tangent_cotangent(const field_mlp *f, const real *d_trace, const rea
             out[i * PANEL + l] *= 2 * f->share * d_square[l];
     if (parameters)
         backward_weights(f, f->depth, f->tangents, out, top.tangent, false);
-    R(dense_backward_input)(dim, n, f->theta + weight_offset(net, f->depth), f->tangents, out, dim * PANEL, d, n * PANEL, 1);
+    R(dense_backward_input)(dim, n, f->theta + weight_offset(net, f->depth), f->tangents, out, dim * PANEL, d, n * PANEL, 1, NULL);
 }
 
 static void tangents_vjp(const field_mlp *f, const real *d_trace, const real *d_square, bool parameters) {
@@ -445,7 +445,7 @@ static void tangents_vjp(const field_mlp *f, const real *d_trace, const real *d_
             }
         if (parameters)
             backward_weights(f, j, f->tangents, d, level_at(f, j - 1).tangent, false);
-        R(dense_backward_input)(m, n, f->theta + weight_offset(net, j), f->tangents, d, m * PANEL, other, n * PANEL, 0);
+        R(dense_backward_input)(m, n, f->theta + weight_offset(net, j), f->tangents, d, m * PANEL, other, n * PANEL, 0, NULL);
         real *swap = d;
         d = other;
         other = swap;
@@ -488,7 +488,7 @@ void R(field_mlp_vjp)(const field_mlp *f, const double *t, const real *z, const 
         real *d_below = j > 0 ? f->d_hidden + (j % 2) * nf_net_widest(net) * PANEL : f->d_input;
         if (sums)
             backward_weights(f, j, 1, d, below.h, true);
-        R(dense_backward_input)(m, n, f->theta + weight_offset(net, j), 1, d, m * PANEL, d_below, n * PANEL, 0);
+        R(dense_backward_input)(m, n, f->theta + weight_offset(net, j), 1, d, m * PANEL, d_below, n * PANEL, 0, NULL);
         for (size_t i = 0; j > 0 && i < n * PANEL; i++)
             d_below[i] = madd(d_below[i], below.slope[i], below.d_slope[i] * below.curvature[i]);
         d = d_below;

@@ -95,11 +95,6 @@ void R(mlp_forward)(const nf_net *net, const real *theta, const real *packed, si
     }
 }
 
-static void multiply(size_t count, real *restrict a, const real *restrict b) {
-    for (size_t i = 0; i < count; i++)
-        a[i] *= b[i];
-}
-
 void R(mlp_vjp)(const nf_net *net, const real *theta, const real *packed, size_t panels, const real *in, const real *record,
                 const real *d_out, real *d_in, real *gradient, real *scratch) {
     const size_t layers = nf_net_layer_count(net), spare = widest_hidden(net) * panels * PANEL;
@@ -113,7 +108,7 @@ void R(mlp_vjp)(const nf_net *net, const real *theta, const real *packed, size_t
         const size_t size = n * panels * PANEL;
         if (j > 0)
             h -= 2 * size;
-        const real *below = j > 0 ? h : in;
+        const real *below = j > 0 ? h : in, *const slope = j > 0 ? h + size : NULL;
         if (gradient)
             R(dense_backward_weights)(m, n, panels, d_out, m * PANEL, below, n * PANEL, weights_room, gradient + offset,
                                       gradient + offset + m * n);
@@ -121,11 +116,9 @@ void R(mlp_vjp)(const nf_net *net, const real *theta, const real *packed, size_t
             return;
         real *d_below = j > 0 ? scratch + (j % 2) * spare : d_in;
         if (packed)
-            R(dense_packed_backward_input)(m, n, packed + packed_offset, panels, d_out, m * PANEL, d_below, n * PANEL, 0);
+            R(dense_packed_backward_input)(m, n, packed + packed_offset, panels, d_out, m * PANEL, d_below, n * PANEL, 0, slope);
         else
-            R(dense_backward_input)(m, n, theta + offset, panels, d_out, m * PANEL, d_below, n * PANEL, 0);
-        if (j > 0)
-            multiply(size, d_below, h + size);
+            R(dense_backward_input)(m, n, theta + offset, panels, d_out, m * PANEL, d_below, n * PANEL, 0, slope);
         d_out = d_below;
     }
 }
