@@ -115,7 +115,7 @@ static void backward_weights(const work *w) {
     const size_t xs = w->in * PANEL, ys = w->out * PANEL;
     for (size_t p = 0, n; p < w->panels; p += n) {
         n = tile_panels(w, p);
-        R(dense_backward_weights)(w->out, w->in, n, w->Y, ys, w->X, xs, w->scratch, w->dW, w->dbias);
+        R(dense_backward_weights)(w->out, w->in, n, w->Y, ys, w->X, xs, w->scratch, w->dW, w->dbias, false);
     }
 }
 

@@ -245,7 +245,7 @@ START_TEST(nothing_to_do_writes_nothing) {
     R(dense_forward)(p.out, p.in, p.W.data, p.bias.data, 0, p.X.data, p.x_stride, p.Y.data, p.y_stride, PANEL);
     R(dense_backward_input)(p.out, 0, p.W.data, 2, p.Y.data, p.y_stride, p.X.data, p.x_stride, 0, NULL);
     R(dense_backward_input)(p.out, p.in, p.W.data, 0, p.Y.data, p.y_stride, p.X.data, p.x_stride, 0, NULL);
-    R(dense_backward_weights)(p.out, p.in, 0, p.Y.data, p.y_stride, p.X.data, p.x_stride, NULL, dW.data, NULL);
+    R(dense_backward_weights)(p.out, p.in, 0, p.Y.data, p.y_stride, p.X.data, p.x_stride, NULL, dW.data, NULL, false);
     ck_assert_mem_eq(p.Y.data, Y.data, Y.count * sizeof(real));
     ck_assert_mem_eq(p.X.data, X.data, X.count * sizeof(real));
     ck_assert_mem_eq(dW.data, before.data, dW.count * sizeof(real));
@@ -420,7 +420,7 @@ START_TEST(weights_agree_with_blas_and_stay_in_their_memory) {
         buffer before = copy_of(&dW), bias_before = copy_of(&dbias);
         buffer scratch = make(R(dense_weights_scratch)(p.out, p.in, p.panels), 0);
         R(dense_backward_weights)
-        (p.out, p.in, p.panels, p.Y.data, p.y_stride, p.X.data, p.x_stride, scratch.data, dW.data, dbias.data);
+        (p.out, p.in, p.panels, p.Y.data, p.y_stride, p.X.data, p.x_stride, scratch.data, dW.data, dbias.data, false);
         check_weights(&p, &before, &dW, &bias_before, &dbias);
         check_guards(&scratch, "scratch");
         check_guards(&dW, "dW");
@@ -432,8 +432,28 @@ START_TEST(weights_agree_with_blas_and_stay_in_their_memory) {
         for (size_t i = 0; i < scratch.count; i++)
             scratch.data[i] = number();
         R(dense_backward_weights)
-        (p.out, p.in, p.panels, p.Y.data, p.y_stride, p.X.data, p.x_stride, scratch.data, again.data, NULL);
+        (p.out, p.in, p.panels, p.Y.data, p.y_stride, p.X.data, p.x_stride, scratch.data, again.data, NULL, false);
         ck_assert_msg(memcmp(again.data, dW.data, dW.count * sizeof(real)) == 0, "not repeated: %s", p.text);
+
+        /* and over what is no number, as from zeros */
+        for (size_t i = 0; i < dW.count; i++) {
+            dW.data[i] = 0;
+            again.data[i] = (real)NAN;
+        }
+        for (size_t j = 0; j < p.out; j++) {
+            dbias.data[j] = 0;
+            bias_before.data[j] = (real)NAN;
+        }
+        for (int fresh = 0; fresh < 2; fresh++)
+            R(dense_backward_weights)
+            (p.out, p.in, p.panels, p.Y.data, p.y_stride, p.X.data, p.x_stride, scratch.data, fresh ? again.data : dW.data,
+             fresh ? bias_before.data : dbias.data, fresh);
+        for (size_t i = 0; i < dW.count; i++)
+            ck_assert_msg(again.data[i] == dW.data[i], "dW[%zu] is %g over NaN, and %g from 0: %s", i, (double)again.data[i], (double)dW.data[i], p.text);
+        for (size_t j = 0; j < p.out; j++)
+            ck_assert_msg(bias_before.data[j] == dbias.data[j], "dbias[%zu] is %g over NaN, and %g from 0: %s", j, (double)bias_before.data[j],
+                          (double)dbias.data[j], p.text);
+        check_guards(&again, "dW");
         drop(&again);
         drop(&dW);
         drop(&dbias);
@@ -522,7 +542,7 @@ START_TEST(panel_sums_are_halvings) {
         for (size_t j = 0; j < p.out; j++)
             dbias.data[j] = 0;
         R(dense_backward_weights)
-        (p.out, p.in, 1, p.Y.data, p.y_stride, p.X.data, p.x_stride, scratch.data, dW.data, dbias.data);
+        (p.out, p.in, 1, p.Y.data, p.y_stride, p.X.data, p.x_stride, scratch.data, dW.data, dbias.data, false);
         for (size_t j = 0; j < p.out; j++) {
             const real *row = p.Y.data + j * PANEL;
             ck_assert_msg(same_bits(panel_sum(row), halving(row)), "row %zu: %s", j, p.text);

@@ -21,6 +21,8 @@ typedef struct layer_run {
     real *record;      /* what the vjp will need, record_size reals, 64-byte aligned; NULL when no vjp follows */
     real *scratch;     /* scratch_size reals, 64-byte aligned, of no meaning between operations */
     real *gradient;    /* vjp only: the layer's slice of the parameter gradient, added to; NULL when it is not wanted */
+    bool fresh;        /* nothing was added to it yet: see adds_once */
+    bool ends;         /* vjp only: nobody reads the cotangents of the input and of the context, which may be left as they are */
     nf_arena *arena;   /* memory that grows: for records whose size is known only as they are made. See LAYER_ARENA */
     engine_counters *counters;
     real *cache;       /* cache_size reals, 64-byte aligned, the layer's as long as the workspace lives; its first 64 bytes are 0 at first */
@@ -81,6 +83,11 @@ struct layer_ops {
     void (*path)(const layer_run *run, tile *t, const layer_path *path);          /* moves the tile to the end, as forward does */
     void (*forward_vjp)(const layer_run *run, const tile *t, cotangent *c); /* after forward with a record; t->x is not read */
     void (*inverse_vjp)(const layer_run *run, const tile *t, cotangent *c); /* after inverse with a record */
+    /*
+     * Its vjps add to each number of the gradient once, the sum over the tile, and lose no lanes; where the gradient is fresh they write it, all of it, without
+     * reading it. For other layers the engine clears a fresh gradient, and it is never told of it.
+     */
+    bool adds_once;
     /*
      * Whether its vjps may fail lanes, of those that tile.failed does not name yet, by naming them there: the engine then throws away what the tile
      * gave so far, and repeats it with cotangents of zero in these lanes. NULL: never.

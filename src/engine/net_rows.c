@@ -117,7 +117,7 @@ static bool is_row_steep(const nf_net *net, const void *theta, const net_map *m,
     load(grad_y, net->outputs, 1, m->d_out, failed, ROW_COTANGENT);
     memset(gradient, 0, count * sizeof(real));
     R(mlp_forward)(net, theta, NULL, 1, 1, m->in, m->out, m->record, m->scratch);
-    R(mlp_vjp)(net, theta, NULL, 1, m->in, m->record, m->d_out, NULL, gradient, m->scratch);
+    R(mlp_vjp)(net, theta, NULL, 1, m->in, m->record, m->d_out, NULL, gradient, false, m->scratch);
     return !R(all_finite)(gradient, count);
 }
 
@@ -139,7 +139,7 @@ static void pull_tile(const nf_net *net, const void *theta, const engine_thread 
     const net_map m = map_memory(net, thread->memory);
     const size_t panels = (thread->rows + PANEL - 1) / PANEL;
     if (memchr(m.failed, ROW_GOOD, thread->rows))
-        R(mlp_vjp)(net, theta, NULL, panels, m.in, m.record, m.d_out, wanted ? m.d_in : NULL, gradient, m.scratch);
+        R(mlp_vjp)(net, theta, NULL, panels, m.in, m.record, m.d_out, wanted ? m.d_in : NULL, gradient, false, m.scratch);
 }
 
 void R(net_pull)(const nf_net *net, const void *theta, engine_thread *thread, const double *x, const double *grad_y, bool careful, double *y,

@@ -145,7 +145,9 @@ static bool pull_layers(const engine_job *job, engine_thread *thread, const thre
         layer_run run = run_of(job, m, index, thread, &counters);
         run.record = place->record[job->inverse];
         run.gradient = gradient_of(job, turn.slot, run.layer);
-        if (turn.first && run.gradient) /* layer by layer, so that what is cleared is at hand when it is added to */
+        run.ends = i == 0 && !job->grad_in && !job->grad_context;
+        run.fresh = turn.first && any && place->ops->adds_once;
+        if (turn.first && run.gradient && !run.fresh) /* layer by layer, so that what is cleared is at hand when it is added to */
             memset(run.gradient, 0, run.layer->parameter_count * sizeof(real));
         if (any && job->inverse != run.layer->inverted)
             place->ops->inverse_vjp(&run, &m->t, c);

@@ -64,10 +64,11 @@ typedef struct lane_map {
 /*
  * Weights and gradients of a large layer come from beyond L2, a few rows at a time: too few for the processor to foresee. Those that the
  * next strip needs are fetched while this one is computed. Below so many bytes it would cost more than it saves; a gradient has been
- * away for longer.
+ * away for longer, and one that is written over for the longest.
  */
 #define FETCH_BYTES ((size_t)(128 << 10))
 #define FETCH_GRADIENT_BYTES ((size_t)(48 << 10))
+#define FETCH_FRESH_BYTES ((size_t)(8 << 10))
 
 static inline bool fetches(size_t out, size_t in, size_t least) { return out * in * sizeof(real) >= least; }
 

@@ -62,11 +62,11 @@ void R(dense_packed_backward_input)(size_t out, size_t in, const real *packed, s
 
 /*
  * dW[j][k] += sum dY[j][lane] X[k][lane] and dbias[j] += sum dY[j][lane] (unless dbias is NULL), over all lanes of all
- * panels, in an order that depends on (out, in, panels) only. Lanes that hold no sample must be 0 in dY and finite in X.
+ * panels, in an order that depends on (out, in, panels) only; with `fresh` what stood there is not read, and taken for 0. Lanes that hold no sample must be 0 in dY and finite in X.
  * `scratch` holds dense_weights_scratch(out, in, panels) reals, aligned.
  */
 void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real *dY, size_t y_stride, const real *X,
-                               size_t x_stride, real *scratch, real *dW, real *dbias);
+                               size_t x_stride, real *scratch, real *dW, real *dbias, bool fresh);
 size_t R(dense_weights_scratch)(size_t out, size_t in, size_t panels);
 
 /*

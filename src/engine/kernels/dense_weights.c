@@ -8,16 +8,16 @@
 #define SMALL_IN (PANEL / 8 + 1)
 #define SMALL_OUT ((size_t)2)
 
-/* to[0..count) += the first lanes of s */
-static void add_lanes(real *to, vec s, size_t count) {
+/* to[0..count) += the first lanes of s; or =, where nothing stands there yet. */
+static void add_lanes(real *to, vec s, size_t count, bool fresh) {
     if (count == VEC_LANES) {
-        vec_storeu(to, vec_loadu(to) + s);
+        vec_storeu(to, fresh ? s : vec_loadu(to) + s);
         return;
     }
     real lanes[VEC_LANES];
     vec_storeu(lanes, s);
     for (size_t i = 0; i < count; i++)
-        to[i] += lanes[i];
+        to[i] = fresh ? lanes[i] : to[i] + lanes[i];
 }
 
 /* Lane by lane over the panels, then one fold: as a vector whose lanes are still to be summed. */
@@ -44,19 +44,19 @@ static vec row_dot(size_t panels, const real *a, size_t a_stride, const real *b,
     return vec_fold_panel(v);
 }
 
-static void bias_gradient(size_t out, size_t panels, const real *dY, size_t y_stride, real *dbias) {
+static void bias_gradient(size_t out, size_t panels, const real *dY, size_t y_stride, real *dbias, bool fresh) {
     for (size_t j = 0; j < out; j += VEC_LANES) {
         const size_t count = smaller(out - j, VEC_LANES);
         vec s[VEC_LANES];
         VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) s[i] =
             i < count ? row_sum(panels, dY + (j + i) * PANEL, y_stride) : vec_zero();
-        add_lanes(dbias + j, vec_sum_rows(s), count);
+        add_lanes(dbias + j, vec_sum_rows(s), count, fresh);
     }
 }
 
 /* The gradient of a small W: its elements in the order of memory, as many at a time as a vector has lanes. */
 static void small_gradient(size_t out, size_t in, size_t panels, const real *dY, size_t y_stride, const real *X,
-                           size_t x_stride, real *dW) {
+                           size_t x_stride, real *dW, bool fresh) {
     const size_t size = out * in;
     size_t j = 0, k = 0;
     for (size_t e = 0; e < size; e += VEC_LANES) {
@@ -73,7 +73,7 @@ static void small_gradient(size_t out, size_t in, size_t panels, const real *dY,
                 j++;
             }
         }
-        add_lanes(dW + e, vec_sum_rows(s), count);
+        add_lanes(dW + e, vec_sum_rows(s), count, fresh);
     }
 }
 
@@ -81,7 +81,7 @@ static void small_gradient(size_t out, size_t in, size_t panels, const real *dY,
  * The same where one row of dY, or of X, meets all rows of the other in a single panel: it stays in registers. The product of a row that is not there is
  * one that is, and not added.
  */
-static void row_gradient(size_t count, const real *row, const real *others, real *dW) {
+static void row_gradient(size_t count, const real *row, const real *others, real *dW, bool fresh) {
     vec fixed[PANEL_VECS];
     VEC_UNROLL for (int v = 0; v < PANEL_VECS; v++) fixed[v] = vec_load(row + v * VEC_LANES);
     for (size_t e = 0, some; e < count; e += some, others += some * PANEL) {
@@ -93,7 +93,7 @@ static void row_gradient(size_t count, const real *row, const real *others, real
             VEC_UNROLL for (int u = 0; u < PANEL_VECS; u++) v[u] = fixed[u] * vec_load(other + u * VEC_LANES);
             s[i] = vec_fold_panel(v);
         }
-        add_lanes(dW + e, vec_sum_rows(s), some);
+        add_lanes(dW + e, vec_sum_rows(s), some, fresh);
     }
 }
 
@@ -119,15 +119,15 @@ static void transpose_panel(size_t width, const real *X, const real *next, real 
 }
 
 /*
- * dW[0..out)[0..width) += dY' X for one panel's width of inputs and one chunk of samples; W has `in` columns. When dbias is
+ * dW[0..out)[0..width) += dY' X (or =) for one panel's width of inputs and one chunk of samples; W has `in` columns. When dbias is
  * not NULL, also the bias: just before the product reads the same rows of dY, which then costs next to nothing.
  */
 static void gradient_columns(size_t out, size_t in, size_t width, size_t panels, const real *dY, size_t y_stride,
-                             const real *transposed, real *dW, real *dbias) {
+                             const real *transposed, real *dW, real *dbias, bool fresh) {
     const lane_map map = {(width + VEC_LANES - 1) / VEC_LANES, 0, 0};
-    const bool whole = width % VEC_LANES == 0, fetched = fetches(out, in, FETCH_GRADIENT_BYTES);
+    const bool whole = width % VEC_LANES == 0, fetched = fetches(out, in, fresh ? FETCH_FRESH_BYTES : FETCH_GRADIENT_BYTES);
     real aside[MAX_ROWS * PANEL] __attribute__((aligned(NF_ALIGN))); /* for a dW that ends within a vector */
-    const product p = {.start = whole ? START_ADD : START_ZERO,
+    const product p = {.start = whole && !fresh ? START_ADD : START_ZERO,
                        .depth = PANEL,
                        .segments = panels,
                        .a_row = PANEL,
@@ -140,7 +140,7 @@ static void gradient_columns(size_t out, size_t in, size_t width, size_t panels,
         rows = strip_rows(out - j);
         for (size_t count; dbias != NULL && summed < j + rows; summed += count) {
             count = smaller(out - summed, VEC_LANES);
-            bias_gradient(count, panels, dY + summed * PANEL, y_stride, dbias + summed);
+            bias_gradient(count, panels, dY + summed * PANEL, y_stride, dbias + summed, fresh);
         }
         if (fetched) /* a line more, because dW is not aligned */
             fetch_rows(smaller(out - j - rows, MAX_ROWS), in, width + NF_ALIGN / sizeof(real), dW + (j + rows) * in);
@@ -149,7 +149,7 @@ static void gradient_columns(size_t out, size_t in, size_t width, size_t panels,
             continue;
         for (size_t i = 0; i < rows; i++) {
             for (size_t k = 0; k < width; k += VEC_LANES)
-                add_lanes(dW + (j + i) * in + k, vec_load(aside + i * PANEL + k), smaller(width - k, VEC_LANES));
+                add_lanes(dW + (j + i) * in + k, vec_load(aside + i * PANEL + k), smaller(width - k, VEC_LANES), fresh);
         }
     }
 }
@@ -161,19 +161,19 @@ size_t R(dense_weights_scratch)(size_t out, size_t in, size_t panels) {
 }
 
 void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real *dY, size_t y_stride, const real *X,
-                               size_t x_stride, real *scratch, real *dW, real *dbias) {
+                               size_t x_stride, real *scratch, real *dW, real *dbias, bool fresh) {
     if (panels == 0)
         return;
     if (in <= SMALL_IN || out <= SMALL_OUT) {
         if (dbias != NULL)
-            bias_gradient(out, panels, dY, y_stride, dbias);
+            bias_gradient(out, panels, dY, y_stride, dbias, fresh);
         if (panels == 1 && in == 1)
-            row_gradient(out, X, dY, dW);
+            row_gradient(out, X, dY, dW, fresh);
         else if (panels > 1 || out > SMALL_OUT)
-            small_gradient(out, in, panels, dY, y_stride, X, x_stride, dW);
+            small_gradient(out, in, panels, dY, y_stride, X, x_stride, dW, fresh);
         else
             for (size_t j = 0; j < out; j++)
-                row_gradient(in, dY + j * PANEL, X, dW + j * in);
+                row_gradient(in, dY + j * PANEL, X, dW + j * in, fresh);
         return;
     }
     for (size_t first = 0, count; first < panels; first += count) {
@@ -183,7 +183,7 @@ void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real 
             const real *x = X + first * x_stride + k * PANEL, *const after = k + width < in ? x + width * PANEL : x;
             for (size_t i = 0; i < count; i++, x += x_stride)
                 transpose_panel(width, x, i + 1 < count ? x + x_stride : after, scratch + i * PANEL * PANEL);
-            gradient_columns(out, in, width, count, dY + first * y_stride, y_stride, scratch, dW + k, k == 0 ? dbias : NULL);
+            gradient_columns(out, in, width, count, dY + first * y_stride, y_stride, scratch, dW + k, k == 0 ? dbias : NULL, fresh && first == 0);
         }
     }
 }

@@ -61,6 +61,8 @@ static int inverse(const layer_run *run, tile *t) {
     return LAYER_OK;
 }
 
+static void add(const layer_run *run, size_t index, real value) { run->gradient[index] = run->fresh ? value : run->gradient[index] + value; }
+
 /*
  * forward: dL/dz = d e^s, dL/ds = sum(d z e^s) + sum(c), dL/dshift = sum(d).
  * inverse: dL/dx = d e^-s, dL/ds = -sum(d z) - sum(c), dL/dshift = -sum(d e^-s).
@@ -87,8 +89,8 @@ static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverted
             sum_shift += panel_sum(shift);
         }
         if (run->gradient) {
-            run->gradient[f] += inverted ? -sum_scale : sum_scale;
-            run->gradient[t->dim + f] += inverted ? -sum_shift : sum_shift;
+            add(run, f, inverted ? -sum_scale : sum_scale);
+            add(run, t->dim + f, inverted ? -sum_shift : sum_shift);
         }
     }
 }
@@ -102,4 +104,5 @@ const struct layer_ops R(affine_ops) = {.record_size = record_size,
                                         .forward = forward,
                                         .inverse = inverse,
                                         .forward_vjp = forward_vjp,
-                                        .inverse_vjp = inverse_vjp};
+                                        .inverse_vjp = inverse_vjp,
+                                        .adds_once = true};

@@ -344,8 +344,10 @@ static void vjp(const layer_run *run, const tile *t, cotangent *c, bool inverted
                 d + layer->transformed.items[i] * PANEL, c->log_det + p * PANEL, r.factor + start + i * PANEL,
                 r.z + start + i * PANEL, r.slope + start + i * PANEL, ds + i * PANEL, dt + i * PANEL);
     }
-    R(mlp_vjp)(&layer->net, run->theta, packed_weights(run, BACKWARD), t->panels, r.input, r.net, d_out, d_in, run->gradient, net_scratch);
-    scatter_input(layer, t, d_in, c);
+    R(mlp_vjp)(&layer->net, run->theta, packed_weights(run, BACKWARD), t->panels, r.input, r.net, d_out, run->ends ? NULL : d_in, run->gradient, run->fresh,
+               net_scratch);
+    if (!run->ends)
+        scatter_input(layer, t, d_in, c);
 }
 
 static void forward_vjp(const layer_run *run, const tile *t, cotangent *c) { vjp(run, t, c, false); }
@@ -358,4 +360,5 @@ const struct layer_ops R(coupling_ops) = {.record_size = record_size,
                                           .forward = forward,
                                           .inverse = inverse,
                                           .forward_vjp = forward_vjp,
-                                          .inverse_vjp = inverse_vjp};
+                                          .inverse_vjp = inverse_vjp,
+                                          .adds_once = true};

@@ -48,4 +48,5 @@ const struct layer_ops R(permutation_ops) = {.record_size = record_size,
                                              .forward = forward,
                                              .inverse = inverse,
                                              .forward_vjp = forward_vjp,
-                                             .inverse_vjp = inverse_vjp};
+                                             .inverse_vjp = inverse_vjp,
+                                             .adds_once = true};

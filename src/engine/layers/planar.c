@@ -249,7 +249,7 @@ static void conditional_vjp(const layer_run *run, const tile *t, cotangent *c, b
                            d + i * PANEL, d_u + i * PANEL, d_w + i * PANEL);
         R(planar_constrain_lanes_vjp)(m.lanes + p, dim, rows.u, rows.w, dlog_s, d_u, d_w);
     }
-    R(mlp_vjp)(&layer->net, run->theta, NULL, t->panels, t->context, r.net, m.d_out, m.d_context, run->gradient, m.net);
+    R(mlp_vjp)(&layer->net, run->theta, NULL, t->panels, t->context, r.net, m.d_out, m.d_context, run->gradient, false, m.net);
     for (size_t i = 0; i < t->panels * t->context_dim * PANEL; i++)
         c->context[i] += m.d_context[i];
 }

@@ -307,7 +307,7 @@ static void conditional_vjp(const layer_run *run, const tile *t, cotangent *c, b
             d_alpha[PANEL + l] = m.lanes[p].sigma_rate[l] * g.log_sigma[l];
         }
     }
-    R(mlp_vjp)(&layer->net, run->theta, NULL, t->panels, t->context, record.net, m.d_out, m.d_context, run->gradient, m.net);
+    R(mlp_vjp)(&layer->net, run->theta, NULL, t->panels, t->context, record.net, m.d_out, m.d_context, run->gradient, false, m.net);
     for (size_t i = 0; i < t->panels * t->context_dim * PANEL; i++)
         c->context[i] += m.d_context[i];
 }

@@ -350,7 +350,7 @@ static void backward_weights(const field_mlp *f, size_t j, size_t panels, const 
     const nf_net *net = f->shape.net;
     const size_t n = nf_net_layer_inputs(net, j), m = nf_net_layer_outputs(net, j);
     real *at = f->gradient + weight_offset(net, j);
-    R(dense_backward_weights)(m, n, panels, d, m * PANEL, x, n * PANEL, f->room, at, bias ? at + m * n : NULL);
+    R(dense_backward_weights)(m, n, panels, d, m * PANEL, x, n * PANEL, f->room, at, bias ? at + m * n : NULL, false);
 }
 
 /* The cotangents of the slopes from that of the trace, for one or two hidden layers. */
@@ -363,7 +363,7 @@ static void folded_vjp(const field_mlp *f, const real *d_trace, bool parameters)
             for (size_t l = 0; l < PANEL; l++)
                 first.d_slope[i * PANEL + l] = f->fold[i] * d_trace[l];
         if (parameters)
-            R(dense_backward_weights)(1, n, 1, d_trace, PANEL, first.slope, n * PANEL, f->room, f->d_fold, NULL);
+            R(dense_backward_weights)(1, n, 1, d_trace, PANEL, first.slope, n * PANEL, f->room, f->d_fold, NULL, false);
         return;
     }
     const size_t m = width(net, 1);
@@ -376,7 +376,7 @@ static void folded_vjp(const field_mlp *f, const real *d_trace, bool parameters)
         }
     R(dense_backward_input)(m, n, f->fold, 1, f->out, m * PANEL, first.d_slope, n * PANEL, 0, NULL);
     if (parameters)
-        R(dense_backward_weights)(m, n, 1, f->out, m * PANEL, first.slope, n * PANEL, f->room, f->d_fold, NULL);
+        R(dense_backward_weights)(m, n, 1, f->out, m * PANEL, first.slope, n * PANEL, f->room, f->d_fold, NULL, false);
 }
 
 /* sums[p][n] += sum over lanes of a[p][n] times b[n] (b the same for every p) */

@@ -399,7 +399,7 @@ static void gather_instants(field_hyper *f, size_t first, size_t count) {
     for (size_t l = 0; l < PANEL; l++)
         f->net_in[l] = (real)t[l < count ? l : 0];
     record_hidden(f);
-    R(mlp_vjp)(net, f->theta, NULL, 1, f->net_in, f->net_record, f->net_out, NULL, f->gradient, f->net_room);
+    R(mlp_vjp)(net, f->theta, NULL, 1, f->net_in, f->net_record, f->net_out, NULL, f->gradient, false, f->net_room);
 }
 
 static void gather_gradient(field_hyper *f) {

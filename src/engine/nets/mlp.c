@@ -96,7 +96,7 @@ void R(mlp_forward)(const nf_net *net, const real *theta, const real *packed, si
 }
 
 void R(mlp_vjp)(const nf_net *net, const real *theta, const real *packed, size_t panels, const real *in, const real *record,
-                const real *d_out, real *d_in, real *gradient, real *scratch) {
+                const real *d_out, real *d_in, real *gradient, bool fresh, real *scratch) {
     const size_t layers = nf_net_layer_count(net), spare = widest_hidden(net) * panels * PANEL;
     real *const weights_room = scratch + 2 * spare;
     const real *h = record + R(mlp_record_size)(net, panels);
@@ -111,7 +111,7 @@ void R(mlp_vjp)(const nf_net *net, const real *theta, const real *packed, size_t
         const real *below = j > 0 ? h : in, *const slope = j > 0 ? h + size : NULL;
         if (gradient)
             R(dense_backward_weights)(m, n, panels, d_out, m * PANEL, below, n * PANEL, weights_room, gradient + offset,
-                                      gradient + offset + m * n);
+                                      gradient + offset + m * n, fresh);
         if (j == 0 && !d_in)
             return;
         real *d_below = j > 0 ? scratch + (j % 2) * spare : d_in;

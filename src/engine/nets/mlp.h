@@ -31,11 +31,11 @@ void R(mlp_forward)(const nf_net *net, const real *theta, const real *packed, si
 
 /*
  * After mlp_forward with a record on the same input: the cotangent of the input (overwritten; NULL when it is not wanted) and
- * of the parameters (added; NULL likewise). All panels are taken as full: cotangents of lanes without samples are zero. `packed`: by
+ * of the parameters (added, or written over where it is `fresh`; NULL likewise). All panels are taken as full: cotangents of lanes without samples are zero. `packed`: by
  * mlp_pack_backward from theta, or NULL.
  */
 void R(mlp_vjp)(const nf_net *net, const real *theta, const real *packed, size_t panels, const real *in, const real *record,
-                const real *d_out, real *d_in, real *gradient, real *scratch);
+                const real *d_out, real *d_in, real *gradient, bool fresh, real *scratch);
 
 /*
  * The same net for a few rows, with the features in the lanes, and the bits of mlp_forward: `packed` is what
