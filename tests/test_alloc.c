@@ -200,7 +200,7 @@ static const struct call {
     {"nf_workspace_create", workspace, 2},
     {"nf_workspace_create", workspace_of_threads, 3},
     {"nf_gradient_create", gradient, 3},
-    {"nf_optimizer_create", optimizer, 3},
+    {"nf_optimizer_create", optimizer, 2},
     {"nf_forward", forward, 2},
     {"nf_inverse", inverse, 2},
     {"nf_log_prob", log_prob, 2},

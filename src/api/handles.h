@@ -65,7 +65,7 @@ struct nf_optimizer {
     engine_update update;
     double clip_norm;
     uint64_t steps;
-    void *m, *v;
+    void *state, *m, *v; /* the latter two lie in the first */
     double most_moment; /* no number of m is larger */
 };
 
@@ -104,7 +104,7 @@ nf_status nf_workspace_begin(const nf_flow *flow, size_t threads, nf_workspace *
 nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t count,
                            nf_gradient **gradient);
 nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure,
-                            size_t count, const nf_optimizer_config *config, nf_optimizer **optimizer);
+                            size_t count, const void *theta, const nf_optimizer_config *config, nf_optimizer **optimizer);
 /* Of a fit's settings: messages say "config->optimizer->kind ...", and name no function. */
 nf_status nf_optimizer_of_fit(const nf_flow *flow, const nf_optimizer_config *config, nf_optimizer **optimizer);
 nf_status nf_optimizer_apply(nf_optimizer *optimizer, void *theta, const nf_gradient *gradient);

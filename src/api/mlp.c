@@ -158,7 +158,7 @@ nf_status nf_mlp_optimizer_create(const nf_mlp *mlp, const nf_optimizer_config *
         status = nf_check_pointer(__func__, "mlp", mlp);
     if (status != NF_OK)
         return status;
-    return nf_optimizer_make(__func__, &mlp->allocator, mlp->engine, mlp->structure, mlp->count, config, optimizer);
+    return nf_optimizer_make(__func__, &mlp->allocator, mlp->engine, mlp->structure, mlp->count, mlp->theta, config, optimizer);
 }
 
 static nf_status check_call(const char *function, const nf_mlp *mlp, const nf_workspace *ws, size_t rows, const double *x) {

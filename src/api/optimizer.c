@@ -57,8 +57,23 @@ static nf_status check_reals(const char *function, const engine_update *u, const
     return NF_OK;
 }
 
+/* A step goes along the parameters and the state side by side: see nf_place_apart. */
+#define FIRST_PLACE (NF_PAGE / 3)
+#define SECOND_PLACE (2 * NF_PAGE / 3)
+
+static nf_status make_state(const char *function, nf_optimizer *o, const void *theta) {
+    const size_t bytes = o->count * o->engine->real_size; /* of theta, which is there */
+    size_t all;
+    o->state = nf_size_multiply(bytes, 2, &all) && nf_size_add(all, 2 * NF_PAGE, &all) ? nf_allocate(&o->allocator, all) : NULL;
+    if (!o->state)
+        return nf_fail(NF_ERR_MEMORY, function, "no memory for the state of %zu parameters", o->count);
+    o->m = memset(nf_place_apart(o->state, theta, FIRST_PLACE), 0, bytes);
+    o->v = memset(nf_place_apart((unsigned char *)o->m + bytes, theta, SECOND_PLACE), 0, bytes);
+    return NF_OK;
+}
+
 nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure,
-                            size_t count, const nf_optimizer_config *config, nf_optimizer **out) {
+                            size_t count, const void *theta, const nf_optimizer_config *config, nf_optimizer **out) {
     nf_optimizer settings = {0};
     nf_optimizer_config c = {0};
     const nf_optimizer_config defaults = {.struct_size = sizeof defaults};
@@ -74,15 +89,13 @@ nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator,
     settings.engine = engine;
     settings.structure = structure;
     settings.count = count;
-    const size_t bytes = count * engine->real_size;
-    nf_optimizer *o = nf_allocate(&settings.allocator, sizeof *o);
-    settings.m = nf_allocate_zeroed(&settings.allocator, bytes);
-    settings.v = nf_allocate_zeroed(&settings.allocator, bytes);
-    if (!o || !settings.m || !settings.v) {
-        nf_release(&settings.allocator, settings.v);
-        nf_release(&settings.allocator, settings.m);
-        nf_release(&settings.allocator, o);
-        return nf_fail(NF_ERR_MEMORY, function, "no memory for the state of %zu parameters", count);
+    status = make_state(function, &settings, theta);
+    nf_optimizer *o = status == NF_OK ? nf_allocate(&settings.allocator, sizeof *o) : NULL;
+    if (status == NF_OK && !o)
+        status = nf_fail(NF_ERR_MEMORY, function, "no memory for an optimizer");
+    if (status != NF_OK) {
+        nf_release(&settings.allocator, settings.state);
+        return status;
     }
     *o = settings;
     *out = o;
@@ -99,14 +112,14 @@ nf_status nf_optimizer_create(const nf_flow *flow, const nf_optimizer_config *co
         status = nf_check_pointer(__func__, "flow", flow);
     if (status != NF_OK)
         return status;
-    return nf_optimizer_make(__func__, &flow->allocator, flow->engine, flow->structure, flow->model.parameter_count, config, out);
+    return nf_optimizer_make(__func__, &flow->allocator, flow->engine, flow->structure, flow->model.parameter_count, flow->theta, config, out);
 }
 
 nf_status nf_optimizer_of_fit(const nf_flow *flow, const nf_optimizer_config *config, nf_optimizer **out) {
     static const char member[] = "config->";
     char said[NF_ERROR_LENGTH];
     const nf_status status =
-        nf_optimizer_make(NULL, &flow->allocator, flow->engine, flow->structure, flow->model.parameter_count, config, out);
+        nf_optimizer_make(NULL, &flow->allocator, flow->engine, flow->structure, flow->model.parameter_count, flow->theta, config, out);
     if (status == NF_OK || strncmp(nf_last_error(), member, strlen(member)) != 0)
         return status;
     memcpy(said, nf_last_error(), strlen(nf_last_error()) + 1);
@@ -117,8 +130,7 @@ void nf_optimizer_free(nf_optimizer *optimizer) {
     if (!optimizer)
         return;
     const nf_allocator allocator = optimizer->allocator;
-    nf_release(&allocator, optimizer->m);
-    nf_release(&allocator, optimizer->v);
+    nf_release(&allocator, optimizer->state);
     nf_release(&allocator, optimizer);
 }
 

@@ -66,6 +66,10 @@ void nf_release(const nf_allocator *allocator, void *pointer) {
     nf_call_take_back(lent);
 }
 
+void *nf_place_apart(void *at, const void *other, size_t distance) {
+    return (unsigned char *)at + ((uintptr_t)other + distance / ALIGNMENT * ALIGNMENT - (uintptr_t)at) % NF_PAGE;
+}
+
 void nf_free(void *pointer) { free(pointer); }
 
 bool nf_size_add(size_t a, size_t b, size_t *out) {

@@ -18,6 +18,14 @@ void *nf_allocate(const nf_allocator *allocator, size_t size);
 void *nf_allocate_zeroed(const nf_allocator *allocator, size_t size);
 void nf_release(const nf_allocator *allocator, void *pointer); /* NULL is allowed */
 
+/*
+ * Arrays that a loop reads and writes side by side should not begin at nearly the same place of a page: of a number that is to be loaded and those that are still
+ * to be stored a processor compares the last twelve bits of the address first, and where they are the same it waits. The first address from `at` on (at most a
+ * page behind it) that is about `distance` bytes, but for whole pages, from `other`; both are aligned to 64, and so is what comes of them.
+ */
+#define NF_PAGE ((size_t)4096)
+void *nf_place_apart(void *at, const void *other, size_t distance);
+
 /* Checked size arithmetic: false when the result does not fit, and *out is then SIZE_MAX. */
 bool nf_size_add(size_t a, size_t b, size_t *out);
 bool nf_size_multiply(size_t a, size_t b, size_t *out);
