@@ -16,13 +16,18 @@ engine_job nf_differentiable_job(const nf_flow *flow, size_t rows, const double 
 
 size_t nf_slots_of(const nf_flow *flow, size_t rows);
 /* Before work that adds to the first `slots`, all of them. */
-void nf_clear_slots(nf_gradient *gradient, size_t slots);
-void nf_commit_slots(nf_gradient *gradient, nf_workspace *ws, size_t slots, double weight);
+void nf_clear_slots(const engine_job *job, const nf_gradient *gradient, size_t slots);
+/* `gathered`: what nf_differentiate_lanes said. */
+void nf_commit_slots(nf_gradient *gradient, nf_workspace *ws, size_t slots, bool gathered, double weight);
 
-/* Push and pull all rows, or match them, a lane for each slot; the lanes' sums are left in the workspace. */
-nf_status nf_differentiate_lanes(nf_workspace *ws, const engine_job *job, run_action action, size_t lanes, nf_gradient *gradient);
+/*
+ * Push and pull all rows, or match them, a lane for each slot; the lanes' sums are left in the workspace. `gathered` not NULL: the gradient's sum is empty, and
+ * may hold the sum of the slots instead of them afterwards, if it is said there; it stays empty by name.
+ */
+nf_status nf_differentiate_lanes(nf_workspace *ws, const engine_job *job, run_action action, size_t lanes, nf_gradient *gradient, bool *gathered);
 /* The same with a lane for each of nf_slots_of; the sums of all lanes, in order. */
-nf_status nf_differentiate(const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action, nf_gradient *gradient, engine_sum *total);
+nf_status nf_differentiate(const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action, nf_gradient *gradient,
+                           engine_sum *total, bool *gathered);
 /* A job whose loss is a weighted mean over the good rows: the gradient of that mean is added, the mean stored. */
 nf_status nf_differentiate_mean(const char *function, const nf_flow *flow, nf_workspace *given, const engine_job *job, run_action action,
                                 nf_gradient *gradient, double *loss);

@@ -103,7 +103,7 @@ static nf_status run_epoch(fit *f, size_t epoch) {
         return nf_fail(NF_ERR_DIVERGED, f->function, "no row is finite with its noise in epoch %zu", epoch + 1);
     f->report.train_loss = nf_mean(loss_sum, weight_sum);
     f->report.rhs_evaluations = (double)f->evaluations / (double)f->training_rows;
-    f->last_norm = f->flow->engine->norm2(f->gradient->sum, f->gradient->count);
+    f->last_norm = nf_gradient_norm(f->gradient);
     return nf_fit_validate(f, &f->report.validation_loss);
 }
 

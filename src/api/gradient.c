@@ -1,4 +1,5 @@
 /* Gradient objects. */
+#include <math.h>
 #include <string.h>
 
 #include "api/handles.h"
@@ -9,6 +10,42 @@ nf_status nf_check_gradient(const char *function, const nf_flow *flow, const nf_
     if (status != NF_OK || gradient->structure == flow->structure)
         return status;
     return nf_fail(NF_ERR_MISMATCH, function, "gradient belongs to another flow, or to this one before append or invert");
+}
+
+void nf_gradient_clear(nf_gradient *gradient) {
+    gradient->empty = true;
+    gradient->largest = 0.0;
+}
+
+void *nf_gradient_overwrite(nf_gradient *gradient) {
+    gradient->empty = false;
+    gradient->largest = NAN;
+    return gradient->sum;
+}
+
+void *nf_gradient_numbers(nf_gradient *gradient) {
+    if (gradient->empty)
+        memset(gradient->sum, 0, gradient->count * gradient->engine->real_size);
+    return nf_gradient_overwrite(gradient);
+}
+
+void nf_gradient_add(nf_gradient *gradient, const void *numbers, double scale) {
+    const nf_engine *engine = gradient->engine;
+    (gradient->empty ? engine->set_scaled : engine->add_scaled)(gradient->sum, numbers, scale, gradient->count);
+    nf_gradient_overwrite(gradient);
+}
+
+void nf_gradient_scale(nf_gradient *gradient, double scale) {
+    nf_gradient_overwrite(gradient);
+    gradient->largest = gradient->engine->scale(gradient->sum, scale, gradient->count);
+}
+
+double nf_gradient_largest(const nf_gradient *gradient) {
+    return isnan(gradient->largest) ? gradient->engine->largest(gradient->sum, gradient->count) : gradient->largest;
+}
+
+double nf_gradient_norm(const nf_gradient *gradient) {
+    return gradient->empty ? 0.0 : gradient->engine->norm2(gradient->sum, gradient->count);
 }
 
 nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t count,
@@ -22,8 +59,9 @@ nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, 
         g->engine = engine;
         g->structure = structure;
         g->count = count;
+        nf_gradient_clear(g);
         g->stride = stride / engine->real_size;
-        g->sum = nf_allocate_zeroed(allocator, stride);
+        g->sum = nf_allocate(allocator, stride);
         g->slots = fits ? nf_allocate(allocator, all) : NULL;
     }
     if (!g || !g->sum || !g->slots) {
@@ -59,7 +97,7 @@ nf_status nf_gradient_zero(nf_gradient *gradient) {
     nf_clear_error();
     nf_status status = nf_check_pointer(__func__, "gradient", gradient);
     if (status == NF_OK)
-        memset(gradient->sum, 0, gradient->count * gradient->engine->real_size);
+        nf_gradient_clear(gradient);
     return status;
 }
 
@@ -71,7 +109,10 @@ nf_status nf_gradient_get(const nf_gradient *gradient, double *out) {
         status = nf_check_pointer(__func__, "out", out);
     if (status != NF_OK)
         return status;
-    gradient->engine->to_double(out, gradient->sum, gradient->count);
+    if (gradient->empty)
+        memset(out, 0, gradient->count * sizeof *out);
+    else
+        gradient->engine->to_double(out, gradient->sum, gradient->count);
     return NF_OK;
 }
 
@@ -83,6 +124,6 @@ nf_status nf_gradient_set(nf_gradient *gradient, const double *in) {
         status = nf_check_pointer(__func__, "in", in);
     if (status != NF_OK)
         return status;
-    gradient->engine->from_double(gradient->sum, in, gradient->count);
+    gradient->engine->from_double(nf_gradient_overwrite(gradient), in, gradient->count);
     return NF_OK;
 }

@@ -96,7 +96,7 @@ nf_status nf_run_data_wave(const nf_flow *flow, nf_workspace *ws, const nf_data_
     job.dealt.all = wave->shards;
     job.dealt.first = wave->first;
     if (status == NF_OK)
-        status = nf_differentiate_lanes(ws, &job, match ? RUN_MATCH : RUN_STORE_AND_PULL, wave->count, gradient);
+        status = nf_differentiate_lanes(ws, &job, match ? RUN_MATCH : RUN_STORE_AND_PULL, wave->count, gradient, wave->gathered);
     for (size_t i = 0; status == NF_OK && i < wave->count; i++) {
         sums[i].loss = ws->sums[i].loss;
         sums[i].weight = ws->sums[i].weight;

@@ -117,7 +117,7 @@ nf_status nf_run_target_wave(const char *function, const nf_flow *flow, nf_works
     nf_status status = NF_OK;
     for (bool found = false; status == NF_OK && !found; job.careful = true) {
         memset(sums, 0, wave->count * sizeof *sums);
-        nf_clear_slots(gradient, wave->count);
+        nf_clear_slots(&job, gradient, wave->count);
         nf_run_begin(ws);
         status = run_chunks(function, flow, ws, step, wave, &job, sums);
         found = job.careful || is_finite(gradient, wave->count);
@@ -153,7 +153,7 @@ nf_status nf_grad_reverse_kl(const nf_flow *flow, nf_workspace *given, nf_rng *r
             total.weight += sums[i].weight;
         }
         if (total.weight > 0.0)
-            nf_commit_slots(gradient, ws, slots, total.weight);
+            nf_commit_slots(gradient, ws, slots, false, total.weight);
         if (loss)
             *loss = nf_mean(total.loss, total.weight);
         rng->position += rows;

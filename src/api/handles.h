@@ -55,6 +55,8 @@ struct nf_gradient {
     uint64_t structure;
     size_t count, stride; /* scalars; reals from slot to slot */
     void *sum, *slots;
+    bool empty;     /* nothing was added yet: its numbers are zeros, whatever stands in `sum` */
+    double largest; /* of their absolute values, or NaN: it is not known */
 };
 
 struct nf_optimizer {
@@ -101,6 +103,14 @@ void nf_flow_put(nf_flow *flow, const double *parameters);
 nf_status nf_workspace_make(const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t dim, size_t thread_size,
                             size_t threads, nf_workspace **workspace);
 nf_status nf_workspace_begin(const nf_flow *flow, size_t threads, nf_workspace **workspace); /* nf_workspace_create; messages name no function */
+void nf_gradient_clear(nf_gradient *gradient);
+/* Its numbers, to be changed; all of them, to be written without being read. */
+void *nf_gradient_numbers(nf_gradient *gradient);
+void *nf_gradient_overwrite(nf_gradient *gradient);
+void nf_gradient_add(nf_gradient *gradient, const void *numbers, double scale);
+void nf_gradient_scale(nf_gradient *gradient, double scale); /* what stands in sum, whether it was empty or not */
+double nf_gradient_largest(const nf_gradient *gradient); /* of the absolute values; NaN where one of them is */
+double nf_gradient_norm(const nf_gradient *gradient);
 nf_status nf_gradient_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure, size_t count,
                            nf_gradient **gradient);
 nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator, const nf_engine *engine, uint64_t structure,

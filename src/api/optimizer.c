@@ -153,7 +153,7 @@ static double ordinary(const nf_optimizer *o) { return o->engine->precision == N
 static bool squares_overflow(const nf_optimizer *o, const nf_gradient *gradient, double norm, double clip) {
     if (o->update.kind == NF_SGD || norm * clip < ordinary(o))
         return false;
-    const double g = o->engine->largest(gradient->sum, o->count) * clip;
+    const double g = nf_gradient_largest(gradient) * clip;
     return g * g > (o->engine->precision == NF_SINGLE ? FLT_MAX : DBL_MAX);
 }
 
@@ -191,11 +191,46 @@ static bool is_safe(const nf_optimizer *o, const engine_update *u, const step_bo
     return b->gradient < square && b->moment < far && b->change < far && shrinks;
 }
 
+/* The pieces that a step is done in: one, or many where the gradient is empty, of zeros that nobody had to write. */
+typedef struct piece {
+    size_t count;
+    const void *g;
+    void *theta, *m, *v;
+} piece;
+
+static piece piece_of(const nf_optimizer *o, void *theta, const nf_gradient *gradient, size_t first) {
+    static const double zeros[128];
+    const size_t left = o->count - first, offset = first * o->engine->real_size, most = gradient->empty ? sizeof zeros / sizeof *zeros : left;
+    return (piece){.count = left < most ? left : most,
+                   .g = gradient->empty ? (const void *)zeros : gradient->sum,
+                   .theta = (unsigned char *)theta + offset,
+                   .m = (unsigned char *)o->m + offset,
+                   .v = (unsigned char *)o->v + offset};
+}
+
+static bool overflows(const nf_optimizer *o, const engine_update *u, void *theta, const nf_gradient *gradient) {
+    bool any = false;
+    for (size_t first = 0, count; first < o->count && !any; first += count) {
+        const piece p = piece_of(o, theta, gradient, first);
+        any = o->engine->update_overflows(u, p.theta, p.g, p.m, p.v, p.count);
+        count = p.count;
+    }
+    return any;
+}
+
+static void update(const nf_optimizer *o, const engine_update *u, void *theta, const nf_gradient *gradient) {
+    for (size_t first = 0, count; first < o->count; first += count) {
+        const piece p = piece_of(o, theta, gradient, first);
+        o->engine->update(u, p.theta, p.g, p.m, p.v, p.count);
+        count = p.count;
+    }
+}
+
 /* With the floating-point environment entered. The norm is for clipping, and otherwise for gradients that are not ordinary alone. */
 static nf_status step(nf_optimizer *o, void *theta, const nf_gradient *gradient) {
-    const double most = o->clip_norm > 0.0 ? INFINITY : o->engine->largest(gradient->sum, o->count);
+    const double most = o->clip_norm > 0.0 ? INFINITY : nf_gradient_largest(gradient);
     const bool measured = !(most < ordinary(o));
-    const double norm = measured ? o->engine->norm2(gradient->sum, o->count) : 0.0;
+    const double norm = measured ? nf_gradient_norm(gradient) : 0.0;
     if (!isfinite(norm))
         return nf_fail(NF_ERR_DIVERGED, NULL, "the gradient is not finite (its norm is %g)", norm);
     engine_update u = o->update;
@@ -208,10 +243,10 @@ static nf_status step(nf_optimizer *o, void *theta, const nf_gradient *gradient)
     u.correction2 = 1.0 - pow(u.beta2, (double)t);
     const step_bounds bounds = bounds_of(o, &u, theta, measured ? norm : most);
     const bool safe = is_safe(o, &u, &bounds);
-    if (!safe && o->engine->update_overflows(&u, theta, gradient->sum, o->m, o->v, o->count))
+    if (!safe && overflows(o, &u, theta, gradient))
         return nf_fail(NF_ERR_DIVERGED, NULL, "the parameters are not finite after step %llu, which was not taken (the gradient's norm is %g, and the learning rate %g)",
-                       (unsigned long long)t, measured ? norm : o->engine->norm2(gradient->sum, o->count), u.rate);
-    o->engine->update(&u, theta, gradient->sum, o->m, o->v, o->count);
+                       (unsigned long long)t, measured ? norm : nf_gradient_norm(gradient), u.rate);
+    update(o, &u, theta, gradient);
     o->most_moment = safe ? bounds.moment : o->engine->largest(o->m, o->count);
     o->steps = t;
     return NF_OK;

@@ -23,10 +23,11 @@ static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_
     const nf_engine *engine = run->workspace->engine;
     const size_t first = (lane + done * run->lanes) * engine->tile_rows, left = run->job->rows - first;
     const size_t rows = left < engine->tile_rows ? left : engine->tile_rows;
-    const size_t slot = run->slots ? (run->first_slot + lane) % run->slots : 0;
-    const bool last = run->watched && left <= run->lanes * engine->tile_rows;
+    const size_t slot = run->slots && !run->gathers ? (run->first_slot + lane) % run->slots : 0;
+    const bool begins = run->fresh && (run->gathers ? lane : done) == 0; /* the slot, */
+    const bool ends = run->watched && left <= (run->gathers ? 1 : run->lanes) * engine->tile_rows;
     if (run->action == RUN_MATCH) {
-        engine->match(run->job, thread, first, rows, slot, last, &run->workspace->sums[lane]);
+        engine->match(run->job, thread, first, rows, slot, ends, &run->workspace->sums[lane]);
         return true;
     }
     if (run->action == RUN_TRAJECTORY) {
@@ -39,7 +40,7 @@ static bool do_tile(const nf_run *run, engine_thread *thread, size_t lane, size_
         engine->store(run->job, thread);
     }
     if (run->action != RUN_STORE)
-        engine->pull(run->job, thread, slot, run->fresh && done == 0, last, &run->workspace->sums[lane]);
+        engine->pull(run->job, thread, slot, begins, ends, &run->workspace->sums[lane]);
     return true;
 }
 

@@ -22,6 +22,7 @@ typedef struct nf_run {
     size_t slots;
     bool watched; /* the last tile of each looks whether it holds numbers alone */
     bool fresh;   /* the slots may hold anything: the first tile of each is all that it has then */
+    bool gathers; /* all lanes, of one tile each and on one thread, add to the first slot in turn */
 } nf_run;
 
 /* Rows to be mapped, and nothing asked for yet. */

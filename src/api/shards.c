@@ -150,7 +150,8 @@ typedef struct part {
     nf_shard_sum *sums;
     nf_step_sum *step;
     nf_status status;
-    nf_wave wave; /* the last that was run */
+    nf_wave wave;  /* the last that was run */
+    bool gathered; /* its slots, which are all, are summed already */
     size_t roots;
 } part;
 
@@ -158,7 +159,13 @@ typedef struct part {
 static void *shard_gradient(part *p, size_t shard) {
     if (shard >= p->wave.first + p->wave.count) {
         const size_t end = wave_end(p->plan, shard);
-        p->wave = (nf_wave){shard, end - shard, p->plan->shards, p->wave.row + p->wave.rows, rows_of_shards(p->plan, shard, end)};
+        const bool all = p->reducer->ranks->size == 1 && end - shard == p->plan->shards;
+        p->wave = (nf_wave){.first = shard,
+                            .count = end - shard,
+                            .shards = p->plan->shards,
+                            .row = p->wave.row + p->wave.rows,
+                            .rows = rows_of_shards(p->plan, shard, end),
+                            .gathered = all ? &p->gathered : NULL};
         if (p->status == NF_OK)
             p->status = p->run(p->user, &p->wave, p->sums + (shard - p->plan->first), p->step);
     }
@@ -275,10 +282,11 @@ static nf_status finish_slices(part *p, double scale, nf_gradient *g) {
     double *next = r->receive, *result = r->send; /* which was sent */
     memset(result, 0, slice * sizeof *result);
     for (size_t group = 0; group < group_count(shards); group++)
-        r->engine->add_scaled(result, finish_node(r, shards, group_begin(shards, group), group_begin(shards, group + 1), &next), scale, reals);
+        r->engine->add_scaled(result, finish_node(r, shards, group_begin(shards, group), group_begin(shards, group + 1), &next), 1.0, reals);
+    r->engine->scale(result, scale, reals);
     const nf_status status = nf_ranks_gather(r->ranks, result, r->receive, slice);
     if (status == NF_OK)
-        memcpy(g->sum, r->receive, r->count * real);
+        memcpy(nf_gradient_overwrite(g), r->receive, r->count * real);
     return status;
 }
 
@@ -315,7 +323,7 @@ static nf_status reduce_fast(part *p, nf_gradient *g, nf_step_sum *sum) {
     const double scale = sum->total.weight > 0.0 ? 1.0 / sum->total.weight : 0.0;
     for (size_t i = 0; i < r->count; i++)
         r->values[i] *= scale;
-    r->engine->from_double(g->sum, r->values, r->count);
+    r->engine->from_double(nf_gradient_overwrite(g), r->values, r->count);
     return NF_OK;
 }
 
@@ -324,9 +332,11 @@ static nf_status reduce_alone(part *p, nf_gradient *g, nf_step_sum *sum) {
         return p->status;
     *sum = *p->step;
     add_sums(&sum->total, p->sums, p->plan->shards);
-    const double scale = 1.0 / sum->total.weight;
-    for (size_t i = 0; i < p->roots && sum->total.weight > 0.0; i++)
-        p->reducer->engine->add_scaled(g->sum, p->reducer->roots[i], scale, g->count);
+    if (!(sum->total.weight > 0.0))
+        return NF_OK;
+    for (size_t i = 0; i < p->roots && !p->gathered; i++)
+        nf_gradient_add(g, p->reducer->roots[i], 1.0);
+    nf_gradient_scale(g, 1.0 / sum->total.weight);
     return NF_OK;
 }
 
@@ -340,10 +350,10 @@ nf_status nf_reduce(nf_reducer *r, const nf_plan *plan, nf_wave_fn run, void *us
               .sums = (nf_shard_sum *)(void *)(r->header + HEADER),
               .step = &step,
               .wave = {.first = plan->first}};
+    nf_gradient_clear(gradient);
     memset(p.sums, 0, (plan->last - plan->first) * sizeof *p.sums);
     for (size_t g = 0; g < group_count(plan->shards); g++)
         sum_own(&p, group_begin(plan->shards, g), group_begin(plan->shards, g + 1));
-    memset(gradient->sum, 0, gradient->count * r->engine->real_size);
     const nf_status status = r->ranks->size == 1 ? reduce_alone(&p, gradient, sum) : r->ranks->fast ? reduce_fast(&p, gradient, sum)
                                                                                                     : reduce_fixed(&p, gradient, sum);
     return status;

@@ -24,6 +24,7 @@ typedef struct nf_plan {
 typedef struct nf_wave {
     size_t first, count, shards; /* of the shards of the step */
     size_t row, rows;            /* of the rank's rows */
+    bool *gathered;              /* NULL, or the gradient's sum may take the sum of the slots instead of them, if it is said there */
 } nf_wave;
 
 typedef struct nf_shard_sum {
@@ -46,7 +47,7 @@ size_t nf_plan_own_rows(const nf_plan *plan);
 void nf_plan_places(const nf_plan *plan, size_t *place);
 
 /*
- * Computes a wave: its shards' gradients into the slots 0 .. count - 1, their sums, and adds to the step's other sums. A status is not agreed
+ * Computes a wave: its shards' gradients into the slots 0 .. count - 1 (or see gathered), their sums, and adds to the step's other sums. A status is not agreed
  * upon yet; bad rows are none.
  */
 typedef nf_status (*nf_wave_fn)(void *user, const nf_wave *wave, nf_shard_sum *sums, nf_step_sum *step);

@@ -47,7 +47,7 @@ nf_status nf_units_step(const nf_units *u, nf_optimizer *optimizer, nf_flow *flo
         return nf_run_step(optimizer, flow, gradient);
     const nf_engine *engine = flow->engine;
     const size_t dim = u->dim, offset = u->layer->parameter_offset * engine->real_size;
-    void *theta = (char *)flow->theta + offset, *sum = (char *)gradient->sum + offset;
+    void *theta = (char *)flow->theta + offset, *sum = (char *)nf_gradient_numbers(gradient) + offset;
     engine->to_double(u->shown, sum, 2 * dim);
     for (size_t i = 0; i < dim; i++)
         u->shown[dim + i] *= u->sd[i];

@@ -9,12 +9,13 @@ static nf_status vjp(const char *function, const nf_flow *flow, nf_workspace *gi
     if (status != NF_OK)
         return nf_fail_in(status, function);
     engine_sum total;
-    status = nf_differentiate(flow, ws, job, RUN_STORE_AND_PULL, gradient, &total);
+    bool gathered = false;
+    status = nf_differentiate(flow, ws, job, RUN_STORE_AND_PULL, gradient, &total, gradient && gradient->empty ? &gathered : NULL);
     if (status != NF_OK) {
         nf_fail_in(status, function);
     } else {
         if (gradient)
-            nf_commit_slots(gradient, ws, nf_slots_of(flow, job->rows), 1.0);
+            nf_commit_slots(gradient, ws, nf_slots_of(flow, job->rows), gathered, 1.0);
         status = nf_run_end(function, ws, job, input);
     }
     nf_workspace_return(given, ws);

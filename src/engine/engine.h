@@ -52,6 +52,7 @@ typedef struct engine_job {
     double *grad_in, *grad_context;          /* NULL: not wanted */
     void *slots;                             /* gradient slots, each of slot_stride reals; NULL: no parameter gradient */
     size_t slot_stride;
+    bool unwatched;                          /* whether a slot is finite is not asked: its sum will be looked at */
     bool careful;                            /* look in all layers for rows whose part of the gradient is beyond the numbers */
     /* for match: `in` are data; scale, weight and slots as for pull */
     size_t matched; /* the layer, whose field is matched */
@@ -107,6 +108,7 @@ typedef struct nf_engine {
      */
     void (*match)(const engine_job *job, engine_thread *thread, size_t first, size_t rows, size_t slot, bool last, engine_sum *sum);
     bool (*matches)(nf_layer_kind kind); /* whether it has a field */
+    bool (*adds_once)(nf_layer_kind kind); /* to a slot, for each tile: what tiles add to one slot in turn, and slots of one tile that are summed, have the same bits */
     void (*trajectory)(const engine_job *job, engine_thread *thread, size_t first, size_t rows); /* of a flow of one layer that has a field */
     /* Mark a row of the pushed tile as bad before the pull (a target density that is not finite). */
     void (*reject)(engine_thread *thread, size_t row, int reason);
@@ -129,6 +131,8 @@ typedef struct nf_engine {
     void (*from_double)(void *to, const double *from, size_t count);
     void (*to_double)(double *to, const void *from, size_t count);
     bool (*finite)(const void *values, size_t count);
+    double (*scale)(void *values, double scale, size_t count);                  /* values = 0 + scale * values; their largest, as below */
+    void (*set_scaled)(void *to, const void *from, double scale, size_t count); /* to = 0 + scale * from */
     void (*add_scaled)(void *to, const void *from, double scale, size_t count); /* to += scale * from */
     double (*norm2)(const void *values, size_t count);                          /* 2-norm, in double, fixed order */
     double (*largest)(const void *values, size_t count);                        /* of the absolute values; NaN where one of them is */

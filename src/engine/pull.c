@@ -251,3 +251,8 @@ void R(pull)(const engine_job *job, engine_thread *thread, size_t slot, bool fir
         if (m->t.failed[l])
             job->log_prob[thread->first + l] = NAN;
 }
+
+bool R(adds_once)(nf_layer_kind kind) {
+    const struct layer_ops *ops = R(layer_ops_of)(kind);
+    return ops && ops->adds_once;
+}

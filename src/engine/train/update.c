@@ -72,6 +72,14 @@ void R(average)(void *mean, const void *theta, double decay, size_t count) {
         a[i] = madd(d, a[i], e * b[i]);
 }
 
+void R(set_scaled)(void *to, const void *from, double scale, size_t count) {
+    real *restrict a = to;
+    const real *restrict b = from;
+    const real s = (real)scale;
+    for (size_t i = 0; i < count; i++)
+        a[i] = madd(s, b[i], 0);
+}
+
 void R(add_scaled)(void *to, const void *from, double scale, size_t count) {
     real *restrict a = to;
     const real *restrict b = from;
@@ -81,19 +89,39 @@ void R(add_scaled)(void *to, const void *from, double scale, size_t count) {
 }
 
 /* Magnitudes are ordered as their bits are, and a loop of integers is a vector loop. */
+static inline real_uint magnitude(const void *value) {
+    real_uint bits;
+    memcpy(&bits, value, sizeof bits);
+    return bits & ~((real_uint)1 << (8 * sizeof(real) - 1));
+}
+
+static double of_magnitude(real_uint bits) {
+    real value;
+    memcpy(&value, &bits, sizeof value);
+    return (double)value;
+}
+
 double R(largest)(const void *values, size_t count) {
-    const unsigned char *bytes = values;
-    const real_uint sign = (real_uint)1 << (8 * sizeof(real) - 1);
+    const real *a = values;
     real_uint most = 0;
     for (size_t i = 0; i < count; i++) {
-        real_uint bits;
-        memcpy(&bits, bytes + i * sizeof bits, sizeof bits);
-        bits &= ~sign;
-        most = bits > most ? bits : most;
+        const real_uint size = magnitude(a + i);
+        most = size > most ? size : most;
     }
-    real largest;
-    memcpy(&largest, &most, sizeof largest);
-    return (double)largest;
+    return of_magnitude(most);
+}
+
+double R(scale)(void *values, double scale, size_t count) {
+    real *a = values;
+    const real s = (real)scale;
+    real_uint most = 0;
+    for (size_t i = 0; i < count; i++) {
+        const real value = madd(s, a[i], 0);
+        const real_uint size = magnitude(&value);
+        a[i] = value;
+        most = size > most ? size : most;
+    }
+    return of_magnitude(most);
 }
 
 /* Of numbers whose squares are none: in units of the largest. Any that are not finite make it so. */
