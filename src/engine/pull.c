@@ -10,17 +10,20 @@
 static void density_cotangents(const engine_job *job, const engine_thread *thread, thread_map *m, engine_sum *sum) {
     const nf_model *model = job->model;
     const tile *t = &m->t;
+    double loss = sum->loss, weight = sum->weight;
     for (size_t l = 0; l < t->panels * PANEL; l++) {
         double c = 0;
         if (l < t->rows && !t->failed[l]) {
             const double w = weight_of(job, thread->first + l);
             c = w * job->scale;
-            sum->loss += w * (-(m->base[l] + t->log_det[l]) + (job->penalty ? t->penalty[l] : 0.0));
-            sum->weight += w;
+            loss += w * (-(m->base[l] + t->log_det[l]) + (job->penalty ? t->penalty[l] : 0.0));
+            weight += w;
         }
         m->cotangent_log_det[l] = (real)c;
         m->cotangent_penalty[l] = (real)-c;
     }
+    sum->loss = loss;
+    sum->weight = weight;
     for (size_t p = 0; p < t->panels; p++) {
         const real *x = tile_panel(t, p), *c = m->cotangent_log_det + p * PANEL;
         real *d = m->cotangent_x + p * t->dim * PANEL;

@@ -99,13 +99,14 @@ static void row_gradient(size_t count, const real *row, const real *others, real
 
 /*
  * Columns [0, width) of one panel of X, width <= PANEL, as rows: to[lane][k]. Whole vectors of k: the last is padded with 0. A panel's
- * columns are a page or less, over before the processor foresees them; those of `next`, which come after, are fetched meanwhile.
+ * columns are a page or less, over before the processor foresees them; those of `next`, which come after (or NULL), are fetched meanwhile.
  */
 static void transpose_panel(size_t width, const real *X, const real *next, real *to) {
     for (size_t k = 0; k < width; k += VEC_LANES) {
         for (size_t lane = 0; lane < PANEL; lane += VEC_LANES) {
             vec r[VEC_LANES];
-            fetch_rows(1, 0, VEC_LANES * VEC_LANES, next + k * PANEL + lane * VEC_LANES);
+            if (next)
+                fetch_rows(1, 0, VEC_LANES * VEC_LANES, next + k * PANEL + lane * VEC_LANES);
             if (width - k >= VEC_LANES) {
                 VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) r[i] = vec_load(X + (k + i) * PANEL + lane);
             } else {
@@ -180,7 +181,7 @@ void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real 
         count = smaller(panels - first, PANEL_CHUNK);
         for (size_t k = 0; k < in; k += PANEL) {
             const size_t width = smaller(in - k, PANEL);
-            const real *x = X + first * x_stride + k * PANEL, *const after = k + width < in ? x + width * PANEL : x;
+            const real *x = X + first * x_stride + k * PANEL, *const after = k + width < in ? x + width * PANEL : NULL;
             for (size_t i = 0; i < count; i++, x += x_stride)
                 transpose_panel(width, x, i + 1 < count ? x + x_stride : after, scratch + i * PANEL * PANEL);
             gradient_columns(out, in, width, count, dY + first * y_stride, y_stride, scratch, dW + k, k == 0 ? dbias : NULL, fresh && first == 0);
