@@ -54,7 +54,7 @@ VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const bool 
 
     if (p->sloped) /* at hand when the chains end */
         VEC_UNROLL for (int i = 0; i < mr; i++) {
-            VEC_UNROLL for (int v = 0; v < nb * nv; v++) __builtin_prefetch(c[v / nv] + p->slope + (size_t)i * c_row + v % nv * VEC_LANES);
+            VEC_UNROLL for (int v = 0; v < nb * nv; v++) __builtin_prefetch(slope_of(c[v / nv] + (size_t)i * c_row + v % nv * VEC_LANES, p->slope));
         }
     for (size_t s = p->segments; s > 0; s--) {
         const real *ak = a;
@@ -78,11 +78,11 @@ VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const bool 
             VEC_UNROLL for (int n = 0; n < nb; n++) c[n] += c_row;
         }
     } else if (p->sloped) {
-        const ptrdiff_t slope = p->slope;
+        const uintptr_t slope = p->slope;
         VEC_UNROLL for (int i = 0; i < mr; i++) {
             VEC_UNROLL for (int v = 0; v < nb * nv; v++) {
                 real *to = c[v / nv] + v % nv * VEC_LANES;
-                vec_store(to, vec_load(to + slope) * sum[i][v]);
+                vec_store(to, vec_load(slope_of(to, slope)) * sum[i][v]);
             }
             VEC_UNROLL for (int n = 0; n < nb; n++) c[n] += c_row;
         }

@@ -32,10 +32,12 @@ typedef struct product {
     size_t a_row, a_depth, a_segment; /* steps of A */
     size_t b_row, c_row;              /* steps of B and C from one row to the next */
     bool packed;                      /* A is a packed strip: its steps are 1 and the rows of the block, that of B is PANEL */
-    bool sloped;                      /* what is stored is multiplied by what stands `slope` reals behind it */
-    ptrdiff_t slope;
+    bool sloped;                      /* what is stored is multiplied by what stands so far behind it, in another array */
+    uintptr_t slope;
     const real *bias;
 } product;
+
+static inline const real *slope_of(const real *stored, uintptr_t slope) { return (const real *)((uintptr_t)stored + slope); }
 
 typedef void block_function(const product *p, const real *a, const real *const *b, real *const *c);
 

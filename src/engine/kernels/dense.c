@@ -26,7 +26,7 @@ VEC_INLINE void run_shallow(const int depth, const int nv, size_t rows, const pr
     const real *a = A->at, *const bias = p->bias;
     const size_t a_row = A->row, a_depth = A->depth;
     const bool sloped = p->sloped;
-    const ptrdiff_t slope = p->slope;
+    const uintptr_t slope = p->slope;
     vec bk[SHALLOW_DEPTH][BLOCK_VECS];
     VEC_UNROLL for (int k = 0; k < depth; k++) {
         VEC_UNROLL for (int v = 0; v < nv; v++) bk[k][v] = vec_load(b + (size_t)k * PANEL + v * VEC_LANES);
@@ -36,7 +36,7 @@ VEC_INLINE void run_shallow(const int depth, const int nv, size_t rows, const pr
             vec sum = bias ? vec_set1(bias[i]) : vec_zero();
             VEC_UNROLL for (int k = 0; k < depth; k++) sum = vec_madd(vec_set1(a[(size_t)k * a_depth]), bk[k][v], sum);
             real *const to = c + v * VEC_LANES;
-            vec_store(to, sloped ? vec_load(to + slope) * sum : sum);
+            vec_store(to, sloped ? vec_load(slope_of(to, slope)) * sum : sum);
         }
     }
 }
@@ -155,7 +155,7 @@ static product input_product(int accumulate, const real *dX, const real *slope) 
                      .b_row = PANEL,
                      .c_row = PANEL,
                      .sloped = slope != NULL,
-                     .slope = slope ? slope - dX : 0};
+                     .slope = slope ? (uintptr_t)slope - (uintptr_t)dX : 0};
 }
 
 /* The input's cotangent with some columns packed at a time: see PACKED_COLUMNS. */
