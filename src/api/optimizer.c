@@ -89,12 +89,12 @@ nf_status nf_optimizer_make(const char *function, const nf_allocator *allocator,
     settings.engine = engine;
     settings.structure = structure;
     settings.count = count;
+    nf_optimizer *o = nf_allocate(&settings.allocator, sizeof *o);
+    if (!o)
+        return nf_fail(NF_ERR_MEMORY, function, "no memory for an optimizer");
     status = make_state(function, &settings, theta);
-    nf_optimizer *o = status == NF_OK ? nf_allocate(&settings.allocator, sizeof *o) : NULL;
-    if (status == NF_OK && !o)
-        status = nf_fail(NF_ERR_MEMORY, function, "no memory for an optimizer");
     if (status != NF_OK) {
-        nf_release(&settings.allocator, settings.state);
+        nf_release(&settings.allocator, o);
         return status;
     }
     *o = settings;

@@ -159,7 +159,7 @@ typedef struct part {
 static void *shard_gradient(part *p, size_t shard) {
     if (shard >= p->wave.first + p->wave.count) {
         const size_t end = wave_end(p->plan, shard);
-        const bool all = p->reducer->ranks->size == 1 && end - shard == p->plan->shards;
+        const bool all = p->reducer->ranks->size == 1 && p->plan->shards <= GRADIENT_SLOTS;
         p->wave = (nf_wave){.first = shard,
                             .count = end - shard,
                             .shards = p->plan->shards,
