@@ -129,7 +129,7 @@ static bool spoilt_slots(const nf_workspace *ws, size_t lanes) {
 nf_status nf_differentiate_lanes(nf_workspace *ws, const engine_job *job, run_action action, size_t lanes, nf_gradient *g, bool *gathered) {
     engine_job given = *job;
     given.careful = job->careful || (g && overwrites(job));
-    const bool gathers = gathered && g && !given.careful && may_gather(ws, job, action, lanes);
+    const bool gathers = gathered && g && g->empty && !given.careful && may_gather(ws, job, action, lanes);
     if (gathers)
         given.slots = g->sum;
     nf_status status = run_lanes(ws, &given, action, lanes, g, gathers);
@@ -162,12 +162,12 @@ nf_status nf_differentiate(const nf_flow *flow, nf_workspace *ws, const engine_j
  * theirs near 1.
  */
 static nf_status add_mean(const nf_flow *flow, nf_workspace *ws, const engine_job *job, run_action action, nf_gradient *gradient, engine_sum *total) {
-    bool gathered = false, *const may = gradient && gradient->empty ? &gathered : NULL;
-    nf_status status = nf_differentiate(flow, ws, job, action, gradient, total, may);
+    bool gathered;
+    nf_status status = nf_differentiate(flow, ws, job, action, gradient, total, &gathered);
     if (status == NF_OK && total->weight > 0.0 && total->weight < nf_least_weight(flow->engine)) {
         engine_job again = *job;
         again.weight_scale = fmin(job->weight_scale * nf_weight_scale(total->weight), 0x1p1000); /* which brings the least numbers near enough */
-        status = nf_differentiate(flow, ws, &again, action, gradient, total, may);
+        status = nf_differentiate(flow, ws, &again, action, gradient, total, &gathered);
     }
     if (status == NF_OK && gradient && total->weight > 0.0)
         nf_commit_slots(gradient, ws, nf_slots_of(flow, job->rows), gathered, total->weight);

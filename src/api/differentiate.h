@@ -21,8 +21,8 @@ void nf_clear_slots(const engine_job *job, const nf_gradient *gradient, size_t s
 void nf_commit_slots(nf_gradient *gradient, nf_workspace *ws, size_t slots, bool gathered, double weight);
 
 /*
- * Push and pull all rows, or match them, a lane for each slot; the lanes' sums are left in the workspace. `gathered` not NULL: the gradient's sum is empty, and
- * may hold the sum of the slots instead of them afterwards, if it is said there; it stays empty by name.
+ * Push and pull all rows, or match them, a lane for each slot; the lanes' sums are left in the workspace. `gathered` not NULL: a gradient that is empty
+ * may hold the sum of the slots in its own instead of them afterwards, if it is said there; it stays empty by name.
  */
 nf_status nf_differentiate_lanes(nf_workspace *ws, const engine_job *job, run_action action, size_t lanes, nf_gradient *gradient, bool *gathered);
 /* The same with a lane for each of nf_slots_of; the sums of all lanes, in order. */

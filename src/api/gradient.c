@@ -29,9 +29,9 @@ void *nf_gradient_numbers(nf_gradient *gradient) {
     return nf_gradient_overwrite(gradient);
 }
 
-void nf_gradient_add(nf_gradient *gradient, const void *numbers, double scale) {
+void nf_gradient_add(nf_gradient *gradient, const void *numbers) {
     const nf_engine *engine = gradient->engine;
-    (gradient->empty ? engine->set_scaled : engine->add_scaled)(gradient->sum, numbers, scale, gradient->count);
+    (gradient->empty ? engine->set_scaled : engine->add_scaled)(gradient->sum, numbers, 1.0, gradient->count);
     nf_gradient_overwrite(gradient);
 }
 

@@ -107,7 +107,7 @@ void nf_gradient_clear(nf_gradient *gradient);
 /* Its numbers, to be changed; all of them, to be written without being read. */
 void *nf_gradient_numbers(nf_gradient *gradient);
 void *nf_gradient_overwrite(nf_gradient *gradient);
-void nf_gradient_add(nf_gradient *gradient, const void *numbers, double scale);
+void nf_gradient_add(nf_gradient *gradient, const void *numbers);
 void nf_gradient_scale(nf_gradient *gradient, double scale); /* what stands in sum, whether it was empty or not */
 double nf_gradient_largest(const nf_gradient *gradient); /* of the absolute values; NaN where one of them is */
 double nf_gradient_norm(const nf_gradient *gradient);

@@ -217,7 +217,7 @@ static nf_status run(const char *function, const nf_mlp *mlp, nf_workspace *give
         walk(mlp, ws, c, true);
     if (c->gradient) {
         const nf_floating saved = nf_floating_enter();
-        nf_gradient_add(c->gradient, c->gradient->slots, 1.0);
+        nf_gradient_add(c->gradient, c->gradient->slots);
         nf_floating_leave(saved);
     }
     const engine_bad bad = ws->threads[0].bad;

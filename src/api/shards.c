@@ -335,7 +335,7 @@ static nf_status reduce_alone(part *p, nf_gradient *g, nf_step_sum *sum) {
     if (!(sum->total.weight > 0.0))
         return NF_OK;
     for (size_t i = 0; i < p->roots && !p->gathered; i++)
-        nf_gradient_add(g, p->reducer->roots[i], 1.0);
+        nf_gradient_add(g, p->reducer->roots[i]);
     nf_gradient_scale(g, 1.0 / sum->total.weight);
     return NF_OK;
 }

@@ -9,8 +9,8 @@ static nf_status vjp(const char *function, const nf_flow *flow, nf_workspace *gi
     if (status != NF_OK)
         return nf_fail_in(status, function);
     engine_sum total;
-    bool gathered = false;
-    status = nf_differentiate(flow, ws, job, RUN_STORE_AND_PULL, gradient, &total, gradient && gradient->empty ? &gathered : NULL);
+    bool gathered;
+    status = nf_differentiate(flow, ws, job, RUN_STORE_AND_PULL, gradient, &total, &gathered);
     if (status != NF_OK) {
         nf_fail_in(status, function);
     } else {
