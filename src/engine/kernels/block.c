@@ -94,6 +94,98 @@ VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const bool 
     }
 }
 
+/* A block of `mr` x `nv` vectors whose sums are `chains` chains side by side, all constants where this is inlined: chain after chain in `sum`. */
+VEC_INLINE void run_chains(const int chains, const int mr, const int nv, const product *p, const real *a, const real *b, real *c) {
+    const enum chain_start start = p->start;
+    const size_t a_row = p->a_row, a_depth = p->a_depth, b_row = p->b_row, count = p->depth / (size_t)chains;
+    size_t c_row = p->c_row;
+    vec sum[MAX_ROWS][BLOCK_VECS], bk[BLOCK_VECS];
+    if (start == START_BIAS) {
+        VEC_UNROLL for (int i = 0; i < mr; i++) { VEC_UNROLL for (int v = 0; v < nv; v++) sum[i][v] = vec_set1(p->bias[i]); }
+    } else if (start == START_COLUMN) {
+        VEC_UNROLL for (int i = 0; i < mr; i++) { VEC_UNROLL for (int v = 0; v < nv; v++) sum[i][v] = vec_load(b - b_row + v * VEC_LANES); }
+    } else if (start == START_MEMORY) {
+        VEC_UNROLL for (int i = 0; i < mr; i++) { VEC_UNROLL for (int v = 0; v < nv; v++) sum[i][v] = vec_load(c + (size_t)i * c_row + v * VEC_LANES); }
+    } else {
+        VEC_UNROLL for (int i = 0; i < mr; i++) { VEC_UNROLL for (int v = 0; v < nv; v++) sum[i][v] = vec_zero(); }
+    }
+    VEC_UNROLL for (int i = mr; i < chains * mr; i++) { VEC_UNROLL for (int v = 0; v < nv; v++) sum[i][v] = vec_zero(); }
+    for (size_t k = count; k > 0; k--) {
+        VEC_UNROLL for (int g = 0; g < chains; g++, a += a_depth, b += b_row) {
+            VEC_UNROLL for (int v = 0; v < nv; v++) bk[v] = vec_held(vec_load(b + v * VEC_LANES));
+            VEC_UNROLL for (int i = 0; i < mr; i++) {
+                const vec ai = vec_set1(a[(size_t)i * a_row]);
+                VEC_UNROLL for (int v = 0; v < nv; v++) sum[g * mr + i][v] = vec_madd(ai, bk[v], sum[g * mr + i][v]);
+            }
+        }
+    }
+    VEC_UNROLL for (int half = chains / 2; half > 0; half /= 2) {
+        VEC_UNROLL for (int i = 0; i < half * mr; i++) {
+            VEC_UNROLL for (int v = 0; v < nv; v++) sum[i][v] = sum[i][v] + sum[half * mr + i][v];
+        }
+    }
+    for (size_t k = p->depth % (size_t)chains; k > 0; k--, a += a_depth, b += b_row)
+        VEC_UNROLL for (int i = 0; i < mr; i++) {
+            const vec ai = vec_set1(a[(size_t)i * a_row]);
+            VEC_UNROLL for (int v = 0; v < nv; v++) sum[i][v] = vec_madd(ai, vec_load(b + v * VEC_LANES), sum[i][v]);
+        }
+    __asm__("" : "+r"(c_row)); /* as above */
+    VEC_UNROLL for (int i = 0; i < mr; i++) {
+        VEC_UNROLL for (int v = 0; v < nv; v++) vec_store(c + v * VEC_LANES, sum[i][v]);
+        c += c_row;
+    }
+}
+
+#define DEFINE_CHAINS(chains, mr, nv)                                                                                          \
+    static void chains_##chains##_##mr##_##nv(const product *p, const real *a, const real *const *b, real *const *c) {         \
+        run_chains(chains, mr, nv, p, a, *b, *c);                                                                              \
+    }
+#define DEFINE_CHAIN_ROWS(chains, mr) DEFINE_CHAINS(chains, mr, 2) DEFINE_CHAINS(chains, mr, 1)
+DEFINE_CHAIN_ROWS(2, 1)
+DEFINE_CHAIN_ROWS(2, 2)
+DEFINE_CHAIN_ROWS(4, 1)
+#if MAX_ROWS > 4
+DEFINE_CHAIN_ROWS(2, 3)
+#endif
+#if MAX_ROWS > 6
+DEFINE_CHAIN_ROWS(2, 4)
+DEFINE_CHAIN_ROWS(4, 2)
+#endif
+#if MAX_ROWS > 8
+DEFINE_CHAIN_ROWS(2, 5)
+DEFINE_CHAIN_ROWS(2, 6)
+DEFINE_CHAIN_ROWS(4, 3)
+#endif
+
+/* clang-format off */
+#define CHAINS_ENTRY(chains, mr) {chains_##chains##_##mr##_1, chains_##chains##_##mr##_2}
+const chained_row R(two_chains)[MAX_ROWS / 2 + 1] = {
+    {NULL, NULL},
+    CHAINS_ENTRY(2, 1),
+    CHAINS_ENTRY(2, 2),
+#if MAX_ROWS > 4
+    CHAINS_ENTRY(2, 3),
+#endif
+#if MAX_ROWS > 6
+    CHAINS_ENTRY(2, 4),
+#endif
+#if MAX_ROWS > 8
+    CHAINS_ENTRY(2, 5),
+    CHAINS_ENTRY(2, 6),
+#endif
+};
+const chained_row R(four_chains)[MAX_ROWS / 4 + 1] = {
+    {NULL, NULL},
+    CHAINS_ENTRY(4, 1),
+#if MAX_ROWS > 6
+    CHAINS_ENTRY(4, 2),
+#endif
+#if MAX_ROWS > 8
+    CHAINS_ENTRY(4, 3),
+#endif
+};
+/* clang-format on */
+
 #define DEFINE_BLOCKS(mr, nv, nb)                                                                                              \
     static void blocks_##mr##_##nv##_##nb(const product *p, const real *a, const real *const *b, real *const *c) {             \
         run_blocks(mr, nv, nb, false, p, a, b, c);                                                                             \
@@ -187,5 +279,19 @@ void R(run_wide_strip)(const product *p, const block_row *f, const lane_map *map
     if (map->vectors % BLOCK_VECS != 0) {
         set_blocks(map, i, 1, b, c, b_of, c_of);
         f->half(p, a, b_of, c_of);
+    }
+}
+
+void R(run_chained_strip)(const product *p, size_t rows, const lane_map *map, const real *a, const real *b, real *c) {
+    const chained_row *f = p->chains == 2 ? &R(two_chains)[rows] : &R(four_chains)[rows];
+    const real *b_of;
+    real *c_of;
+    for (size_t i = 0; i < map->vectors / BLOCK_VECS; i++) {
+        set_blocks(map, i, 1, b, c, &b_of, &c_of);
+        f->one(p, a, &b_of, &c_of);
+    }
+    if (map->vectors % BLOCK_VECS != 0) {
+        set_blocks(map, map->vectors / BLOCK_VECS, 1, b, c, &b_of, &c_of);
+        f->half(p, a, &b_of, &c_of);
     }
 }

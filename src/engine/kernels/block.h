@@ -28,6 +28,7 @@ enum chain_start {
 
 typedef struct product {
     enum chain_start start;
+    size_t chains;                    /* 1, 2 or 4; more than one in one segment, and not sloped */
     size_t depth, segments;           /* k runs over `depth` values, and that for each segment of A */
     size_t a_row, a_depth, a_segment; /* steps of A */
     size_t b_row, c_row;              /* steps of B and C from one row to the next */
@@ -46,17 +47,26 @@ typedef struct block_row {
     block_function *half, *one, *packed, *two, *four;
 } block_row;
 
+/* The same for sums of several chains, of one vector and of two. */
+typedef struct chained_row {
+    block_function *half, *one;
+} chained_row;
+
 /* By the number of rows. */
 extern const block_row R(block_table)[MAX_ROWS + 1];
+extern const chained_row R(two_chains)[MAX_ROWS / 2 + 1], R(four_chains)[MAX_ROWS / 4 + 1];
 
 static inline size_t smaller(size_t a, size_t b) { return a < b ? a : b; }
 
 /* The next strip when `rows` are left: the last two even, because a strip of one or two rows cannot fill the pipelines. */
-static inline size_t strip_rows(size_t rows) {
-    if (rows <= MAX_ROWS)
+static inline size_t chained_strip(size_t rows, size_t chains) {
+    const size_t most = MAX_ROWS / chains;
+    if (rows <= most)
         return rows;
-    return rows < 2 * MAX_ROWS ? (rows + 1) / 2 : MAX_ROWS;
+    return rows < 2 * most ? (rows + 1) / 2 : most;
 }
+
+static inline size_t strip_rows(size_t rows) { return chained_strip(rows, 1); }
 
 /* Where the lanes of B and C lie: `vectors` vectors, a panel of them together, and so many reals from panel to panel. */
 typedef struct lane_map {
@@ -82,6 +92,9 @@ static inline void fetch_rows(size_t rows, size_t stride, size_t count, const re
 
 /* A strip over any number of lanes. */
 void R(run_wide_strip)(const product *p, const block_row *f, const lane_map *map, const real *a, const real *b, real *c);
+
+/* The same in several chains, rows <= MAX_ROWS / chains. */
+void R(run_chained_strip)(const product *p, size_t rows, const lane_map *map, const real *a, const real *b, real *c);
 
 /* One strip of `rows` <= MAX_ROWS rows over all the lanes. Where these are one block, a small product feels what it costs to look for more. */
 VEC_INLINE void run_strip(const product *p, size_t rows, const lane_map *map, const real *a, const real *b, real *c) {

@@ -1,8 +1,6 @@
 /* Forward, and the cotangent of the input: products over the lanes of a tile, from W as it stands or from packed strips. */
 #include "engine/kernels/block.h"
 
-/* What a strip reads of A in one go: 24 KiB with AVX-512, in L1 while the panels go by. */
-#define DEPTH_CHUNK ((size_t)128)
 /*
  * The input's cotangent reads W by columns. Where the rows of W are so long that a strip's columns crowd a few sets of the first cache,
  * and strips narrower than a cache line, some columns (whole strips) are first packed together.
@@ -62,26 +60,30 @@ static void shallow_product(size_t rows, size_t depth, const product *p, const f
 VEC_INLINE void run_product(product *p, size_t rows, size_t depth, const factor *A, const lane_map *map, const real *B, real *C) {
     const real *const bias = p->bias;
     const bool sloped = p->sloped;
+    const size_t chains = p->chains;
     if (0 < depth && depth <= SHALLOW_DEPTH && !A->packed && p->start != START_MEMORY) {
         shallow_product(rows, depth, p, A, map, B, C);
         return;
     }
     p->packed = A->packed;
-    p->a_row = A->row;
+    p->a_row = A->row; /* 1 where it is packed */
     p->a_depth = A->depth;
     for (size_t k = 0;;) {
-        p->depth = smaller(depth - k, DEPTH_CHUNK);
+        p->depth = smaller(depth - k, DENSE_DEPTH);
         p->sloped = sloped && k + p->depth == depth;
         const real *a = A->packed ? A->at + k * rows : A->at + k * A->depth;
         for (size_t j = 0, strip; j < rows; j += strip) {
-            strip = strip_rows(rows - j);
+            strip = chained_strip(rows - j, chains);
             if (bias)
                 p->bias = bias + j;
             if (A->packed)
                 p->a_depth = strip;
             if (A->fetched)
                 fetch_rows(smaller(rows - j - strip, MAX_ROWS), A->row, p->depth, a + strip * A->row);
-            run_strip(p, strip, map, a, B, C + j * PANEL);
+            if (chains > 1)
+                R(run_chained_strip)(p, strip, map, a, B, C + j * PANEL);
+            else
+                run_strip(p, strip, map, a, B, C + j * PANEL);
             a += strip * (A->packed ? p->depth : A->row);
         }
         k += p->depth;
@@ -100,11 +102,11 @@ VEC_INLINE void pack_strip(size_t strip, size_t depth, const real *a, size_t row
 }
 
 /* The strips of A for run_product, one after the other as it reads them. */
-static void pack_strips(size_t rows, size_t depth, const real *a, size_t row, size_t step, real *packed) {
+static void pack_strips(size_t rows, size_t depth, const real *a, size_t row, size_t step, size_t chains, real *packed) {
     for (size_t k = 0, chunk; k < depth; k += chunk) {
-        chunk = smaller(depth - k, DEPTH_CHUNK);
+        chunk = smaller(depth - k, DENSE_DEPTH);
         for (size_t j = 0, strip; j < rows; j += strip) {
-            strip = strip_rows(rows - j);
+            strip = chained_strip(rows - j, chains);
             const real *from = a + j * row + k * step;
             if (strip == MAX_ROWS && row == 1)
                 pack_strip(MAX_ROWS, chunk, from, 1, step, packed);
@@ -131,7 +133,7 @@ VEC_INLINE void forward(size_t out, size_t in, const factor *A, const real *bias
         return;
     const size_t last = (lanes + VEC_LANES - 1) / VEC_LANES;
     const lane_map map = {(panels - 1) * PANEL_VECS + last, x_stride, y_stride};
-    product p = {.start = bias ? START_BIAS : START_ZERO, .segments = 1, .b_row = PANEL, .c_row = PANEL, .bias = bias};
+    product p = {.start = bias ? START_BIAS : START_ZERO, .chains = dense_chains(out, in), .segments = 1, .b_row = PANEL, .c_row = PANEL, .bias = bias};
     run_product(&p, out, in, A, &map, X, Y);
 }
 
@@ -141,7 +143,7 @@ void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, si
     forward(out, in, &A, bias, panels, X, x_stride, Y, y_stride, lanes);
 }
 
-void R(dense_pack_forward)(size_t out, size_t in, const real *W, real *packed) { pack_strips(out, in, W, in, 1, packed); }
+void R(dense_pack_forward)(size_t out, size_t in, const real *W, real *packed) { pack_strips(out, in, W, in, 1, dense_chains(out, in), packed); }
 
 void R(dense_packed_forward)(size_t out, size_t in, const real *packed, const real *bias, size_t panels, const real *X, size_t x_stride,
                              real *Y, size_t y_stride, size_t lanes) {
@@ -151,6 +153,7 @@ void R(dense_packed_forward)(size_t out, size_t in, const real *packed, const re
 
 static product input_product(int accumulate, const real *dX, const real *slope) {
     return (product){.start = accumulate ? START_MEMORY : START_ZERO,
+                     .chains = 1,
                      .segments = 1,
                      .b_row = PANEL,
                      .c_row = PANEL,
@@ -161,16 +164,16 @@ static product input_product(int accumulate, const real *dX, const real *slope) 
 /* The input's cotangent with some columns packed at a time: see PACKED_COLUMNS. */
 static void packing_backward_input(size_t out, size_t columns, const real *W, size_t w_stride, const lane_map *map, const real *dY,
                                    real *dX, int accumulate, const real *slope) {
-    real packed[DEPTH_CHUNK * PACKED_COLUMNS];
+    real packed[DENSE_DEPTH * PACKED_COLUMNS];
     const factor A = {.at = packed, .row = 1, .packed = true};
     for (size_t j = 0, depth; j < out; j += depth) {
-        depth = smaller(out - j, DEPTH_CHUNK);
+        depth = smaller(out - j, DENSE_DEPTH);
         for (size_t k = 0, count; k < columns; k += count) {
             count = smaller(columns - k, PACKED_COLUMNS);
             if (count == PACKED_COLUMNS)
                 pack_columns(depth, W + j * w_stride + k, w_stride, packed);
             else
-                pack_strips(count, depth, W + j * w_stride + k, 1, w_stride, packed);
+                pack_strips(count, depth, W + j * w_stride + k, 1, w_stride, 1, packed);
             product p = input_product(accumulate || j > 0, dX, j + depth == out ? slope : NULL);
             run_product(&p, count, depth, &A, map, dY + j * PANEL, dX + k * PANEL);
         }
@@ -193,7 +196,7 @@ void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels
     R(dense_backward_input_range)(out, in, W, in, panels, dY, y_stride, dX, x_stride, accumulate, slope);
 }
 
-void R(dense_pack_backward)(size_t out, size_t in, const real *W, real *packed) { pack_strips(in, out, W, 1, in, packed); }
+void R(dense_pack_backward)(size_t out, size_t in, const real *W, real *packed) { pack_strips(in, out, W, 1, in, 1, packed); }
 
 void R(dense_packed_backward_input)(size_t out, size_t in, const real *packed, size_t panels, const real *dY, size_t y_stride, real *dX,
                                     size_t x_stride, int accumulate, const real *slope) {

@@ -7,10 +7,6 @@
  *
  * The order of summation is part of the contract: it depends on the shape of the layer only, so a sample gets the same bits
  * in every lane, in every company, and from dense_rows_forward. All sums are chains of madd().
- *
- * Functions that work on single rows of the output may be called for a range of rows by offsetting pointers:
- * outputs [j0, j1) are W + j0 * in, bias + j0, Y + j0 * PANEL with `out` = j1 - j0. A range that is a multiple of
- * DENSE_STRIP rows loses no speed.
  */
 #ifndef NF_ENGINE_KERNELS_DENSE_H
 #define NF_ENGINE_KERNELS_DENSE_H
@@ -33,7 +29,23 @@
 #endif
 
 /*
- * Y[j][lane] = bias[j] + sum_k W[j][k] X[k][lane]: one chain of madd from the bias (from 0 when bias is NULL), k ascending.
+ * The chains of a sum of the forward product. The outputs of a small layer are so few vectors of one row that each link of a chain would wait for the one
+ * before; there are two or four side by side, link k in chain k modulo their number. After each DENSE_DEPTH links, and at the end, the second half of the
+ * chains is added to the first until one is left; then follow the links that were too few for all.
+ */
+#define DENSE_DEPTH ((size_t)128)
+#define CHAINED_BYTES 128 /* a row of so many outputs has two chains, */
+#define FOUR_CHAINS 4     /* and of so many outputs four, */
+#define CHAINED_DEPTH 8   /* from so many links on */
+
+static inline size_t dense_chains(size_t out, size_t in) {
+    if (in < CHAINED_DEPTH || out > CHAINED_BYTES / sizeof(real))
+        return 1;
+    return out > FOUR_CHAINS ? 2 : 4;
+}
+
+/*
+ * Y[j][lane] = bias[j] + sum_k W[j][k] X[k][lane]: dense_chains(out, in) chains of madd, the first from the bias (from 0 when bias is NULL), k ascending.
  * `lanes` (1..PANEL) lanes of the last panel are computed; its other lanes may hold anything afterwards.
  */
 void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, size_t panels, const real *X, size_t x_stride,

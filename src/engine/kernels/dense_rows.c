@@ -1,5 +1,5 @@
 /* Products of a few rows, from weights that are packed for it. */
-#include "engine/kernels/block.h"
+#include "engine/kernels/dense_row.h"
 #include "engine/kernels/gelu_lookup.h"
 
 /*
@@ -22,15 +22,10 @@ void R(dense_rows_pack)(size_t out, size_t in, const real *W, const real *bias, 
     }
 }
 
-/* One row times a block of `nv` vectors of columns, whose weights follow each other from `packed` on, after the bias; then GELU of it where `gelu`. */
-VEC_INLINE void run_one_row(const int nv, const bool gelu, size_t in, const real *packed, const real *x, real *y) {
+/* One row times a block of `nv` vectors of columns; then GELU of it where `gelu`. */
+VEC_INLINE void run_one_row(const int nv, const int chains, const bool gelu, size_t in, const real *packed, const real *x, real *y) {
     vec sum[MAX_BLOCKS * BLOCK_VECS];
-    VEC_UNROLL for (int v = 0; v < nv; v++) sum[v] = vec_load(packed + v * VEC_LANES);
-    packed += nv * VEC_LANES;
-    for (size_t k = 0; k < in; k++, packed += nv * VEC_LANES) {
-        const vec xk = vec_set1(x[k]);
-        VEC_UNROLL for (int v = 0; v < nv; v++) sum[v] = vec_madd(xk, vec_load(packed + v * VEC_LANES), sum[v]);
-    }
+    row_sums(nv, chains, in, packed, x, sum);
 #if GELU_LOOKUP
     if (gelu) {
         VEC_UNROLL for (int v = 0; v < nv; v++) sum[v] = gelu_value(sum[v], gelu_prepare(sum[v]));
@@ -42,54 +37,68 @@ VEC_INLINE void run_one_row(const int nv, const bool gelu, size_t in, const real
 }
 
 /* The usual widths of one row, without what the general path does for several: false for another. */
-static bool one_row(size_t vectors, size_t in, const real *packed, const real *x, real *y) {
-    switch (vectors) {
-    case 1:
-        run_one_row(1, false, in, packed, x, y);
-        return true;
-    case 2:
-        run_one_row(2, false, in, packed, x, y);
-        return true;
-    case 4:
-        run_one_row(4, false, in, packed, x, y);
-        return true;
-    case MAX_BLOCKS * BLOCK_VECS:
-        run_one_row(MAX_BLOCKS * BLOCK_VECS, false, in, packed, x, y);
-        return true;
+VEC_INLINE bool one_row(const bool gelu, size_t vectors, size_t chains, size_t in, const real *packed, const real *x, real *y) {
+    switch (10 * vectors + chains) {
+#define ONE_ROW(vectors, chains)                              \
+    case 10 * (vectors) + (chains):                           \
+        run_one_row(vectors, chains, gelu, in, packed, x, y); \
+        return true
+        ONE_ROW(1, 1);
+        ONE_ROW(1, 2);
+        ONE_ROW(1, 4);
+        ONE_ROW(2, 1);
+        ONE_ROW(2, 2);
+        ONE_ROW(2, 4);
+        ONE_ROW(4, 1);
+        ONE_ROW(4, 2);
+        ONE_ROW(4, 4);
+        ONE_ROW(8, 1);
+        ONE_ROW(8, 2);
     default:
         return false;
     }
 }
 
+/* All rows times a block of columns, a strip of them at a time. */
+static void run_rows(size_t columns, size_t chains, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride, real *y, size_t y_stride) {
+    const lane_map map = {columns / VEC_LANES, PANEL, PANEL};
+    product p = {.start = START_COLUMN, .chains = chains, .segments = 1, .a_row = x_stride, .a_depth = 1, .b_row = columns, .c_row = y_stride};
+    packed += columns;
+    size_t k = 0;
+    do {
+        p.depth = chains > 1 ? smaller(in - k, DENSE_DEPTH) : in;
+        for (size_t i = 0, strip; i < rows; i += strip) {
+            strip = chained_strip(rows - i, chains);
+            if (chains > 1)
+                R(run_chained_strip)(&p, strip, &map, x + i * x_stride + k, packed + k * columns, y + i * y_stride);
+            else
+                run_strip(&p, strip, &map, x + i * x_stride, packed, y + i * y_stride);
+        }
+        p.start = START_MEMORY;
+        k += p.depth;
+    } while (k < in);
+}
+
+/* The same, a row at a time: false where one_row() does not know this width. */
+static bool run_each(size_t columns, size_t chains, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride, real *y, size_t y_stride) {
+    for (size_t i = 0; i < rows; i++)
+        if (!one_row(false, columns / VEC_LANES, chains, in, packed, x + i * x_stride, y + i * y_stride))
+            return false;
+    return true;
+}
+
 void R(dense_rows_forward)(size_t out, size_t in, const real *packed, size_t rows, const real *x, size_t x_stride, real *y,
                            size_t y_stride) {
-    const size_t width = dense_rows_width(out);
+    const size_t width = dense_rows_width(out), chains = dense_chains(out, in);
+    const bool alone = rows == 1 || chains == 4; /* of four outputs rows have too little in common to go together */
     for (size_t j = 0, columns; j < width; j += columns, packed += columns * (in + 1)) {
         columns = smaller(width - j, ROWS_COLUMNS);
-        if (rows == 1 && one_row(columns / VEC_LANES, in, packed, x, y + j))
-            continue;
-        const lane_map map = {columns / VEC_LANES, PANEL, PANEL};
-        const product p = {.start = START_COLUMN,
-                           .depth = in,
-                           .segments = 1,
-                           .a_row = x_stride,
-                           .a_depth = 1,
-                           .b_row = columns,
-                           .c_row = y_stride};
-        for (size_t i = 0, strip; i < rows; i += strip) {
-            strip = strip_rows(rows - i);
-            run_strip(&p, strip, &map, x + i * x_stride, packed + columns, y + i * y_stride + j);
-        }
+        if (!alone || !run_each(columns, chains, in, packed, rows, x, x_stride, y + j, y_stride))
+            run_rows(columns, chains, in, packed, rows, x, x_stride, y + j, y_stride);
     }
 }
 
 bool R(dense_row_gelu)(size_t out, size_t in, const real *packed, const real *x, real *y) {
     const size_t vectors = dense_rows_width(out) / VEC_LANES;
-    if (GELU_LOOKUP && vectors == 2)
-        run_one_row(2, true, in, packed, x, y);
-    else if (GELU_LOOKUP && vectors == 4)
-        run_one_row(4, true, in, packed, x, y);
-    else
-        return false;
-    return true;
+    return GELU_LOOKUP && vectors <= 4 && one_row(true, vectors, dense_chains(out, in), in, packed, x, y);
 }

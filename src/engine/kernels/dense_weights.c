@@ -129,6 +129,7 @@ static void gradient_columns(size_t out, size_t in, size_t width, size_t panels,
     const bool whole = width % VEC_LANES == 0, fetched = fetches(out, in, fresh ? FETCH_FRESH_BYTES : FETCH_GRADIENT_BYTES);
     real aside[MAX_ROWS * PANEL] __attribute__((aligned(NF_ALIGN))); /* for a dW that ends within a vector */
     const product p = {.start = whole && !fresh ? START_ADD : START_ZERO,
+                       .chains = 1,
                        .depth = PANEL,
                        .segments = panels,
                        .a_row = PANEL,

@@ -43,6 +43,16 @@ static inline vec vec_loadu(const real *x) { return *(const vec_unaligned *)(con
 static inline void vec_store(real *x, vec a) { *(vec_aligned *)(void *)x = a; }
 static inline void vec_storeu(real *x, vec a) { *(vec_unaligned *)(void *)x = a; }
 
+/* In a register from here on: a compiler that is short of others reads memory anew for each use. */
+static inline vec vec_held(vec a) {
+#if defined(__AVX512F__)
+    __asm__("" : "+v"(a));
+#elif defined(__x86_64__)
+    __asm__("" : "+x"(a));
+#endif
+    return a;
+}
+
 static inline vec vec_zero(void) { return (vec){0}; }
 
 /* An initialiser and not vec_zero() + a, which would cost an addition and turn -0 into +0. */
