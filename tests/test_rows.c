@@ -271,11 +271,42 @@ START_TEST(results_may_be_left_out) {
 }
 END_TEST
 
+/* One row may take a shorter way to exp(S) than a tile, for an S that is not far from 0. */
+START_TEST(no_scale_tells_one_row_from_many) {
+    enum { ROWS = 20, HIDDEN = 8 };
+    const double scales[] = {0, 1, 50, 59, 61, 80, 87, 89, 104, 120, 149}, clamp = 150;
+    random_source random = {7};
+    double *x = new_normals(&random, 2 * ROWS, 1), many[2 * ROWS], one[2], log_dets[ROWS], log_det;
+    for (int n = 0; n < 4 * (int)(sizeof scales / sizeof scales[0]); n++) {
+        const double scale = scales[n / 4] * (n % 2 ? 1 : -1);
+        nf_flow *flow;
+        must(nf_realnvp_create(NF_CONFIG(nf_realnvp_config, .dim = 2, .couplings = 1, .hidden_layers = 1, .hidden_width = HIDDEN, .actnorm = -1, .scale_clamp = clamp,
+                                         .precision = n / 2 % 2 ? NF_DOUBLE : NF_SINGLE),
+                               &flow));
+        double parameters[4 * HIDDEN + 2] = {0};
+        ck_assert_uint_eq(nf_parameter_count(flow), 4 * HIDDEN + 2);
+        parameters[4 * HIDDEN] = clamp * atanh(scale / clamp);
+        must(nf_set_parameters(flow, parameters));
+        const nf_status status = nf_forward(flow, NULL, ROWS, x, NULL, many, log_dets);
+        for (size_t i = 0; i < ROWS; i++) {
+            ck_assert_int_eq(nf_forward(flow, NULL, 1, x + 2 * i, NULL, one, &log_det), status);
+            same_bits("a row alone", one, many + 2 * i, 2);
+            same_bits("its log_det", &log_det, log_dets + i, 1);
+            if (status == NF_OK)
+                ck_assert_msg(fabs(log_det - scale) < 1e-4 * (1 + fabs(scale)), "log_det %g for a scale of %g", log_det, scale);
+        }
+        nf_flow_free(flow);
+    }
+    free(x);
+}
+END_TEST
+
 int main(void) {
     const int subjects = 2 * (int)fixture_count;
     Suite *suite = suite_create("rows, batches and threads");
     TCase *independence = tcase_create("independence"), *arrays = tcase_create("arrays");
     tcase_add_loop_test(independence, rows_do_not_depend_on_the_batch, 0, subjects);
+    tcase_add_test(independence, no_scale_tells_one_row_from_many);
     tcase_add_loop_test(independence, changed_parameters_are_seen, 0, subjects);
     tcase_add_loop_test(independence, results_do_not_depend_on_the_threads, 0, subjects);
     tcase_add_loop_test(independence, results_do_not_depend_on_the_floating_point_mode, 0, subjects);

@@ -372,6 +372,16 @@ START_TEST(forms_with_more_outputs_give_the_same_bits) {
 }
 END_TEST
 
+START_TEST(exp_of_a_normal_result_has_the_bits_of_exp) {
+    const int steps = 2000000;
+    for (int i = -steps; i <= steps; i++) {
+        const real x = (real)(VM_EXP_NORMAL * (double)i / steps), got = vm_exp_normal(x), want = vm_exp(x);
+        ck_assert_msg(same(got, want), "exp(%.17g) is %.17g and not %.17g", (double)x, (double)got, (double)want);
+    }
+    ck_assert(isnan(vm_exp_normal((real)NAN)));
+}
+END_TEST
+
 START_TEST(bounded_functions_stay_in_their_range) {
     static real x[BLOCK], f[BLOCK], g[BLOCK], h[BLOCK];
     seed_random();
@@ -525,6 +535,7 @@ static Suite *vmath_suite(void) {
     tcase_add_loop_test(cases, vector_body_and_scalar_tail_agree, 0, FUNCTIONS);
     tcase_add_loop_test(cases, forms_with_more_outputs_give_the_same_bits, 0, TWINS);
     tcase_add_loop_test(cases, special_values, 0, SPECIALS);
+    tcase_add_test(cases, exp_of_a_normal_result_has_the_bits_of_exp);
     tcase_add_test(cases, bounded_functions_stay_in_their_range);
     suite_add_tcase(suite, cases);
     return suite;

@@ -33,6 +33,8 @@ typedef struct nf_net {
     nf_activation activation;
 } nf_net;
 
+static inline bool nf_net_is_gelu(const nf_net *net) { return net->activation == NF_GELU || net->activation == NF_ACTIVATION_DEFAULT; }
+
 /* What a cnf layer needs beside its net. */
 typedef struct nf_cnf_spec {
     nf_dynamics dynamics;

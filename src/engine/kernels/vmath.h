@@ -32,6 +32,7 @@
 #define VM_TWO_TO_MANTISSA 0x1p23f
 #define VM_SPLIT_MASK 0xfffff000u /* keeps 12 bits of a number, so that their square is exact */
 #define VM_INV_SQRT_2PI 0.398942280f
+#define VM_EXP_NORMAL 60.0f   /* exp of no more, and each of its terms, is a normal number */
 #define VM_EXP_EDGE 104.0f    /* exp is 0 below minus this, and long infinite above */
 #define VM_LIFTED_EDGE 110.0f /* x^2 exp(-x) is 0 beyond */
 #define VM_TANH_EDGE 9.02f    /* tanh is 1 beyond, and what vm_tanh gives here is, with and without fused operations */
@@ -47,6 +48,7 @@
 #define VM_TWO_TO_MANTISSA 0x1p52
 #define VM_SPLIT_MASK 0xfffffffff8000000u
 #define VM_INV_SQRT_2PI 0.39894228040143268
+#define VM_EXP_NORMAL 600.0
 #define VM_EXP_EDGE 746.0
 #define VM_LIFTED_EDGE 753.0
 #define VM_TANH_EDGE 20.0 /* tanh is 1 beyond */
@@ -152,6 +154,16 @@ VM_INLINE real vm_exp(real x) {
     const real p = vm_expm1_reduced(y, 2 * VM_BIAS, &exponent);
     vm_split_scale(exponent, &scale, &second);
     return madd(p, scale, scale) * vm_from_bits(second << VM_MANTISSA_BITS);
+}
+
+/*
+ * The same, to the same bits, for |x| <= VM_EXP_NORMAL, where no term is less than the normal numbers: for a single number, which pays for bounds
+ * and halves in turn.
+ */
+VM_INLINE real vm_exp_normal(real x) {
+    real_uint exponent;
+    const real p = vm_expm1_reduced(x, 2 * VM_BIAS, &exponent), scale = vm_from_bits((exponent - VM_BIAS) << VM_MANTISSA_BITS);
+    return madd(p, scale, scale);
 }
 
 /* 2^VM_LIFT exp(y) of a remainder r of y, -VM_LIFTED_EDGE <= y <= 0, and its exponent: one normal factor is enough. */

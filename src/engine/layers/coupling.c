@@ -102,7 +102,10 @@ static void log_sigmoid_exponents(real sign, size_t count, real *restrict s, rea
 }
 
 /* 1 / clamp, a number for the least clamp too: an s of 0 is multiplied by it. */
-static real clamp_unit(const nf_layer *layer) { return (real)fmin(1.0 / layer->clamp, REAL_MAX); }
+static real clamp_unit(const nf_layer *layer) {
+    const double unit = 1.0 / layer->clamp;
+    return unit < REAL_MAX ? (real)unit : REAL_MAX;
+}
 
 static void scale_exponents(const nf_layer *layer, size_t count, real *s, real *slope) {
     const real clamp = (real)layer->clamp, unit = clamp_unit(layer), floor = (real)layer->floor;
@@ -167,8 +170,14 @@ _Static_assert(sizeof(cache_head) <= NF_ALIGN, "the first 64 bytes of a cache ar
 
 static size_t tile_packing(const nf_net *net) { return R(mlp_packs)(net) ? R(mlp_packed)(net) : 0; }
 
+static size_t few_packed(const nf_net *net) { return R(mlp_is_small)(net) ? R(mlp_small_packed)(net) : R(mlp_rows_packed)(net); }
+
+static void pack_few(const nf_net *net, const real *theta, real *packed) {
+    (R(mlp_is_small)(net) ? R(mlp_small_pack) : R(mlp_rows_pack))(net, theta, packed);
+}
+
 static size_t cache_size(const nf_layer *layer) {
-    return CACHE_HEAD + R(mlp_rows_packed)(&layer->net) + 2 * tile_packing(&layer->net);
+    return CACHE_HEAD + few_packed(&layer->net) + 2 * tile_packing(&layer->net);
 }
 
 static real *packed_at(const layer_run *run, enum packing packing) {
@@ -176,12 +185,12 @@ static real *packed_at(const layer_run *run, enum packing packing) {
     real *few = run->cache + CACHE_HEAD;
     if (packing == FEW)
         return few;
-    real *tiles = few + R(mlp_rows_packed)(net);
+    real *tiles = few + few_packed(net);
     return packing == FORWARD ? tiles : tiles + tile_packing(net);
 }
 
 static void pack(const layer_run *run, enum packing packing) {
-    static void (*const by[PACKINGS])(const nf_net *, const real *, real *) = {R(mlp_rows_pack), R(mlp_pack_forward), R(mlp_pack_backward)};
+    static void (*const by[PACKINGS])(const nf_net *, const real *, real *) = {pack_few, R(mlp_pack_forward), R(mlp_pack_backward)};
     by[packing](&run->layer->net, run->theta, packed_at(run, packing));
 }
 
@@ -205,12 +214,18 @@ static const real *packed_weights(const layer_run *run, enum packing packing) {
 
 /* One coordinate of one row, without the arrays that several go through from loop to loop: each would be waited for. */
 VM_INLINE void map_one(const nf_layer *layer, real *x, real s, real shift, double *log_det, bool inverted) {
-    if (layer->scale == NF_SCALE_TANH)
-        s = (real)layer->clamp * vm_tanh(s * clamp_unit(layer));
-    else
-        scale_exponents(layer, 1, &s, NULL);
-    *x = inverted ? (*x - shift) * vm_exp(-s) : madd(*x, vm_exp(s), shift);
-    *log_det += inverted ? -(double)s : (double)s;
+    real exponent, factor;
+    if (layer->scale == NF_SCALE_TANH && layer->clamp <= VM_EXP_NORMAL) {
+        exponent = (real)layer->clamp * vm_tanh(s * clamp_unit(layer));
+        factor = vm_exp_normal(inverted ? -exponent : exponent);
+    } else {
+        real scaled = s; /* its address is taken: not that of what the other branch holds in a register */
+        scale_exponents(layer, 1, &scaled, NULL);
+        exponent = scaled;
+        factor = vm_exp(inverted ? -exponent : exponent);
+    }
+    *x = inverted ? (*x - shift) * factor : madd(*x, factor, shift);
+    *log_det += inverted ? -(double)exponent : (double)exponent;
 }
 
 /* x_b := (x_b - t) exp(-S) or x_b exp(S) + t of one row; its terms of the log_det one after the other, as in a tile. */
@@ -241,17 +256,37 @@ static void map_few(const nf_layer *layer, real *lane, real *restrict s, const r
     *log_det = sum;
 }
 
+static void gather_row(const nf_layer *layer, const tile *t, size_t row, real *x) {
+    for (size_t i = 0; i < layer->identity.count; i++)
+        x[i] = t->x[layer->identity.items[i] * PANEL + row];
+    for (size_t i = 0; i < layer->context_dim; i++)
+        x[layer->identity.count + i] = t->context[i * PANEL + row];
+}
+
+/* Rows through a net that mlp_small_forward takes, one after the other: they do not wait for each other. */
+static int apply_small(const layer_run *run, tile *t, bool inverted) {
+    const nf_layer *layer = run->layer;
+    const size_t b = layer->transformed.count, out = dense_rows_width(2 * b);
+    real *moved = run->scratch, *x = moved + dense_rows_width(b), *y = x + dense_rows_width(layer->net.inputs);
+    const real *const packed = packed_weights(run, FEW);
+    const bool direct = layer->net.inputs == 1 && layer->identity.count == 1;
+    for (size_t r = 0; r < t->rows; r++) {
+        if (!direct)
+            gather_row(layer, t, r, x);
+        R(mlp_small_forward)(&layer->net, packed, direct ? t->x + layer->identity.items[0] * PANEL + r : x, y + r * out);
+    }
+    for (size_t r = 0; r < t->rows; r++)
+        map_few(layer, t->x + r, y + r * out, y + r * out + b, moved, t->log_det + r, inverted);
+    return LAYER_OK;
+}
+
 static int apply_few(const layer_run *run, tile *t, bool inverted) {
     const nf_layer *layer = run->layer;
     const nf_net *net = &layer->net;
-    const size_t a = layer->identity.count, in = dense_rows_width(net->inputs), out = dense_rows_width(net->outputs);
+    const size_t in = dense_rows_width(net->inputs), out = dense_rows_width(net->outputs);
     real *moved = run->scratch, *x = moved + dense_rows_width(layer->transformed.count), *y = x + t->rows * in;
-    for (size_t r = 0; r < t->rows; r++) {
-        for (size_t i = 0; i < a; i++)
-            x[r * in + i] = t->x[layer->identity.items[i] * PANEL + r];
-        for (size_t i = 0; i < layer->context_dim; i++)
-            x[r * in + a + i] = t->context[i * PANEL + r];
-    }
+    for (size_t r = 0; r < t->rows; r++)
+        gather_row(layer, t, r, x + r * in);
     R(mlp_rows_forward)(net, packed_weights(run, FEW), t->rows, x, in, y, out, y + t->rows * out);
     for (size_t r = 0; r < t->rows; r++)
         map_few(layer, t->x + r, y + r * out, y + r * out + layer->transformed.count, moved, t->log_det + r, inverted);
@@ -262,7 +297,7 @@ static int apply_few(const layer_run *run, tile *t, bool inverted) {
 
 static int apply(const layer_run *run, tile *t, bool inverted) {
     if (t->few && !run->record)
-        return apply_few(run, t, inverted);
+        return (R(mlp_is_small)(&run->layer->net) ? apply_small : apply_few)(run, t, inverted);
     const nf_layer *layer = run->layer;
     const size_t outputs = layer->net.outputs, b = layer->transformed.count;
     real *out = run->scratch + layer->net.inputs * t->panels * PANEL;

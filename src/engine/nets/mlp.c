@@ -141,8 +141,6 @@ void R(mlp_rows_pack)(const nf_net *net, const real *theta, real *packed) {
     }
 }
 
-static bool is_gelu(nf_activation activation) { return activation == NF_GELU || activation == NF_ACTIVATION_DEFAULT; }
-
 void R(mlp_rows_forward)(const nf_net *net, const real *packed, size_t rows, const real *x, size_t x_stride, real *y, size_t y_stride,
                          real *scratch) {
     const size_t layers = nf_net_layer_count(net), spare = rows * dense_rows_width(widest_hidden(net));
@@ -153,7 +151,7 @@ void R(mlp_rows_forward)(const nf_net *net, const real *packed, size_t rows, con
             return;
         }
         real *h = scratch + (j % 2) * spare;
-        if (rows > 1 || !is_gelu(net->activation) || !R(dense_row_gelu)(m, n, packed, x, h)) {
+        if (rows > 1 || !nf_net_is_gelu(net) || !R(dense_row_gelu)(m, n, packed, x, h)) {
             R(dense_rows_forward)(m, n, packed, rows, x, x_stride, h, width);
             R(activate)(net->activation, rows * width, h);
         }

@@ -48,4 +48,13 @@ void R(mlp_rows_pack)(const nf_net *net, const real *theta, real *packed);
 void R(mlp_rows_forward)(const nf_net *net, const real *packed, size_t rows, const real *x, size_t x_stride, real *y, size_t y_stride,
                          real *scratch);
 
+/*
+ * The same for one row of a net that stays in registers, where this build can do that, which mlp_is_small tells: of no other net may the three be asked.
+ * `packed` is what mlp_small_pack made of theta, aligned, mlp_small_packed reals. y is aligned and as long as above; beyond the outputs it may hold anything.
+ */
+bool R(mlp_is_small)(const nf_net *net);
+size_t R(mlp_small_packed)(const nf_net *net);
+void R(mlp_small_pack)(const nf_net *net, const real *theta, real *packed);
+void R(mlp_small_forward)(const nf_net *net, const real *packed, const real *x, real *y);
+
 #endif
