@@ -584,6 +584,16 @@ START_TEST(vectors_mean_what_scalars_mean) {
             ck_assert(same_bits(d.data[j], a.data[j * VEC_LANES + i]));
     }
     check_guards(&d, "stored vector");
+    buffer from = make(VEC_LANES * 3 * PANEL, 0), to = make(VEC_LANES * 2 * PANEL, 0);
+    const buffer before = copy_of(&to);
+    vec_transpose_block(from.data, 3 * PANEL, to.data, 2 * PANEL);
+    for (size_t j = 0; j < VEC_LANES; j++)
+        for (size_t i = 0; i < 2 * PANEL; i++)
+            ck_assert(same_bits(to.data[j * 2 * PANEL + i], i < VEC_LANES ? from.data[i * 3 * PANEL + j] : before.data[j * 2 * PANEL + i]));
+    check_guards(&to, "transposed block");
+    drop(&from);
+    drop(&to);
+    free(before.base);
     drop(&a);
     drop(&b);
     drop(&c);

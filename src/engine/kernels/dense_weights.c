@@ -104,15 +104,14 @@ static void row_gradient(size_t count, const real *row, const real *others, real
 static void transpose_panel(size_t width, const real *X, const real *next, real *to) {
     for (size_t k = 0; k < width; k += VEC_LANES) {
         for (size_t lane = 0; lane < PANEL; lane += VEC_LANES) {
-            vec r[VEC_LANES];
             if (next)
                 fetch_rows(1, 0, VEC_LANES * VEC_LANES, next + k * PANEL + lane * VEC_LANES);
             if (width - k >= VEC_LANES) {
-                VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) r[i] = vec_load(X + (k + i) * PANEL + lane);
-            } else {
-                VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) r[i] =
-                    k + i < width ? vec_load(X + (k + i) * PANEL + lane) : vec_zero();
+                vec_transpose_block(X + k * PANEL + lane, PANEL, to + lane * PANEL + k, PANEL);
+                continue;
             }
+            vec r[VEC_LANES];
+            VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) r[i] = k + i < width ? vec_load(X + (k + i) * PANEL + lane) : vec_zero();
             vec_transpose(r);
             VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) vec_store(to + (lane + i) * PANEL + k, r[i]);
         }

@@ -19,7 +19,7 @@
 #define VEC_BYTES 16
 #endif
 
-#if defined(__FMA__)
+#if defined(__FMA__) || VEC_BYTES >= 32
 #include <immintrin.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
@@ -147,6 +147,42 @@ VEC_INLINE void vec_transpose(vec r[VEC_LANES]) {
     VEC_EXCHANGE(r, 2)
 #endif
     VEC_EXCHANGE(r, 1)
+}
+
+/*
+ * to[j][i] = X[i][j] for i, j < VEC_LANES, rows so many reals apart: X and `to` aligned. Where halves of 32 bytes can be put together as they are loaded,
+ * that is a stage of the transpose less, and shuffles within them go two at a time where those of 64 bytes go one.
+ */
+VEC_INLINE void vec_transpose_block(const real *X, size_t x_stride, real *to, size_t to_stride) {
+#if VEC_BYTES >= 32
+    enum { HALF = 32 / sizeof(real), QUARTER = HALF / 2 }; /* rows of a piece, and its lanes */
+    VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i += HALF) {
+        VEC_UNROLL for (size_t j = 0; j < VEC_LANES; j += QUARTER) {
+            const real *x = X + i * x_stride + j;
+            real *t = to + j * to_stride + i;
+#if NF_SINGLE_BUILD
+#define VEC_ROWS(r) _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_load_ps(x + (r) * x_stride)), _mm_load_ps(x + ((r) + 4) * x_stride), 1)
+            const __m256 z0 = VEC_ROWS(0), z1 = VEC_ROWS(1), z2 = VEC_ROWS(2), z3 = VEC_ROWS(3);
+            const __m256 a = _mm256_unpacklo_ps(z0, z1), b = _mm256_unpackhi_ps(z0, z1), c = _mm256_unpacklo_ps(z2, z3), d = _mm256_unpackhi_ps(z2, z3);
+            _mm256_store_ps(t, _mm256_shuffle_ps(a, c, 0x44));
+            _mm256_store_ps(t + to_stride, _mm256_shuffle_ps(a, c, 0xee));
+            _mm256_store_ps(t + 2 * to_stride, _mm256_shuffle_ps(b, d, 0x44));
+            _mm256_store_ps(t + 3 * to_stride, _mm256_shuffle_ps(b, d, 0xee));
+#else
+#define VEC_ROWS(r) _mm256_insertf128_pd(_mm256_castpd128_pd256(_mm_load_pd(x + (r) * x_stride)), _mm_load_pd(x + ((r) + 2) * x_stride), 1)
+            const __m256d z0 = VEC_ROWS(0), z1 = VEC_ROWS(1);
+            _mm256_store_pd(t, _mm256_unpacklo_pd(z0, z1));
+            _mm256_store_pd(t + to_stride, _mm256_unpackhi_pd(z0, z1));
+#endif
+#undef VEC_ROWS
+        }
+    }
+#else
+    vec r[VEC_LANES];
+    VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) r[i] = vec_load(X + i * x_stride);
+    vec_transpose(r);
+    VEC_UNROLL for (size_t i = 0; i < VEC_LANES; i++) vec_store(to + i * to_stride, r[i]);
+#endif
 }
 
 /* One stage of the row sums: rows i and i + w become one row that holds half-sums of both. */
