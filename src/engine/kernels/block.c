@@ -20,8 +20,11 @@ VEC_INLINE void run_link(const int mr, const int nv, const int nb, const real **
     VEC_UNROLL for (int n = 0; n < nb; n++) b[n] += b_row;
 }
 
-/* Run `nb` blocks of `mr` x `nv` vectors. mr, nv, nb and `packed` are constants where this is inlined, and all its arrays registers. */
-VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const bool packed, const product *p, const real *a,
+/*
+ * Run `nb` blocks of `mr` x `nv` vectors, and with `late` fetch C before the last segment. mr, nv, nb, `packed` and `late` are constants where this is inlined,
+ * and all its arrays registers.
+ */
+VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const bool packed, const bool late, const product *p, const real *a,
                            const real *const *b_of, real *const *c_of) {
     /* copies, because a store to C might change *p for all that the compiler knows */
     const enum chain_start start = p->start;
@@ -58,6 +61,10 @@ VEC_INLINE void run_blocks(const int mr, const int nv, const int nb, const bool 
         }
     for (size_t s = p->segments; s > 0; s--) {
         const real *ak = a;
+        if (late && s == 1)
+            VEC_UNROLL for (int i = 0; i < mr; i++) {
+                VEC_UNROLL for (int v = 0; v < nb * nv; v++) __builtin_prefetch(c[v / nv] + (size_t)i * c_row + v % nv * VEC_LANES, 1);
+            }
         if (nv == BLOCK_VECS && nb == 1 && 3 * mr >= 2 * MAX_ROWS) {
             UNROLL_LINKS for (size_t k = p->depth; k > 0; k--) run_link(mr, nv, nb, &ak, a_row, a_depth, b, b_row, sum);
         } else {
@@ -188,12 +195,13 @@ const chained_row R(four_chains)[MAX_ROWS / 4 + 1] = {
 
 #define DEFINE_BLOCKS(mr, nv, nb)                                                                                              \
     static void blocks_##mr##_##nv##_##nb(const product *p, const real *a, const real *const *b, real *const *c) {             \
-        run_blocks(mr, nv, nb, false, p, a, b, c);                                                                             \
+        run_blocks(mr, nv, nb, false, false, p, a, b, c);                                                                      \
     }
 #define DEFINE_PACKED(mr)                                                                                                      \
     static void packed_##mr(const product *p, const real *a, const real *const *b, real *const *c) {                           \
-        run_blocks(mr, 2, 1, true, p, a, b, c);                                                                                \
+        run_blocks(mr, 2, 1, true, false, p, a, b, c);                                                                         \
     }
+void R(run_late_block)(const product *p, const real *a, const real *b, real *c) { run_blocks(MAX_ROWS, BLOCK_VECS, 1, false, true, p, a, &b, &c); }
 #define DEFINE_ROWS(mr) DEFINE_BLOCKS(mr, 2, 1) DEFINE_BLOCKS(mr, 1, 1) DEFINE_PACKED(mr)
 DEFINE_ROWS(1)
 DEFINE_ROWS(2)

@@ -84,11 +84,21 @@ typedef struct lane_map {
 
 static inline bool fetches(size_t out, size_t in, size_t least) { return out * in * sizeof(real) >= least; }
 
+/* To L2 only: what is brought to the first cache a strip ahead may be driven out of it again, where rows lie a power of two apart. */
+static inline void fetch_rows_near(size_t rows, size_t stride, size_t count, const real *a) {
+    for (size_t i = 0; i < rows; i++, a += stride)
+        for (size_t k = 0; k < count; k += NF_ALIGN / sizeof(real))
+            __builtin_prefetch(a + k, 1, 2);
+}
+
 static inline void fetch_rows(size_t rows, size_t stride, size_t count, const real *a) {
     for (size_t i = 0; i < rows; i++, a += stride)
         for (size_t k = 0; k < count; k += NF_ALIGN / sizeof(real))
             __builtin_prefetch(a + k);
 }
+
+/* One block of MAX_ROWS rows and BLOCK_VECS vectors whose C is fetched from L2 while it is computed. */
+void R(run_late_block)(const product *p, const real *a, const real *b, real *c);
 
 /* A strip over any number of lanes. */
 void R(run_wide_strip)(const product *p, const block_row *f, const lane_map *map, const real *a, const real *b, real *c);

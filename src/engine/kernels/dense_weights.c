@@ -144,7 +144,11 @@ static void gradient_columns(size_t out, size_t in, size_t width, size_t panels,
             bias_gradient(count, panels, dY + summed * PANEL, y_stride, dbias + summed, fresh);
         }
         if (fetched) /* a line more, because dW is not aligned */
-            fetch_rows(smaller(out - j - rows, MAX_ROWS), in, width + NF_ALIGN / sizeof(real), dW + (j + rows) * in);
+            fetch_rows_near(smaller(out - j - rows, MAX_ROWS), in, width + NF_ALIGN / sizeof(real), dW + (j + rows) * in);
+        if (fetched && whole && rows == MAX_ROWS && map.vectors == BLOCK_VECS) {
+            R(run_late_block)(&p, dY + j * PANEL, transposed, dW + j * in);
+            continue;
+        }
         run_strip(&p, rows, &map, dY + j * PANEL, transposed, whole ? dW + j * in : aside);
         if (whole)
             continue;
