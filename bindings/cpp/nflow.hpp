@@ -147,6 +147,8 @@ class realnvp_config : public family_config<nf_realnvp_config, realnvp_config> {
     realnvp_config &mask(nf_mask value) { return set(&nf_realnvp_config::mask, value); }
     realnvp_config &scale_clamp(double value) { return set(&nf_realnvp_config::scale_clamp, value); }
     realnvp_config &actnorm(int value) { return set(&nf_realnvp_config::actnorm, value); }
+    /* false: none; 0 is one at the data end */
+    template <class T, detail::only_bool<T> = 0> realnvp_config &actnorm(T value) { return actnorm(value ? 1 : -1); }
 };
 
 class cnf_config : public family_config<nf_cnf_config, cnf_config> {

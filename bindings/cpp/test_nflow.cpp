@@ -102,6 +102,8 @@ static void words() {
     MUST(nflow::realnvp_config(2).hidden_layers(false).get()->hidden_layers == NF_NONE);
     MUST(nflow::mlp_config(2, 1).hidden_layers(false).get()->hidden_layers == NF_NONE);
     MUST(nflow::fit_config().standardize(false).get()->standardize == -1 && nflow::fit_config().standardize(true).get()->standardize == 0);
+    const auto layers = [](auto actnorm) { return nflow::flow(nflow::realnvp_config(2).couplings(2).actnorm(actnorm)).layer_count(); };
+    MUST(layers(false) == 2 && layers(0) == 3 && layers(true) == 4 && layers(1) == 4);
     MUST(nflow::fit_config().standardize(0).get()->standardize == 0 && nflow::fit_config().standardize(-1).get()->standardize == -1);
     MUST(nflow::fit_config().standardize(0L).get()->standardize == 0 && nflow::fit_config().standardize(-1L).get()->standardize == -1);
 }

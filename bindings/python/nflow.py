@@ -378,7 +378,10 @@ def _number(value, name):
 
 def _flag(value, name):
     if isinstance(value, _BOOLS):
-        value = int(value) - (name == "standardize")  # where 0 is the default, which does, and -1 does not
+        if name == "actnorm":  # 1 is a layer after every coupling, and 0, the default, one layer
+            value = 1 if value else -1
+        else:
+            value = int(value) - (name == "standardize")  # where 0 is the default, which does, and -1 does not
     return _between(-2 ** 31, 2 ** 31 - 1, value, name)
 
 

@@ -235,6 +235,8 @@ class Errors(unittest.TestCase):
             nflow.Flow.permutation([1, -1])
         linear = nflow.Flow.realnvp(dim=2, couplings=1, hidden_layers=None, actnorm=-1)
         self.assertEqual(linear.parameter_count, 4)
+        for wanted, layers in ((False, 2), (0, 3), (True, 4), (np.False_, 2)):
+            self.assertEqual(nflow.Flow.realnvp(dim=2, couplings=2, actnorm=wanted).layer_count, layers)
         self.assertEqual(nflow.Flow.realnvp(dim=2, precision="single").precision, nflow.Precision.SINGLE)
         self.assertEqual(nflow.Flow.realnvp(dim=2, couplings=None).layer_count, 1)
         self.assertEqual(nflow.Flow.planar(dim=2, layers=None).layer_count, 0)
