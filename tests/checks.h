@@ -25,6 +25,12 @@
  */
 static inline bool is_brief(void) { return getenv("NFLOW_TEST_BRIEF") != NULL; }
 
+/* The seed of what a test draws: of the environment, or the usual one. */
+static inline unsigned long long seed_given(unsigned long long usual) {
+    const char *given = getenv("NFLOW_TEST_SEED");
+    return given ? strtoull(given, NULL, 0) : usual;
+}
+
 /* What main returns. */
 static inline int run_suite(Suite *suite) {
     SRunner *runner = srunner_create(suite);

@@ -38,7 +38,7 @@ static bench *setup(int i, bool square) {
     b->shape = (field_hyper_shape){&b->net, b->dim, b->units};
     b->parameters = nf_net_parameter_count(&b->net);
     ck_assert_uint_le(b->parameters, MOST_PARAMETERS);
-    nf_sequence s = nf_sequence_begin(2385, (uint64_t)i);
+    nf_sequence s = nf_sequence_begin(seed_given(2385), (uint64_t)i);
     for (size_t p = 0; p < b->parameters; p++)
         b->theta[p] = (real)(0.7 * nf_sequence_normal(&s));
     for (size_t l = 0; l < PANEL; l++) {

@@ -38,7 +38,7 @@ static bench *setup(size_t depth, nf_activation activation, size_t probes, bool 
     b->shape = (field_mlp_shape){&b->net, DIM, probes, 2385, false, square};
     b->parameters = nf_net_parameter_count(&b->net);
     ck_assert(b->parameters <= MOST_PARAMETERS);
-    nf_sequence s = nf_sequence_begin(2385, depth * 10 + (size_t)activation);
+    nf_sequence s = nf_sequence_begin(seed_given(2385), depth * 10 + (size_t)activation);
     normals(&s, b->parameters, b->theta, 0.6);
     normals(&s, DIM * PANEL, b->z, 1.0);
     normals(&s, CONTEXT * PANEL, b->context, 1.0);

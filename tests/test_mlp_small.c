@@ -13,10 +13,7 @@
 #define MOST_OUTPUTS 40
 #define MOST_LAYERS 4
 
-static uint64_t seed(void) {
-    const char *given = getenv("NFLOW_TEST_SEED");
-    return given ? strtoull(given, NULL, 0) : 2385;
-}
+static unsigned long long seed(void) { return seed_given(2385); }
 
 static size_t pick(nf_sequence *s, const size_t *from, size_t count) { return from[(size_t)(nf_sequence_uniform(s) * (double)count)]; }
 #define PICK(s, from) pick(s, from, sizeof from / sizeof from[0])
@@ -40,7 +37,7 @@ static void compare(nf_sequence *s, const nf_net *net, double sd) {
         ck_assert_msg(memcmp(&y[j], &out[j * PANEL + lane], sizeof(real)) == 0,
                       "output %zu of %zu is %.9g, and %.9g in lane %zu: inputs %zu, %zu hidden layers of %zu, %zu, %zu; seed %llu", j, net->outputs, (double)y[j],
                       (double)out[j * PANEL + lane], lane, net->inputs, net->hidden.count, net->hidden.items[0], net->hidden.items[1], net->hidden.items[2],
-                      (unsigned long long)seed());
+                      seed());
     free(theta - 1);
     free(packed);
     free(tile);
