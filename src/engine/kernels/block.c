@@ -106,7 +106,7 @@ VEC_INLINE void run_chains(const int chains, const int mr, const int nv, const p
     const enum chain_start start = p->start;
     const size_t a_row = p->a_row, a_depth = p->a_depth, b_row = p->b_row, count = p->depth / (size_t)chains;
     size_t c_row = p->c_row;
-    vec sum[MAX_ROWS][BLOCK_VECS], bk[BLOCK_VECS];
+    vec sum[MAX_ROWS][MAX_BLOCKS * BLOCK_VECS], bk[BLOCK_VECS];
     if (start == START_BIAS) {
         VEC_UNROLL for (int i = 0; i < mr; i++) { VEC_UNROLL for (int v = 0; v < nv; v++) sum[i][v] = vec_set1(p->bias[i]); }
     } else if (start == START_COLUMN) {
@@ -131,11 +131,8 @@ VEC_INLINE void run_chains(const int chains, const int mr, const int nv, const p
             VEC_UNROLL for (int v = 0; v < nv; v++) sum[i][v] = sum[i][v] + sum[half * mr + i][v];
         }
     }
-    for (size_t k = p->depth % (size_t)chains; k > 0; k--, a += a_depth, b += b_row)
-        VEC_UNROLL for (int i = 0; i < mr; i++) {
-            const vec ai = vec_set1(a[(size_t)i * a_row]);
-            VEC_UNROLL for (int v = 0; v < nv; v++) sum[i][v] = vec_madd(ai, vec_load(b + v * VEC_LANES), sum[i][v]);
-        }
+    for (size_t k = p->depth % (size_t)chains; k > 0; k--)
+        run_link(mr, nv, 1, &a, a_row, a_depth, &b, b_row, sum);
     __asm__("" : "+r"(c_row)); /* as above */
     VEC_UNROLL for (int i = 0; i < mr; i++) {
         VEC_UNROLL for (int v = 0; v < nv; v++) vec_store(c + v * VEC_LANES, sum[i][v]);

@@ -84,17 +84,20 @@ typedef struct lane_map {
 
 static inline bool fetches(size_t out, size_t in, size_t least) { return out * in * sizeof(real) >= least; }
 
-/* To L2 only: what is brought to the first cache a strip ahead may be driven out of it again, where rows lie a power of two apart. */
-static inline void fetch_rows_near(size_t rows, size_t stride, size_t count, const real *a) {
-    for (size_t i = 0; i < rows; i++, a += stride)
-        for (size_t k = 0; k < count; k += NF_ALIGN / sizeof(real))
-            __builtin_prefetch(a + k, 1, 2);
-}
+/*
+ * To the first cache, or to L2 only: where rows lie a power of two apart, what the first brings a strip ahead may be driven out of it again. Always inlined, as gcc
+ * takes a function that fetches alone for one that does nothing.
+ */
+enum fetch_to { TO_FIRST_CACHE, TO_L2 };
 
-static inline void fetch_rows(size_t rows, size_t stride, size_t count, const real *a) {
+VEC_INLINE void fetch_rows(const enum fetch_to to, size_t rows, size_t stride, size_t count, const real *a) {
     for (size_t i = 0; i < rows; i++, a += stride)
-        for (size_t k = 0; k < count; k += NF_ALIGN / sizeof(real))
-            __builtin_prefetch(a + k);
+        for (size_t k = 0; k < count; k += NF_ALIGN / sizeof(real)) {
+            if (to == TO_L2)
+                __builtin_prefetch(a + k, 1, 2);
+            else
+                __builtin_prefetch(a + k);
+        }
 }
 
 /* One block of MAX_ROWS rows and BLOCK_VECS vectors whose C is fetched from L2 while it is computed. */

@@ -79,7 +79,7 @@ VEC_INLINE void run_product(product *p, size_t rows, size_t depth, const factor 
             if (A->packed)
                 p->a_depth = strip;
             if (A->fetched)
-                fetch_rows(smaller(rows - j - strip, MAX_ROWS), A->row, p->depth, a + strip * A->row);
+                fetch_rows(TO_FIRST_CACHE, smaller(rows - j - strip, MAX_ROWS), A->row, p->depth, a + strip * A->row);
             if (chains > 1)
                 R(run_chained_strip)(p, strip, map, a, B, C + j * PANEL);
             else

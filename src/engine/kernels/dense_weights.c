@@ -105,7 +105,7 @@ static void transpose_panel(size_t width, const real *X, const real *next, real 
     for (size_t k = 0; k < width; k += VEC_LANES) {
         for (size_t lane = 0; lane < PANEL; lane += VEC_LANES) {
             if (next)
-                fetch_rows(1, 0, VEC_LANES * VEC_LANES, next + k * PANEL + lane * VEC_LANES);
+                fetch_rows(TO_FIRST_CACHE, 1, 0, VEC_LANES * VEC_LANES, next + k * PANEL + lane * VEC_LANES);
             if (width - k >= VEC_LANES) {
                 vec_transpose_block(X + k * PANEL + lane, PANEL, to + lane * PANEL + k, PANEL);
                 continue;
@@ -144,7 +144,7 @@ static void gradient_columns(size_t out, size_t in, size_t width, size_t panels,
             bias_gradient(count, panels, dY + summed * PANEL, y_stride, dbias + summed, fresh);
         }
         if (fetched) /* a line more, because dW is not aligned */
-            fetch_rows_near(smaller(out - j - rows, MAX_ROWS), in, width + NF_ALIGN / sizeof(real), dW + (j + rows) * in);
+            fetch_rows(TO_L2, smaller(out - j - rows, MAX_ROWS), in, width + NF_ALIGN / sizeof(real), dW + (j + rows) * in);
         if (fetched && whole && rows == MAX_ROWS && map.vectors == BLOCK_VECS) {
             R(run_late_block)(&p, dY + j * PANEL, transposed, dW + j * in);
             continue;

@@ -263,7 +263,7 @@ static void gather_row(const nf_layer *layer, const tile *t, size_t row, real *x
         x[layer->identity.count + i] = t->context[i * PANEL + row];
 }
 
-/* Rows through a net that mlp_small_forward takes, one after the other: they do not wait for each other. */
+/* Rows through a net that mlp_small_forward takes, one after the other: they do not wait for each other. In one function with apply_few a row takes 2 % longer. */
 static int apply_small(const layer_run *run, tile *t, bool inverted) {
     const nf_layer *layer = run->layer;
     const size_t b = layer->transformed.count, out = dense_rows_width(2 * b);
