@@ -17,8 +17,7 @@
 static uint64_t seed, random_state;
 
 static inline void begin_random(uint64_t stream) {
-    const char *text = getenv("NFLOW_TEST_SEED");
-    seed = text ? strtoull(text, NULL, 0) : 2385;
+    seed = seed_given(2385);
     random_state = seed * 0x9e3779b97f4a7c15u + stream;
 }
 

@@ -22,10 +22,7 @@ void must_say(const char *function, const char *text) {
     ck_assert_msg(strstr(said + length, text) != NULL, "\"%s\" does not say %s", said, text);
 }
 
-uint64_t test_seed(void) {
-    const char *given = getenv("NFLOW_TEST_SEED");
-    return given ? strtoull(given, NULL, 10) : 2385;
-}
+uint64_t test_seed(void) { return seed_given(2385); }
 
 /* SplitMix64 (Steele, Lea & Flood 2014). */
 uint64_t random_bits(random_source *random) {

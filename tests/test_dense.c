@@ -33,11 +33,7 @@ static size_t between(size_t low, size_t high) { return low + (size_t)(next() % 
 
 static real number(void) { return (real)((double)(next() >> 11) * 0x1p-53 * 4.77 - 2.385); }
 
-static void set_up(void) {
-    const char *given = getenv("NFLOW_TEST_SEED");
-    seed = given ? strtoull(given, NULL, 0) : 2385;
-    state = seed;
-}
+static void set_up(void) { state = seed = seed_given(2385); }
 
 /* A buffer of `count` random reals, aligned unless `offset`, between guards. */
 typedef struct buffer {

@@ -147,8 +147,7 @@ START_TEST(new_modules_agree) {
     }
     if (!python)
         return;
-    const char *given = getenv("NFLOW_TEST_SEED");
-    const long seed = given ? atol(given) : (long)(time(NULL) / 86400);
+    const long seed = (long)seed_given((unsigned long long)(time(NULL) / 86400));
     new_folder(folder, sizeof folder);
     snprintf(command, sizeof command, "PYTHONDONTWRITEBYTECODE=1 %s tests/import/make_fixtures.py '%s' %ld", python, folder, seed);
     printf("modules of NFLOW_TEST_SEED=%ld\n", seed);

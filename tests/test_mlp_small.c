@@ -18,32 +18,47 @@ static unsigned long long seed(void) { return seed_given(2385); }
 static size_t pick(nf_sequence *s, const size_t *from, size_t count) { return from[(size_t)(nf_sequence_uniform(s) * (double)count)]; }
 #define PICK(s, from) pick(s, from, sizeof from / sizeof from[0])
 
-/* One row through both, which is in some lane of a tile of its kind. */
-static void compare(nf_sequence *s, const nf_net *net, double sd) {
-    const size_t parameters = nf_net_parameter_count(net), lane = (size_t)(nf_sequence_uniform(s) * (double)PANEL);
-    real *theta = new_aligned((parameters + 1) * sizeof(real), 0xff) /* at no round address */, *packed = new_aligned(R(mlp_small_packed)(net) * sizeof(real), 0xff);
-    real *tile = new_aligned(MOST_INPUTS * PANEL * sizeof(real), 0), *out = new_aligned(MOST_OUTPUTS * PANEL * sizeof(real), 0xff);
-    real *y = new_aligned(dense_rows_width(net->outputs) * sizeof(real), 0xff), *scratch = new_aligned(R(mlp_scratch_size)(net, 1) * sizeof(real), 0xff);
-    real row[MOST_INPUTS];
-    theta++;
-    for (size_t i = 0; i < parameters; i++)
-        theta[i] = (real)(sd * nf_sequence_normal(s));
+/* A net both ways: its parameters, at no round address, packed; one row x and y; and a lane of a tile, all other lanes of which are zeros. */
+typedef struct both {
+    const nf_net *net;
+    size_t parameters, lane;
+    real *room, *theta, *packed, *tile, *out, *y, *scratch, x[MOST_INPUTS];
+} both;
+
+static both open_both(const nf_net *net, size_t lane) {
+    both b = {.net = net, .parameters = nf_net_parameter_count(net), .lane = lane};
+    b.room = new_aligned((b.parameters + 1) * sizeof(real), 0xff);
+    b.theta = b.room + 1;
+    b.packed = new_aligned(R(mlp_small_packed)(net) * sizeof(real), 0xff);
+    b.tile = new_aligned(MOST_INPUTS * PANEL * sizeof(real), 0);
+    b.out = new_aligned(MOST_OUTPUTS * PANEL * sizeof(real), 0xff);
+    b.y = new_aligned(dense_rows_width(net->outputs) * sizeof(real), 0xff);
+    b.scratch = new_aligned(R(mlp_scratch_size)(net, 1) * sizeof(real), 0xff);
+    return b;
+}
+
+static void close_both(both *b) {
+    free(b->room);
+    free(b->packed);
+    free(b->tile);
+    free(b->out);
+    free(b->y);
+    free(b->scratch);
+}
+
+static void compare(both *b) {
+    const nf_net *net = b->net;
     for (size_t i = 0; i < net->inputs; i++)
-        tile[i * PANEL + lane] = row[i] = (real)nf_sequence_normal(s);
-    R(mlp_small_pack)(net, theta, packed);
-    R(mlp_small_forward)(net, packed, row, y);
-    R(mlp_forward)(net, theta, NULL, 1, lane + 1, tile, out, NULL, scratch);
-    for (size_t j = 0; j < net->outputs; j++)
-        ck_assert_msg(memcmp(&y[j], &out[j * PANEL + lane], sizeof(real)) == 0,
-                      "output %zu of %zu is %.9g, and %.9g in lane %zu: inputs %zu, %zu hidden layers of %zu, %zu, %zu; seed %llu", j, net->outputs, (double)y[j],
-                      (double)out[j * PANEL + lane], lane, net->inputs, net->hidden.count, net->hidden.items[0], net->hidden.items[1], net->hidden.items[2],
-                      seed());
-    free(theta - 1);
-    free(packed);
-    free(tile);
-    free(out);
-    free(y);
-    free(scratch);
+        b->tile[i * PANEL + b->lane] = b->x[i];
+    R(mlp_small_pack)(net, b->theta, b->packed);
+    R(mlp_small_forward)(net, b->packed, b->x, b->y);
+    R(mlp_forward)(net, b->theta, NULL, 1, b->lane + 1, b->tile, b->out, NULL, b->scratch);
+    for (size_t j = 0; j < net->outputs; j++) {
+        const real got = b->y[j], want = b->out[j * PANEL + b->lane];
+        ck_assert_msg(isnan(got) ? isnan(want) : memcmp(&got, &want, sizeof(real)) == 0,
+                      "output %zu of %zu is %.9g, and %.9g in lane %zu: %zu inputs, the first %g, and parameter %g, %zu hidden layers from %zu units; seed %llu", j,
+                      net->outputs, (double)got, (double)want, b->lane, net->inputs, (double)b->x[0], (double)b->theta[0], net->hidden.count, net->hidden.items[0], seed());
+    }
 }
 
 static const size_t widths[] = {8, 12, 16, 20, 24, 28, 32}, inputs[] = {0, 1, 2, 3, 7, 8, 9, 15, 32, 40, 128, 131, 150},
@@ -59,7 +74,15 @@ START_TEST(a_row_has_the_bits_of_a_tile) {
         ck_assert_msg(R(mlp_is_small)(&net) == GELU_LOOKUP, "net %d", n);
         if (!R(mlp_is_small)(&net))
             continue;
-        compare(&s, &net, n % 10 == 0 ? 3 : 0.4);
+        both b = open_both(&net, (size_t)(nf_sequence_uniform(&s) * (double)PANEL));
+        for (size_t i = 0; i < b.parameters; i++)
+            b.theta[i] = (real)((n % 10 == 0 ? 3 : 0.4) * nf_sequence_normal(&s));
+        for (size_t i = 0; i < net.inputs; i++)
+            b.x[i] = (real)nf_sequence_normal(&s);
+        compare(&b);
+        for (size_t j = 0; j < net.outputs; j++)
+            ck_assert(!isnan(b.y[j]));
+        close_both(&b);
         compared++;
     }
     ck_assert(compared == (GELU_LOOKUP ? 2000 : 0));
@@ -72,31 +95,17 @@ START_TEST(zeros_and_what_is_not_finite_pass_as_in_a_tile) {
     const nf_net net = {2, 4, {2, hidden}, NF_GELU};
     if (!R(mlp_is_small)(&net))
         return;
-    const size_t parameters = nf_net_parameter_count(&net);
     const real inputs_tried[] = {0, (real)-0.0, (real)1, REAL_MAX, (real)INFINITY, (real)-INFINITY, (real)NAN}, weights[] = {0, (real)-0.0, (real)1, (real)-1};
-    real *theta = new_aligned(parameters * sizeof(real), 0), *packed = new_aligned(R(mlp_small_packed)(&net) * sizeof(real), 0xff);
-    real *tile = new_aligned(2 * PANEL * sizeof(real), 0), *out = new_aligned(4 * PANEL * sizeof(real), 0xff);
-    real *y = new_aligned(dense_rows_width(4) * sizeof(real), 0xff), *scratch = new_aligned(R(mlp_scratch_size)(&net, 1) * sizeof(real), 0xff);
+    both b = open_both(&net, 0);
     for (size_t w = 0; w < sizeof weights / sizeof weights[0]; w++) {
-        for (size_t i = 0; i < parameters; i++)
-            theta[i] = weights[w];
-        R(mlp_small_pack)(&net, theta, packed);
+        for (size_t i = 0; i < b.parameters; i++)
+            b.theta[i] = weights[w];
         for (size_t i = 0; i < sizeof inputs_tried / sizeof inputs_tried[0]; i++) {
-            const real x[2] = {inputs_tried[i], 0};
-            tile[0] = x[0];
-            R(mlp_small_forward)(&net, packed, x, y);
-            R(mlp_forward)(&net, theta, NULL, 1, 1, tile, out, NULL, scratch);
-            for (size_t j = 0; j < 4; j++)
-                ck_assert_msg(isnan(y[j]) ? isnan(out[j * PANEL]) : memcmp(&y[j], &out[j * PANEL], sizeof(real)) == 0, "weights %g, input %g: %g, and %g in a tile", (double)weights[w],
-                              (double)x[0], (double)y[j], (double)out[j * PANEL]);
+            b.x[0] = inputs_tried[i];
+            compare(&b);
         }
     }
-    free(theta);
-    free(packed);
-    free(tile);
-    free(out);
-    free(y);
-    free(scratch);
+    close_both(&b);
 }
 END_TEST
 

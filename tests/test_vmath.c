@@ -155,10 +155,7 @@ static uint64_t next_random(void) { /* SplitMix64 */
 
 static double uniform(double low, double high) { return low + (high - low) * ((double)(next_random() >> 11) * 0x1p-53); }
 
-static void seed_random(void) {
-    const char *text = getenv("NFLOW_TEST_SEED");
-    random_state = seed_used = text ? strtoull(text, NULL, 0) : 20240229;
-}
+static void seed_random(void) { random_state = seed_used = seed_given(20240229); }
 
 static size_t points_of_function(void) {
     const char *text = getenv("NF_VMATH_POINTS");
