@@ -376,12 +376,13 @@ def _number(value, name):
     raise TypeError("%s is %r, expected a number" % (name, value))
 
 
+# Where 0 is the default, and to have it: -1 is not to. actnorm has more than one kind of yes.
+_NO_AND_YES = {"standardize": (-1, 0), "actnorm": (-1, 1)}
+
+
 def _flag(value, name):
     if isinstance(value, _BOOLS):
-        if name == "actnorm":  # 1 is a layer after every coupling, and 0, the default, one layer
-            value = 1 if value else -1
-        else:
-            value = int(value) - (name == "standardize")  # where 0 is the default, which does, and -1 does not
+        value = _NO_AND_YES.get(name, (0, 1))[bool(value)]
     return _between(-2 ** 31, 2 ** 31 - 1, value, name)
 
 
