@@ -141,7 +141,8 @@ VEC_INLINE void activate_row(size_t width, vec h[2]) {
         h[1] = gelu_value(h[1], gelu_prepare(h[1]));
 }
 
-void R(mlp_small_forward)(const nf_net *net, const real *packed, const real *x, real *y) {
+/* Its loops and jumps lie as they did when it was measured: 16 bytes further on a row of eight couplings takes 4 % longer. */
+__attribute__((aligned(64))) void R(mlp_small_forward)(const nf_net *net, const real *packed, const real *x, real *y) {
     const size_t layers = nf_net_layer_count(net);
     size_t width = net->hidden.items[0];
     vec h[2] = {vec_zero(), vec_zero()};
