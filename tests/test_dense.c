@@ -99,20 +99,20 @@ static void drop_problem(problem *p) {
     drop(&p->Y);
 }
 
-/* Sizes at the edges of strips, vectors, panels and cache blocks, and random ones. */
+/* Sizes at the edges of strips, vectors, panels and cache blocks, and random ones; the last two beyond L2, in bands. */
 static const size_t shapes[][2] = {/* out, in */
                                    {1, 0},    {5, 0},     {1, 1},   {32, 1},  {1, 32},  {2, 32},  {32, 32},
                                    {3, 7},    {4, 8},     {12, 16}, {13, 17}, {24, 33}, {25, 64}, {64, 64},
                                    {7, 31},   {8, 9},     {6, 48},  {16, 15}, {5, 600}, {600, 5}, {37, 257},
                                    {257, 40}, {14, 1100}, {2, 513}, {513, 9}, {11, 10}, {10, 100}, {4, 7},   {5, 8},    {3, 129}, {32, 257},
-                                   {33, 40},  {16, 130},  {130, 96}, {200, 64}};
+                                   {33, 40},  {16, 130},  {130, 96}, {200, 64},  {1100, 250}, {250, 1100}};
 #define FIXED_SHAPES (sizeof shapes / sizeof shapes[0])
 #define ALL_SHAPES (FIXED_SHAPES + 25)
 
 static problem numbered_problem(size_t n) {
     const size_t panels = between(1, 8);
     if (n < FIXED_SHAPES)
-        return make_problem(shapes[n][0], shapes[n][1], panels);
+        return make_problem(shapes[n][0], shapes[n][1], shapes[n][0] * shapes[n][1] > 100000 ? (panels + 3) / 4 : panels);
     const size_t out = between(1, 200), in = between(1, 200);
     return make_problem(out, in, panels);
 }

@@ -1,13 +1,14 @@
 /* Forward, and the cotangent of the input: products over the lanes of a tile, from W as it stands or from packed strips. */
 #include "engine/kernels/block.h"
 
+#define FIRST_CACHE ((size_t)((32 << 10) / sizeof(real))) /* reals in it */
+
 /*
  * The input's cotangent reads W by columns. Where the rows of W are so long that a strip's columns crowd a few sets of the first cache,
- * and strips narrower than a cache line, some columns (whole strips) are first packed together.
+ * strips narrower than a cache line, and W larger than that cache, some columns (whole strips) are first packed together.
  */
 #define PACKED_COLUMNS ((size_t)24)
 #define PACKED_STRIDE ((size_t)(512 / sizeof(real)))
-#define PACKED_SIZE ((size_t)((32 << 10) / sizeof(real))) /* and W is larger than that cache */
 _Static_assert(PACKED_COLUMNS % MAX_ROWS == 0, "packed columns are whole strips");
 
 /* The factor A of a whole product: at any steps; or packed, strip by strip for one chunk of the depth after the other. */
@@ -56,11 +57,85 @@ static void shallow_product(size_t rows, size_t depth, const product *p, const f
     }
 }
 
-/* C[0..rows)[lanes] = start + A B over the whole depth, also when that is 0. */
-VEC_INLINE void run_product(product *p, size_t rows, size_t depth, const factor *A, const lane_map *map, const real *B, real *C) {
+/*
+ * The rows of C are computed in bands that stay in L2 while all of the depth is summed, where this comes in more than one chunk. A band is whole strips, and of one size
+ * for all lanes, so that packed strips can lie in its order.
+ */
+#define BAND_BYTES ((size_t)(128 << 10))
+#define BAND_LANES ((size_t)128)
+
+static size_t band_rows(size_t rows, size_t depth) {
+    const size_t most = BAND_BYTES / (BAND_LANES * sizeof(real));
+    if (depth <= DENSE_DEPTH || rows <= most)
+        return rows;
+    const size_t bands = (rows + most - 1) / most, even = (rows + bands - 1) / bands;
+    return (even + MAX_ROWS - 1) / MAX_ROWS * MAX_ROWS;
+}
+
+/*
+ * Strip after strip, A comes from the first cache and B, over all lanes, from L2. Block after block it is the other way round, which needs A as one stream, and is the
+ * less to read: MAX_ROWS numbers for each BLOCK_LANES. With vectors of 64 bytes a link computes for so long that L2 keeps up with either.
+ */
+static inline bool block_after_block(const product *p, size_t rows, const lane_map *map) {
+    return VEC_BYTES < 64 && p->packed && p->chains == 1 && rows * p->depth > FIRST_CACHE && map->vectors > BLOCK_VECS;
+}
+
+static void run_blocks_of_band(product *p, size_t rows, const lane_map *map, const real *A, const real *B, real *C) {
+    const real *const bias = p->bias;
+    for (size_t v = 0, nv; v < map->vectors; v += nv) {
+        nv = smaller(map->vectors - v, BLOCK_VECS);
+        const size_t panel = v / PANEL_VECS, within = v % PANEL_VECS * VEC_LANES;
+        const real *b = B + panel * map->b_panel + within, *a = A;
+        real *c = C + panel * map->c_panel + within;
+        for (size_t j = 0, strip; j < rows; j += strip) {
+            strip = strip_rows(rows - j);
+            const block_row *f = &R(block_table)[strip];
+            p->bias = bias ? bias + j : NULL;
+            p->a_depth = strip;
+            (nv == BLOCK_VECS ? f->packed : f->half)(p, a, &b, &c);
+            a += strip * p->depth;
+            c += strip * PANEL;
+        }
+    }
+}
+
+/* A band: C[0..rows)[lanes] = start + A B over the whole depth, also when that is 0. `a` is where its part of A begins. */
+VEC_INLINE void run_band(product *p, size_t rows, size_t depth, const factor *A, const real *a, const lane_map *map, const real *B, real *C) {
     const real *const bias = p->bias;
     const bool sloped = p->sloped;
     const size_t chains = p->chains;
+    for (size_t k = 0;;) {
+        p->depth = smaller(depth - k, DENSE_DEPTH);
+        p->sloped = sloped && k + p->depth == depth;
+        const real *ak = A->packed ? a + k * rows : a + k * A->depth;
+        const bool blocks = block_after_block(p, rows, map);
+        if (blocks)
+            run_blocks_of_band(p, rows, map, ak, B, C);
+        for (size_t j = blocks ? rows : 0, strip; j < rows; j += strip) {
+            strip = chained_strip(rows - j, chains);
+            if (bias)
+                p->bias = bias + j;
+            if (A->packed)
+                p->a_depth = strip;
+            if (A->fetched)
+                fetch_rows(TO_FIRST_CACHE, smaller(rows - j - strip, MAX_ROWS), A->row, p->depth, ak + strip * A->row);
+            if (chains > 1)
+                R(run_chained_strip)(p, strip, map, ak, B, C + j * PANEL);
+            else
+                run_strip(p, strip, map, ak, B, C + j * PANEL);
+            ak += strip * (A->packed ? p->depth : A->row);
+        }
+        k += p->depth;
+        if (k >= depth)
+            break;
+        p->start = START_MEMORY;
+        B += p->depth * PANEL;
+    }
+    p->bias = bias;
+}
+
+/* C[0..rows)[lanes] = start + A B. */
+VEC_INLINE void run_product(product *p, size_t rows, size_t depth, const factor *A, const lane_map *map, const real *B, real *C) {
     if (0 < depth && depth <= SHALLOW_DEPTH && !A->packed && p->start != START_MEMORY) {
         shallow_product(rows, depth, p, A, map, B, C);
         return;
@@ -68,29 +143,17 @@ VEC_INLINE void run_product(product *p, size_t rows, size_t depth, const factor 
     p->packed = A->packed;
     p->a_row = A->row; /* 1 where it is packed */
     p->a_depth = A->depth;
-    for (size_t k = 0;;) {
-        p->depth = smaller(depth - k, DENSE_DEPTH);
-        p->sloped = sloped && k + p->depth == depth;
-        const real *a = A->packed ? A->at + k * rows : A->at + k * A->depth;
-        for (size_t j = 0, strip; j < rows; j += strip) {
-            strip = chained_strip(rows - j, chains);
-            if (bias)
-                p->bias = bias + j;
-            if (A->packed)
-                p->a_depth = strip;
-            if (A->fetched)
-                fetch_rows(TO_FIRST_CACHE, smaller(rows - j - strip, MAX_ROWS), A->row, p->depth, a + strip * A->row);
-            if (chains > 1)
-                R(run_chained_strip)(p, strip, map, a, B, C + j * PANEL);
-            else
-                run_strip(p, strip, map, a, B, C + j * PANEL);
-            a += strip * (A->packed ? p->depth : A->row);
-        }
-        k += p->depth;
-        if (k >= depth)
+    const enum chain_start start = p->start;
+    const size_t band = band_rows(rows, depth);
+    for (size_t first = 0;;) {
+        const size_t count = smaller(rows - first, band);
+        run_band(p, count, depth, A, A->at + first * (A->packed ? depth : A->row), map, B, C + first * PANEL);
+        first += count;
+        if (first >= rows)
             return;
-        p->start = START_MEMORY;
-        B += p->depth * PANEL;
+        p->start = start;
+        if (p->bias)
+            p->bias += count;
     }
 }
 
@@ -101,8 +164,8 @@ VEC_INLINE void pack_strip(size_t strip, size_t depth, const real *a, size_t row
     }
 }
 
-/* The strips of A for run_product, one after the other as it reads them. */
-static void pack_strips(size_t rows, size_t depth, const real *a, size_t row, size_t step, size_t chains, real *packed) {
+/* A band of A for run_band, strip after strip as it reads them. */
+static void pack_band(size_t rows, size_t depth, const real *a, size_t row, size_t step, size_t chains, real *packed) {
     for (size_t k = 0, chunk; k < depth; k += chunk) {
         chunk = smaller(depth - k, DENSE_DEPTH);
         for (size_t j = 0, strip; j < rows; j += strip) {
@@ -116,6 +179,15 @@ static void pack_strips(size_t rows, size_t depth, const real *a, size_t row, si
                 pack_strip(strip, chunk, from, row, step, packed);
             packed += strip * chunk;
         }
+    }
+}
+
+/* The bands of A for run_product. */
+static void pack_bands(size_t rows, size_t depth, const real *a, size_t row, size_t step, size_t chains, real *packed) {
+    const size_t band = band_rows(rows, depth);
+    for (size_t first = 0, count; first < rows; first += count) {
+        count = smaller(rows - first, band);
+        pack_band(count, depth, a + first * row, row, step, chains, packed + first * depth);
     }
 }
 
@@ -143,7 +215,7 @@ void R(dense_forward)(size_t out, size_t in, const real *W, const real *bias, si
     forward(out, in, &A, bias, panels, X, x_stride, Y, y_stride, lanes);
 }
 
-void R(dense_pack_forward)(size_t out, size_t in, const real *W, real *packed) { pack_strips(out, in, W, in, 1, dense_chains(out, in), packed); }
+void R(dense_pack_forward)(size_t out, size_t in, const real *W, real *packed) { pack_bands(out, in, W, in, 1, dense_chains(out, in), packed); }
 
 void R(dense_packed_forward)(size_t out, size_t in, const real *packed, const real *bias, size_t panels, const real *X, size_t x_stride,
                              real *Y, size_t y_stride, size_t lanes) {
@@ -166,16 +238,20 @@ static void packing_backward_input(size_t out, size_t columns, const real *W, si
                                    real *dX, int accumulate, const real *slope) {
     real packed[DENSE_DEPTH * PACKED_COLUMNS];
     const factor A = {.at = packed, .row = 1, .packed = true};
-    for (size_t j = 0, depth; j < out; j += depth) {
-        depth = smaller(out - j, DENSE_DEPTH);
-        for (size_t k = 0, count; k < columns; k += count) {
-            count = smaller(columns - k, PACKED_COLUMNS);
-            if (count == PACKED_COLUMNS)
-                pack_columns(depth, W + j * w_stride + k, w_stride, packed);
-            else
-                pack_strips(count, depth, W + j * w_stride + k, 1, w_stride, 1, packed);
-            product p = input_product(accumulate || j > 0, dX, j + depth == out ? slope : NULL);
-            run_product(&p, count, depth, &A, map, dY + j * PANEL, dX + k * PANEL);
+    const size_t band = band_rows(columns, out);
+    for (size_t first = 0; first < columns; first += band) {
+        const size_t end = smaller(columns, first + band);
+        for (size_t j = 0, depth; j < out; j += depth) {
+            depth = smaller(out - j, DENSE_DEPTH);
+            for (size_t k = first, count; k < end; k += count) {
+                count = smaller(end - k, PACKED_COLUMNS);
+                if (count == PACKED_COLUMNS)
+                    pack_columns(depth, W + j * w_stride + k, w_stride, packed);
+                else
+                    pack_band(count, depth, W + j * w_stride + k, 1, w_stride, 1, packed);
+                product p = input_product(accumulate || j > 0, dX, j + depth == out ? slope : NULL);
+                run_product(&p, count, depth, &A, map, dY + j * PANEL, dX + k * PANEL);
+            }
         }
     }
 }
@@ -185,7 +261,7 @@ void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, si
     const lane_map map = {panels * PANEL_VECS, y_stride, x_stride};
     const factor A = {.at = W, .row = 1, .depth = w_stride};
     product p = input_product(accumulate, dX, slope);
-    if (VEC_BYTES < 64 && panels > 1 && w_stride >= PACKED_STRIDE && out * w_stride > PACKED_SIZE)
+    if (VEC_BYTES < 64 && panels > 1 && w_stride >= PACKED_STRIDE && out * w_stride > FIRST_CACHE)
         packing_backward_input(out, columns, W, w_stride, &map, dY, dX, accumulate, slope);
     else
         run_product(&p, columns, out, &A, &map, dY, dX);
@@ -196,7 +272,7 @@ void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels
     R(dense_backward_input_range)(out, in, W, in, panels, dY, y_stride, dX, x_stride, accumulate, slope);
 }
 
-void R(dense_pack_backward)(size_t out, size_t in, const real *W, real *packed) { pack_strips(in, out, W, 1, in, 1, packed); }
+void R(dense_pack_backward)(size_t out, size_t in, const real *W, real *packed) { pack_bands(in, out, W, 1, in, 1, packed); }
 
 void R(dense_packed_backward_input)(size_t out, size_t in, const real *packed, size_t panels, const real *dY, size_t y_stride, real *dX,
                                     size_t x_stride, int accumulate, const real *slope) {

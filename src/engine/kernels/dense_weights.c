@@ -118,14 +118,18 @@ static void transpose_panel(size_t width, const real *X, const real *next, real 
     }
 }
 
+/* What is fetched of a gradient before it is needed: nothing, what the next strip adds to, or what the same strip adds to with the next panel's width of inputs. */
+enum fetch_ahead { NOTHING_AHEAD, STRIP_AHEAD, PANEL_AHEAD };
+
 /*
- * dW[0..out)[0..width) += dY' X (or =) for one panel's width of inputs and one chunk of samples; W has `in` columns. When dbias is
+ * dW[0..rows)[0..width) += dY' X (or =) for one panel's width of inputs and one chunk of samples; W has `in` columns. When dbias is
  * not NULL, also the bias: just before the product reads the same rows of dY, which then costs next to nothing.
  */
-static void gradient_columns(size_t out, size_t in, size_t width, size_t panels, const real *dY, size_t y_stride,
-                             const real *transposed, real *dW, real *dbias, bool fresh) {
+static void gradient_columns(size_t rows, size_t in, size_t width, size_t panels, const real *dY, size_t y_stride, const real *transposed, real *dW, real *dbias,
+                             bool fresh, enum fetch_ahead ahead) {
     const lane_map map = {(width + VEC_LANES - 1) / VEC_LANES, 0, 0};
-    const bool whole = width % VEC_LANES == 0, fetched = fetches(out, in, fresh ? FETCH_FRESH_BYTES : FETCH_GRADIENT_BYTES);
+    const bool whole = width % VEC_LANES == 0;
+    const size_t fetched = width + NF_ALIGN / sizeof(real); /* a line more, because dW is not aligned */
     real aside[MAX_ROWS * PANEL] __attribute__((aligned(NF_ALIGN))); /* for a dW that ends within a vector */
     const product p = {.start = whole && !fresh ? START_ADD : START_ZERO,
                        .chains = 1,
@@ -137,32 +141,46 @@ static void gradient_columns(size_t out, size_t in, size_t width, size_t panels,
                        .b_row = PANEL,
                        .c_row = whole ? in : PANEL};
     size_t summed = 0;
-    for (size_t j = 0, rows; j < out; j += rows) {
-        rows = strip_rows(out - j);
-        for (size_t count; dbias != NULL && summed < j + rows; summed += count) {
-            count = smaller(out - summed, VEC_LANES);
+    for (size_t j = 0, strip; j < rows; j += strip) {
+        strip = strip_rows(rows - j);
+        for (size_t count; dbias != NULL && summed < j + strip; summed += count) {
+            count = smaller(rows - summed, VEC_LANES);
             bias_gradient(count, panels, dY + summed * PANEL, y_stride, dbias + summed, fresh);
         }
-        if (fetched) /* a line more, because dW is not aligned */
-            fetch_rows(TO_L2, smaller(out - j - rows, MAX_ROWS), in, width + NF_ALIGN / sizeof(real), dW + (j + rows) * in);
-        if (fetched && whole && rows == MAX_ROWS && map.vectors == BLOCK_VECS) {
+        if (ahead == STRIP_AHEAD)
+            fetch_rows(TO_L2, smaller(rows - j - strip, MAX_ROWS), in, fetched, dW + (j + strip) * in);
+        else if (ahead == PANEL_AHEAD)
+            fetch_rows(TO_L2, strip, in, fetched, dW + j * in + width);
+        if (ahead != NOTHING_AHEAD && whole && strip == MAX_ROWS && map.vectors == BLOCK_VECS) {
             R(run_late_block)(&p, dY + j * PANEL, transposed, dW + j * in);
             continue;
         }
-        run_strip(&p, rows, &map, dY + j * PANEL, transposed, whole ? dW + j * in : aside);
+        run_strip(&p, strip, &map, dY + j * PANEL, transposed, whole ? dW + j * in : aside);
         if (whole)
             continue;
-        for (size_t i = 0; i < rows; i++) {
+        for (size_t i = 0; i < strip; i++) {
             for (size_t k = 0; k < width; k += VEC_LANES)
                 add_lanes(dW + (j + i) * in + k, vec_load(aside + i * PANEL + k), smaller(width - k, VEC_LANES), fresh);
         }
     }
 }
 
+/*
+ * One panel's width of inputs at a time sweeps all of dW in short pieces. Where L2 does not hold that, the inputs are transposed some panels together, and all of them
+ * meet some rows, whole strips and whole vectors, of dY: dW is then walked in pieces of whole pages, which stay a while. By measurement.
+ */
+#define WIDE_BYTES ((size_t)1 << 20)
+#define WIDE_PANELS ((size_t)32)
+#define WIDE_ROWS ((size_t)48)
+_Static_assert(WIDE_ROWS % MAX_ROWS == 0 && WIDE_ROWS % VEC_LANES == 0, "bands are whole strips and vectors");
+
+static bool is_wide(size_t out, size_t in) { return out * in * sizeof(real) >= WIDE_BYTES; }
+
 size_t R(dense_weights_scratch)(size_t out, size_t in, size_t panels) {
     if (in <= SMALL_IN || out <= SMALL_OUT)
         return 0;
-    return smaller(panels, PANEL_CHUNK) * PANEL * PANEL;
+    const size_t together = is_wide(out, in) ? smaller((in + PANEL - 1) / PANEL, WIDE_PANELS) : 1;
+    return smaller(panels, PANEL_CHUNK) * PANEL * PANEL * together;
 }
 
 void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real *dY, size_t y_stride, const real *X,
@@ -181,14 +199,26 @@ void R(dense_backward_weights)(size_t out, size_t in, size_t panels, const real 
                 row_gradient(in, dY + j * PANEL, X, dW + j * in, fresh);
         return;
     }
-    for (size_t first = 0, count; first < panels; first += count) {
+    const bool wide = is_wide(out, in);
+    const size_t together = wide ? WIDE_PANELS * PANEL : PANEL, band = wide ? WIDE_ROWS : out;
+    const enum fetch_ahead ahead = wide                                                              ? PANEL_AHEAD
+                                   : fetches(out, in, fresh ? FETCH_FRESH_BYTES : FETCH_GRADIENT_BYTES) ? STRIP_AHEAD
+                                                                                                     : NOTHING_AHEAD;
+    for (size_t first = 0, count; first < panels; first += count, dY += count * y_stride, X += count * x_stride, fresh = false) {
         count = smaller(panels - first, PANEL_CHUNK);
-        for (size_t k = 0; k < in; k += PANEL) {
-            const size_t width = smaller(in - k, PANEL);
-            const real *x = X + first * x_stride + k * PANEL, *const after = k + width < in ? x + width * PANEL : NULL;
-            for (size_t i = 0; i < count; i++, x += x_stride)
-                transpose_panel(width, x, i + 1 < count ? x + x_stride : after, scratch + i * PANEL * PANEL);
-            gradient_columns(out, in, width, count, dY + first * y_stride, y_stride, scratch, dW + k, k == 0 ? dbias : NULL, fresh && first == 0);
+        const size_t block = count * PANEL; /* of transposed numbers for each input */
+        for (size_t group = 0, end; group < in; group = end) {
+            end = smaller(in, group + together);
+            for (size_t k = group; k < end; k += PANEL) {
+                const size_t width = smaller(in - k, PANEL);
+                const real *x = X + k * PANEL, *const after = k + width < in ? x + width * PANEL : NULL;
+                for (size_t i = 0; i < count; i++, x += x_stride)
+                    transpose_panel(width, x, i + 1 < count ? x + x_stride : after, scratch + (k - group) * block + i * PANEL * PANEL);
+            }
+            for (size_t j = 0; j < out; j += band)
+                for (size_t k = group; k < end; k += PANEL)
+                    gradient_columns(smaller(out - j, band), in, smaller(in - k, PANEL), count, dY + j * PANEL, y_stride, scratch + (k - group) * block,
+                                     dW + j * in + k, k == 0 && dbias != NULL ? dbias + j : NULL, fresh, ahead);
         }
     }
 }
