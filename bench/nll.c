@@ -1,13 +1,17 @@
 /*
  * Held-out negative log-likelihood on tables of a user's own, such as the three two-dimensional sets that the flows are compared on.
  *
- *     nll [--model realnvp|planar|cnf|hyper|matching|paired] [--first-split s] [--splits n] folder
+ *     nll [--model realnvp|planar|cnf|hyper|matching|paired] [--first-split s] [--splits n] [--validate none|fifth|half] folder
  *
  * The folder holds two_moons.csv, two_blobs.csv and boomerang.csv: a line of names, then two numbers a line. Split s holds out the last fifth
  * of a shuffle seeded with s; a flow is created with seed s and fitted to the other rows by nf_fit with its defaults, seed s, on
  * one thread; continuous flows (cnf, hyper: by likelihood; matching, paired: by flow matching) compute in single. Prints Markdown
  * tables: the mean over the splits with its standard deviation, the worst, runs that diverged, and processor seconds.
  * Splits count from 1, or from --first-split: settings are tried on others than those that are reported.
+ *
+ * Which epoch is best is chosen by a tenth of the rows of the fit (`none` of the held-out ones). With `fifth` all the held-out rows choose it, and are what is
+ * measured: so it flatters. With `half` one half of them chooses and the other is measured, in two fits that exchange them: all rows of the fit are trained on, and no
+ * row is measured by a fit that has seen it.
  */
 #include <math.h>
 #include <stdbool.h>
@@ -31,7 +35,7 @@ typedef struct model {
 } model;
 
 typedef struct summary {
-    size_t runs, failed;
+    size_t runs, fits, failed;
     double mean, spread, worst, seconds, slowest; /* mean and spread as Welford's; seconds in all */
 } summary;
 
@@ -80,30 +84,57 @@ static const model models[] = {
 };
 enum { MODELS = sizeof models / sizeof models[0] };
 
-static void run_split(const csv_table *given, const model *m, uint64_t split, summary *s) {
+/* Whose loss chooses the best epoch. */
+typedef enum validation { OWN_ROWS, HELD_OUT_FIFTH, HELD_OUT_HALVES } validation;
+static const char *const validations[] = {"none", "fifth", "half"};
+
+typedef struct part {
+    size_t rows;
+    const double *x;
+} part;
+
+/* The loss of the measured rows by a fit to others; `choosing` rows choose the epoch, or none does, and the fit takes some of its own. */
+static double run_fit(const model *m, uint64_t split, part fitted, part choosing, part measured, summary *s) {
+    nf_flow *flow = m->make(m, split);
+    const clock_t start = clock();
+    const nf_status status = nf_fit(flow, fitted.rows, fitted.x, NULL,
+                                    NF_CONFIG(nf_fit_config, .seed = split, .objective = m->objective, .pairing = m->pairing, .validation_rows = choosing.rows,
+                                              .validation_x = choosing.x),
+                                    NULL);
+    const double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+    if (status != NF_ERR_DIVERGED)
+        held_out_require(status);
+    const double nll = held_out_nll(flow, measured.rows, measured.x);
+    s->failed += status != NF_OK || !isfinite(nll);
+    s->fits++;
+    s->seconds += seconds;
+    s->slowest = fmax(s->slowest, seconds);
+    nf_flow_free(flow);
+    return nll;
+}
+
+static void run_split(const csv_table *given, const model *m, validation by, uint64_t split, summary *s) {
     csv_table t = *given;
     t.values = malloc(t.rows * 2 * sizeof *t.values);
     if (!t.values)
         exit(1);
     memcpy(t.values, given->values, t.rows * 2 * sizeof *t.values);
     held_out_shuffle(&t, split);
-    const size_t held_out = t.rows / 5, rows = t.rows - held_out;
-    nf_flow *flow = m->make(m, split);
-    const clock_t start = clock();
-    const nf_status status = nf_fit(flow, rows, t.values, NULL, NF_CONFIG(nf_fit_config, .seed = split, .objective = m->objective, .pairing = m->pairing), NULL);
-    const double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
-    if (status != NF_ERR_DIVERGED)
-        held_out_require(status);
-    const double nll = held_out_nll(flow, held_out, t.values + 2 * rows);
+    const size_t fifth = t.rows / 5, half = fifth / 2;
+    const part nothing = {0, NULL}, fitted = {t.rows - fifth, t.values}, held_out = {fifth, t.values + 2 * fitted.rows};
+    double nll;
+    if (by == HELD_OUT_HALVES) {
+        const part first = {half, held_out.x}, second = {fifth - half, held_out.x + 2 * half};
+        nll = (double)second.rows * run_fit(m, split, fitted, first, second, s);
+        nll = (nll + (double)first.rows * run_fit(m, split, fitted, second, first, s)) / (double)fifth;
+    } else {
+        nll = run_fit(m, split, fitted, by == HELD_OUT_FIFTH ? held_out : nothing, held_out, s);
+    }
     s->runs++;
-    s->failed += status != NF_OK || !isfinite(nll);
     const double delta = nll - s->mean;
     s->mean += delta / (double)s->runs;
     s->spread += delta * (nll - s->mean);
     s->worst = fmax(s->worst, nll);
-    s->seconds += seconds;
-    s->slowest = fmax(s->slowest, seconds);
-    nf_flow_free(flow);
     free(t.values);
 }
 
@@ -112,15 +143,15 @@ static void print_row(const model *m, size_t set, const summary *s) {
     if (m->aim[set] > 0)
         snprintf(aim, sizeof aim, "%.2f", m->aim[set]);
     printf("| %s | %s | %.3f | %.3f | %.3f | %s | %zu | %.2f | %.2f |\n", m->title, held_out_sets[set], s->mean,
-           s->runs > 1 ? sqrt(s->spread / (double)(s->runs - 1)) : 0, s->worst, aim, s->failed, s->seconds / (double)s->runs, s->slowest);
+           s->runs > 1 ? sqrt(s->spread / (double)(s->runs - 1)) : 0, s->worst, aim, s->failed, s->seconds / (double)s->fits, s->slowest);
     fflush(stdout);
 }
 
-static void measure(const char *folder, const model *m, size_t set, size_t first, size_t splits) {
+static void measure(const char *folder, const model *m, validation by, size_t set, size_t first, size_t splits) {
     csv_table table = held_out_read(folder, held_out_sets[set]);
     summary s = {.worst = -INFINITY};
     for (uint64_t split = first; split < first + splits; split++)
-        run_split(&table, m, split, &s);
+        run_split(&table, m, by, split, &s);
     print_row(m, set, &s);
     csv_free(&table);
 }
@@ -129,6 +160,7 @@ int main(int count, char **arguments) {
     const char *folder = NULL, *only = NULL;
     size_t first = 1, splits = 0, chosen = 0;
     bool wrong = false;
+    size_t by = OWN_ROWS;
     for (int i = 1; i < count; i++) {
         if (strcmp(arguments[i], "--model") == 0 && i + 1 < count)
             only = arguments[++i];
@@ -136,19 +168,24 @@ int main(int count, char **arguments) {
             wrong = wrong || (first = (size_t)strtoul(arguments[++i], NULL, 10)) == 0;
         else if (strcmp(arguments[i], "--splits") == 0 && i + 1 < count)
             wrong = wrong || (splits = (size_t)strtoul(arguments[++i], NULL, 10)) == 0;
-        else
+        else if (strcmp(arguments[i], "--validate") == 0 && i + 1 < count) {
+            i++;
+            for (by = 0; by <= HELD_OUT_HALVES && strcmp(arguments[i], validations[by]) != 0;)
+                by++;
+            wrong = wrong || by > HELD_OUT_HALVES;
+        } else
             wrong = wrong || folder || (folder = arguments[i])[0] == '-';
     }
     for (size_t m = 0; m < MODELS; m++)
         chosen += !only || strcmp(only, models[m].name) == 0;
     if (wrong || !folder || chosen == 0) {
-        fprintf(stderr, "usage: nll [--model realnvp|planar|cnf|hyper|matching|paired] [--first-split s] [--splits n] folder\n"
+        fprintf(stderr, "usage: nll [--model realnvp|planar|cnf|hyper|matching|paired] [--first-split s] [--splits n] [--validate none|fifth|half] folder\n"
                         "the folder holds two_moons.csv, two_blobs.csv and boomerang.csv, of two columns each\n");
         return 1;
     }
     printf("| flow | set | mean NLL, nats | sd | worst | at most | diverged | cpu s a run | slowest |\n|---|---|---|---|---|---|---|---|---|\n");
     for (size_t m = 0; m < MODELS; m++)
         for (size_t set = 0; (!only || strcmp(only, models[m].name) == 0) && set < HELD_OUT_SETS; set++)
-            measure(folder, &models[m], set, first, splits ? splits : models[m].splits);
+            measure(folder, &models[m], (validation)by, set, first, splits ? splits : models[m].splits);
     return 0;
 }
