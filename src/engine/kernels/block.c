@@ -255,9 +255,9 @@ const block_row R(block_table)[MAX_ROWS + 1] = {
 static void set_blocks(const lane_map *map, size_t first, size_t count, const real *b, real *c, const real **b_of,
                        real **c_of) {
     for (size_t i = 0; i < count; i++) {
-        const size_t panel = (first + i) / PANEL_BLOCKS, within = (first + i) % PANEL_BLOCKS * BLOCK_LANES;
-        b_of[i] = b + panel * map->b_panel + within;
-        c_of[i] = c + panel * map->c_panel + within;
+        const size_t v = (first + i) * BLOCK_VECS;
+        b_of[i] = b + lanes_at(v, map->b_panel);
+        c_of[i] = c + lanes_at(v, map->c_panel);
     }
 }
 

@@ -16,7 +16,6 @@
 #define BLOCK_VECS 2         /* vectors side by side in a block, */
 #define BLOCK_LANES ((size_t)(BLOCK_VECS * VEC_LANES))
 #define MAX_BLOCKS 4 /* and blocks that share A, when few rows leave registers free and the pipelines empty */
-#define PANEL_BLOCKS ((size_t)(PANEL_VECS / BLOCK_VECS))
 
 enum chain_start {
     START_ZERO,
@@ -72,6 +71,9 @@ static inline size_t strip_rows(size_t rows) { return chained_strip(rows, 1); }
 typedef struct lane_map {
     size_t vectors, b_panel, c_panel;
 } lane_map;
+
+/* Where vector v of all lanes begins, panels being `panel` reals apart. */
+static inline size_t lanes_at(size_t v, size_t panel) { return v / PANEL_VECS * panel + v % PANEL_VECS * VEC_LANES; }
 
 /*
  * Weights and gradients of a large layer come from beyond L2, a few rows at a time: too few for the processor to foresee. Those that the

@@ -42,9 +42,8 @@ VEC_INLINE void run_shallow(const int depth, const int nv, size_t rows, const pr
 
 static void shallow_product(size_t rows, size_t depth, const product *p, const factor *A, const lane_map *map, const real *B, real *C) {
     for (size_t v = 0, nv; v < map->vectors; v += nv) {
-        const size_t panel = v / PANEL_VECS, within = v % PANEL_VECS * VEC_LANES;
-        const real *b = B + panel * map->b_panel + within;
-        real *c = C + panel * map->c_panel + within;
+        const real *b = B + lanes_at(v, map->b_panel);
+        real *c = C + lanes_at(v, map->c_panel);
         nv = map->vectors - v < BLOCK_VECS ? 1 : BLOCK_VECS;
         if (depth == 1 && nv == 1)
             run_shallow(1, 1, rows, p, A, b, c);
@@ -80,13 +79,12 @@ static inline bool block_after_block(const product *p, size_t rows, const lane_m
     return VEC_BYTES < 64 && p->packed && p->chains == 1 && rows * p->depth > FIRST_CACHE && map->vectors > BLOCK_VECS;
 }
 
-static void run_blocks_of_band(product *p, size_t rows, const lane_map *map, const real *A, const real *B, real *C) {
-    const real *const bias = p->bias;
+/* One chunk of the depth of a band; `bias` of its first row, or NULL. */
+static void run_blocks_of_band(product *p, size_t rows, const real *bias, const lane_map *map, const real *A, const real *B, real *C) {
     for (size_t v = 0, nv; v < map->vectors; v += nv) {
         nv = smaller(map->vectors - v, BLOCK_VECS);
-        const size_t panel = v / PANEL_VECS, within = v % PANEL_VECS * VEC_LANES;
-        const real *b = B + panel * map->b_panel + within, *a = A;
-        real *c = C + panel * map->c_panel + within;
+        const real *b = B + lanes_at(v, map->b_panel), *a = A;
+        real *c = C + lanes_at(v, map->c_panel);
         for (size_t j = 0, strip; j < rows; j += strip) {
             strip = strip_rows(rows - j);
             const block_row *f = &R(block_table)[strip];
@@ -99,39 +97,41 @@ static void run_blocks_of_band(product *p, size_t rows, const lane_map *map, con
     }
 }
 
-/* A band: C[0..rows)[lanes] = start + A B over the whole depth, also when that is 0. `a` is where its part of A begins. */
-VEC_INLINE void run_band(product *p, size_t rows, size_t depth, const factor *A, const real *a, const lane_map *map, const real *B, real *C) {
-    const real *const bias = p->bias;
-    const bool sloped = p->sloped;
+VEC_INLINE void run_strips_of_band(product *p, size_t rows, const real *bias, const factor *A, const lane_map *map, const real *a, const real *B, real *C) {
     const size_t chains = p->chains;
+    for (size_t j = 0, strip; j < rows; j += strip) {
+        strip = chained_strip(rows - j, chains);
+        if (bias)
+            p->bias = bias + j;
+        if (A->packed)
+            p->a_depth = strip;
+        if (A->fetched)
+            fetch_rows(TO_FIRST_CACHE, smaller(rows - j - strip, MAX_ROWS), A->row, p->depth, a + strip * A->row);
+        if (chains > 1)
+            R(run_chained_strip)(p, strip, map, a, B, C + j * PANEL);
+        else
+            run_strip(p, strip, map, a, B, C + j * PANEL);
+        a += strip * (A->packed ? p->depth : A->row);
+    }
+}
+
+/* A band: C[0..rows)[lanes] = start + A B over the whole depth, also when that is 0. `a` is where its part of A begins. */
+VEC_INLINE void run_band(product *p, size_t rows, const real *bias, bool sloped, size_t depth, const factor *A, const lane_map *map, const real *a, const real *B,
+                         real *C) {
     for (size_t k = 0;;) {
         p->depth = smaller(depth - k, DENSE_DEPTH);
         p->sloped = sloped && k + p->depth == depth;
-        const real *ak = A->packed ? a + k * rows : a + k * A->depth;
-        const bool blocks = block_after_block(p, rows, map);
-        if (blocks)
-            run_blocks_of_band(p, rows, map, ak, B, C);
-        for (size_t j = blocks ? rows : 0, strip; j < rows; j += strip) {
-            strip = chained_strip(rows - j, chains);
-            if (bias)
-                p->bias = bias + j;
-            if (A->packed)
-                p->a_depth = strip;
-            if (A->fetched)
-                fetch_rows(TO_FIRST_CACHE, smaller(rows - j - strip, MAX_ROWS), A->row, p->depth, ak + strip * A->row);
-            if (chains > 1)
-                R(run_chained_strip)(p, strip, map, ak, B, C + j * PANEL);
-            else
-                run_strip(p, strip, map, ak, B, C + j * PANEL);
-            ak += strip * (A->packed ? p->depth : A->row);
-        }
+        if (block_after_block(p, rows, map))
+            run_blocks_of_band(p, rows, bias, map, a, B, C);
+        else
+            run_strips_of_band(p, rows, bias, A, map, a, B, C);
         k += p->depth;
         if (k >= depth)
-            break;
+            return;
         p->start = START_MEMORY;
+        a += p->depth * (A->packed ? rows : A->depth);
         B += p->depth * PANEL;
     }
-    p->bias = bias;
 }
 
 /* C[0..rows)[lanes] = start + A B. */
@@ -144,16 +144,13 @@ VEC_INLINE void run_product(product *p, size_t rows, size_t depth, const factor 
     p->a_row = A->row; /* 1 where it is packed */
     p->a_depth = A->depth;
     const enum chain_start start = p->start;
+    const real *const bias = p->bias;
+    const bool sloped = p->sloped;
     const size_t band = band_rows(rows, depth);
-    for (size_t first = 0;;) {
-        const size_t count = smaller(rows - first, band);
-        run_band(p, count, depth, A, A->at + first * (A->packed ? depth : A->row), map, B, C + first * PANEL);
-        first += count;
-        if (first >= rows)
-            return;
+    for (size_t first = 0, count; first < rows; first += count) {
+        count = smaller(rows - first, band);
         p->start = start;
-        if (p->bias)
-            p->bias += count;
+        run_band(p, count, bias ? bias + first : NULL, sloped, depth, A, map, A->at + first * (A->packed ? depth : A->row), B, C + first * PANEL);
     }
 }
 
@@ -233,25 +230,21 @@ static product input_product(int accumulate, const real *dX, const real *slope) 
                      .slope = slope ? (uintptr_t)slope - (uintptr_t)dX : 0};
 }
 
-/* The input's cotangent with some columns packed at a time: see PACKED_COLUMNS. */
+/* A band of the input's cotangent with some columns packed at a time: see PACKED_COLUMNS. */
 static void packing_backward_input(size_t out, size_t columns, const real *W, size_t w_stride, const lane_map *map, const real *dY,
                                    real *dX, int accumulate, const real *slope) {
     real packed[DENSE_DEPTH * PACKED_COLUMNS];
     const factor A = {.at = packed, .row = 1, .packed = true};
-    const size_t band = band_rows(columns, out);
-    for (size_t first = 0; first < columns; first += band) {
-        const size_t end = smaller(columns, first + band);
-        for (size_t j = 0, depth; j < out; j += depth) {
-            depth = smaller(out - j, DENSE_DEPTH);
-            for (size_t k = first, count; k < end; k += count) {
-                count = smaller(end - k, PACKED_COLUMNS);
-                if (count == PACKED_COLUMNS)
-                    pack_columns(depth, W + j * w_stride + k, w_stride, packed);
-                else
-                    pack_band(count, depth, W + j * w_stride + k, 1, w_stride, 1, packed);
-                product p = input_product(accumulate || j > 0, dX, j + depth == out ? slope : NULL);
-                run_product(&p, count, depth, &A, map, dY + j * PANEL, dX + k * PANEL);
-            }
+    for (size_t j = 0, depth; j < out; j += depth) {
+        depth = smaller(out - j, DENSE_DEPTH);
+        for (size_t k = 0, count; k < columns; k += count) {
+            count = smaller(columns - k, PACKED_COLUMNS);
+            if (count == PACKED_COLUMNS)
+                pack_columns(depth, W + j * w_stride + k, w_stride, packed);
+            else
+                pack_band(count, depth, W + j * w_stride + k, 1, w_stride, 1, packed);
+            product p = input_product(accumulate || j > 0, dX, j + depth == out ? slope : NULL);
+            run_product(&p, count, depth, &A, map, dY + j * PANEL, dX + k * PANEL);
         }
     }
 }
@@ -261,10 +254,15 @@ void R(dense_backward_input_range)(size_t out, size_t columns, const real *W, si
     const lane_map map = {panels * PANEL_VECS, y_stride, x_stride};
     const factor A = {.at = W, .row = 1, .depth = w_stride};
     product p = input_product(accumulate, dX, slope);
-    if (VEC_BYTES < 64 && panels > 1 && w_stride >= PACKED_STRIDE && out * w_stride > FIRST_CACHE)
-        packing_backward_input(out, columns, W, w_stride, &map, dY, dX, accumulate, slope);
-    else
+    if (VEC_BYTES == 64 || panels <= 1 || w_stride < PACKED_STRIDE || out * w_stride <= FIRST_CACHE) {
         run_product(&p, columns, out, &A, &map, dY, dX);
+        return;
+    }
+    const size_t band = band_rows(columns, out);
+    for (size_t first = 0, count; first < columns; first += count) {
+        count = smaller(columns - first, band);
+        packing_backward_input(out, count, W + first, w_stride, &map, dY, dX + first * PANEL, accumulate, slope ? slope + first * PANEL : NULL);
+    }
 }
 
 void R(dense_backward_input)(size_t out, size_t in, const real *W, size_t panels, const real *dY, size_t y_stride, real *dX,
